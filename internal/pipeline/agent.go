@@ -1,0 +1,105 @@
+package pipeline
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// AgentState is how an agent looks from the control plane.
+type AgentState string
+
+const (
+	// AgentOnline: connected and renewing.
+	AgentOnline AgentState = "online"
+	// AgentStalled: silent for a while; gets no new work, keeps what it has.
+	AgentStalled AgentState = "stalled"
+	// AgentOffline: not connected.
+	AgentOffline AgentState = "offline"
+)
+
+// Agent is one agentd process as the record knows it.
+type Agent struct {
+	ID   AgentID  `json:"id"`
+	Name string   `json:"name"` // host name or what its operator called it; not an identity
+	Pool PoolName `json:"pool"`
+	// Untrusted agents were invited to run what nobody approved.
+	Untrusted bool   `json:"untrusted,omitempty"`
+	PublicKey []byte `json:"-"`
+	// Facts is the JSON object that the agent last reported.
+	Facts json.RawMessage `json:"facts,omitempty"`
+	Build string          `json:"build,omitempty"`
+	State AgentState      `json:"state"`
+	// Runs are the unfinished runs that have tasks on it. Filled by readers, not stored.
+	Runs       []RunID   `json:"runs,omitempty"`
+	EnrolledAt time.Time `json:"enrolled_at"`
+	SeenAt     time.Time `json:"seen_at"`
+	Revoked    bool      `json:"revoked,omitempty"`
+}
+
+// Verdict is why a commit did or did not start a composition: the ledger.
+type Verdict struct {
+	Commit      CommitID        `json:"commit"`
+	Ref         Ref             `json:"ref"`
+	Composition CompositionName `json:"composition"`
+	// Outcome is "run", "skipped" or "rejected".
+	Outcome  string `json:"outcome"`
+	Sentence string `json:"sentence"`
+	Run      RunID  `json:"run,omitempty"`
+}
+
+const (
+	VerdictRun      = "run"
+	VerdictSkipped  = "skipped"
+	VerdictRejected = "rejected"
+)
+
+// Change is a line of the record's event log, as followers read it.
+type Change struct {
+	Seq  Seq       `json:"seq"`
+	At   time.Time `json:"at"`
+	Kind string    `json:"kind"` // see the Change… constants
+	Run  RunID     `json:"run,omitempty"`
+	Task TaskName  `json:"task,omitempty"`
+	// Agent or Commit, when the event is about one.
+	Agent  AgentID  `json:"agent,omitempty"`
+	Commit CommitID `json:"commit,omitempty"`
+	// State after the change, when it has one.
+	State  State  `json:"state,omitempty"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// Kinds of change. They are stored, so a word is never renamed or reused.
+const (
+	ChangeRunCreated  = "run.created"
+	ChangeRun         = "run"
+	ChangeTask        = "task"
+	ChangeAgent       = "agent"
+	ChangeCommit      = "commit"     // a commit was evaluated
+	ChangeRepository  = "repository" // a repository became reachable or not
+	ChangeIncarnation = "incarnation"
+)
+
+// CommitRecord is what the record keeps of an evaluated commit.
+type CommitRecord struct {
+	Commit      CommitID     `json:"commit"`
+	Ref         Ref          `json:"ref"`
+	Base        CommitID     `json:"base,omitempty"`
+	Author      string       `json:"author,omitempty"`
+	Subject     string       `json:"subject,omitempty"`
+	Diagnostics []Diagnostic `json:"diagnostics,omitempty"`
+	// Live: this commit's configuration is in force. A commit with errors in
+	// every unit, or that could not be evaluated, does not go live.
+	Live   bool      `json:"live"`
+	SeenAt time.Time `json:"seen_at"`
+}
+
+// Status is the desired state of one commit status at the forge.
+type Status struct {
+	Commit  CommitID `json:"commit"`
+	Context string   `json:"context"`
+	// State is one of pending, success, failure, error.
+	State string `json:"state"`
+	// Description is at most 140 characters.
+	Description string `json:"description"`
+	URL         string `json:"url,omitempty"`
+}

@@ -1,0 +1,162 @@
+package pipeline
+
+import (
+	"encoding/json"
+	"slices"
+	"time"
+)
+
+// Run is one execution of a composition at one commit. Times are UTC; a zero
+// time has not come.
+type Run struct {
+	ID RunID `json:"id"`
+	// Number counts the runs of one composition from 1 and is never reused.
+	Number      int             `json:"number"`
+	Key         RunKey          `json:"key"`
+	Composition CompositionName `json:"composition"`
+	// Digest names the composition's text as it was planned; Body is kept under it.
+	Digest Digest   `json:"digest"`
+	Commit CommitID `json:"commit"`
+	Ref    Ref      `json:"ref"`
+	Event  Event    `json:"event"`
+	// Params are the run's parameters, defaults filled in, as a JSON object.
+	Params   json.RawMessage `json:"params,omitempty"`
+	Priority int             `json:"priority"`
+	State    State           `json:"state"`
+	// Reason says in a sentence why it is in this state, and what ends it.
+	Reason string    `json:"reason,omitempty"`
+	Tasks  []RunTask `json:"tasks"`
+	// Cancel: someone asked the run to stop; tasks that run are told so.
+	Cancel bool `json:"cancel,omitempty"`
+
+	CreatedAt  time.Time `json:"created_at"`
+	StartedAt  time.Time `json:"started_at,omitzero"`
+	FinishedAt time.Time `json:"finished_at,omitzero"`
+	// Version rises with each stored change; a writer that read an older one is refused.
+	Version int64 `json:"version"`
+}
+
+// Event is what asked for a run, as the composition sees it.
+type Event struct {
+	Kind string   `json:"kind"` // "push" or "manual"
+	Repo string   `json:"repo,omitempty"`
+	Ref  Ref      `json:"ref,omitempty"`
+	Head CommitID `json:"commit,omitempty"`
+	Base CommitID `json:"base,omitempty"`
+	// Author and Subject describe the commit; they are text from outside.
+	Author  string `json:"author,omitempty"`
+	Subject string `json:"subject,omitempty"`
+}
+
+// RunTask is a task of a run. Spec is what was planned and never changes.
+type RunTask struct {
+	Name  TaskName `json:"name"`
+	Index int      `json:"index"`
+	Spec  Task     `json:"spec"`
+	State State    `json:"state"`
+	// Reason says in a sentence why it is in this state, and what ends it.
+	Reason string `json:"reason,omitempty"`
+	// Epoch counts its assignments; Failures those that the retry budget pays for.
+	Epoch    int64     `json:"epoch,omitempty"`
+	Failures int       `json:"failures,omitempty"`
+	Attempt  AttemptID `json:"attempt,omitempty"` // the latest
+	Agent    AgentID   `json:"agent,omitempty"`   // of the latest attempt
+	// Slot is the number of the workspace on that agent, see place.
+	Slot int `json:"slot,omitempty"`
+	// Outputs is the JSON object that the task reported, once it succeeded.
+	Outputs json.RawMessage `json:"outputs,omitempty"`
+	Links   []Link          `json:"links,omitempty"`
+	Exit    *int            `json:"exit,omitempty"`
+
+	ReadyAt    time.Time `json:"ready_at,omitzero"`
+	StartedAt  time.Time `json:"started_at,omitzero"`
+	FinishedAt time.Time `json:"finished_at,omitzero"`
+	// NotBefore holds a ready task back until its retry is due.
+	NotBefore time.Time `json:"not_before,omitzero"`
+}
+
+// Link is a page that a task wants people to find; only http and https are kept.
+type Link struct {
+	Name string `json:"name"`
+	URL  string `json:"url"`
+}
+
+// Tolerated reports whether the task ended badly and its author said to go on.
+func (t *RunTask) Tolerated() bool {
+	return t.Spec.Continue && (t.State == Failure || t.State == Error || t.State == Timeout)
+}
+
+// Priority of the task: its own, else the run's.
+func (r *Run) PriorityOf(t *RunTask) int {
+	if t.Spec.Priority >= 0 {
+		return t.Spec.Priority
+	}
+	return r.Priority
+}
+
+// Task returns the task of that name, or nil. The result points into r.
+func (r *Run) Task(name TaskName) *RunTask {
+	for i := range r.Tasks {
+		if r.Tasks[i].Name == name {
+			return &r.Tasks[i]
+		}
+	}
+	return nil
+}
+
+// Clone copies the run so that its tasks may be changed; specs and raw JSON are shared.
+func (r *Run) Clone() *Run {
+	c := *r
+	c.Tasks = slices.Clone(r.Tasks)
+	return &c
+}
+
+// AttemptState is where one assignment stands.
+type AttemptState string
+
+const (
+	AttemptOffered AttemptState = "offered"
+	AttemptRunning AttemptState = "running"
+	// AttemptDone: the agent's result was recorded.
+	AttemptDone AttemptState = "done"
+	// AttemptDeclined: the agent refused, or did not answer in time; it did not start.
+	AttemptDeclined AttemptState = "declined"
+	// AttemptLost: the agent was silent for too long; its result no longer counts,
+	// unless the task is in doubt.
+	AttemptLost AttemptState = "lost"
+)
+
+// Attempt is one assignment of a task to an agent.
+type Attempt struct {
+	ID      AttemptID    `json:"id"`
+	Run     RunID        `json:"run"`
+	Task    TaskName     `json:"task"`
+	Agent   AgentID      `json:"agent"`
+	Token   Token        `json:"token"`
+	State   AttemptState `json:"state"`
+	Outcome State        `json:"outcome,omitempty"`
+	Reason  string       `json:"reason,omitempty"`
+	Exit    *int         `json:"exit,omitempty"`
+	// LogBytes is the length of its log, once the result told it.
+	LogBytes   int64     `json:"log_bytes,omitempty"`
+	OfferedAt  time.Time `json:"offered_at"`
+	StartedAt  time.Time `json:"started_at,omitzero"`
+	FinishedAt time.Time `json:"finished_at,omitzero"`
+}
+
+// Result is what an agent reports of an attempt that has ended.
+type Result struct {
+	Outcome State  `json:"outcome"` // success, failure, error, timeout, cancelled, not_needed
+	Reason  string `json:"reason,omitempty"`
+	Exit    *int   `json:"exit,omitempty"`
+	// LogBytes is the length of the log at its end.
+	LogBytes int64 `json:"log_bytes"`
+	// Outputs is a JSON object; nil when the task reported none.
+	Outputs json.RawMessage `json:"outputs,omitempty"`
+	Links   []Link          `json:"links,omitempty"`
+	// CancelRun: the task asks that the whole run be cancelled.
+	CancelRun bool `json:"cancel_run,omitempty"`
+}
+
+// MaxOutputs bounds the JSON of a task's outputs; larger things are files.
+const MaxOutputs = 128 << 10
