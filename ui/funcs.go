@@ -1,0 +1,123 @@
+package ui
+
+import (
+	"html/template"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+)
+
+func (u *UI) funcs(sprite template.HTML) template.FuncMap {
+	return template.FuncMap{
+		"asset":    func(name string) string { return u.prefix + name },
+		"sprite":   func() template.HTML { return sprite },
+		"safe":     Visible,
+		"duration": Duration,
+		"utc":      func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+		"iso":      func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"ago":      Ago,
+		"word":     func(state any) string { return strings.ReplaceAll(asText(state), "_", " ") },
+		"count":    Count,
+		"plural": func(n any, one, many string) string {
+			if asInt(n) == 1 {
+				return one
+			}
+			return many
+		},
+		"dict": dict,
+	}
+}
+
+// Visible returns text from outside with everything in it made visible that
+// could reorder, hide or overprint what stands beside it: control characters and
+// the bidirectional and zero-width ones are written as U+XXXX. A tab or a
+// newline becomes a space.
+func Visible(v any) string {
+	s := asText(v)
+	if !strings.ContainsFunc(s, hidden) {
+		return strings.ToValidUTF8(s, "\uFFFD")
+	}
+	var b strings.Builder
+	for _, r := range strings.ToValidUTF8(s, "\uFFFD") {
+		switch {
+		case r == '\n' || r == '\t' || r == '\r':
+			b.WriteByte(' ')
+		case hidden(r):
+			b.WriteString("‹U+")
+			b.WriteString(strings.ToUpper(hex4(r)))
+			b.WriteString("›")
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// hidden reports whether a character has no shape of its own.
+func hidden(r rune) bool {
+	return unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == '\u2028' || r == '\u2029'
+}
+
+func hex4(r rune) string {
+	s := strconv.FormatInt(int64(r), 16)
+	return strings.Repeat("0", max(0, 4-len(s))) + s
+}
+
+// Duration writes a duration in at most two units, as "1h04m", "3m07s", "1.2s".
+func Duration(v any) string {
+	d, ok := asDuration(v)
+	switch {
+	case !ok || d < 0:
+		return ""
+	case d < 10*time.Second:
+		return strconv.FormatFloat(d.Seconds(), 'f', 1, 64) + "s"
+	case d < time.Minute:
+		return strconv.Itoa(int(d.Seconds())) + "s"
+	case d < time.Hour:
+		return strconv.Itoa(int(d.Minutes())) + "m" + two(int(d.Seconds())%60) + "s"
+	case d < 48*time.Hour:
+		return strconv.Itoa(int(d.Hours())) + "h" + two(int(d.Minutes())%60) + "m"
+	}
+	return strconv.Itoa(int(d.Hours())/24) + "d" + two(int(d.Hours())%24) + "h"
+}
+
+// Ago writes how long before now an instant was, in one unit.
+func Ago(now, t time.Time) string {
+	d := now.Sub(t)
+	switch {
+	case d < -time.Second:
+		return "in " + oneUnit(-d)
+	case d < 5*time.Second:
+		return "just now"
+	}
+	return oneUnit(d) + " ago"
+}
+
+func oneUnit(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return strconv.Itoa(int(d.Seconds())) + "s"
+	case d < time.Hour:
+		return strconv.Itoa(int(d.Minutes())) + "m"
+	case d < 48*time.Hour:
+		return strconv.Itoa(int(d.Hours())) + "h"
+	}
+	return strconv.Itoa(int(d.Hours())/24) + "d"
+}
+
+// Count writes a number with thin spaces between its thousands.
+func Count(v any) string {
+	s := strconv.Itoa(asInt(v))
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "\u2009" + s[i:]
+	}
+	return s
+}
+
+func two(n int) string {
+	if n < 10 {
+		return "0" + strconv.Itoa(n)
+	}
+	return strconv.Itoa(n)
+}
