@@ -42,9 +42,9 @@ const (
 var next = map[State][]State{
 	Pending: {Ready, Skipped, Cancelled, NotNeeded, Error},
 	Ready:   {Offered, Skipped, Cancelled, NotNeeded, Error, Timeout},
-	Offered: {Running, Ready, Cancelled, Error},
+	Offered: {Running, Ready, Cancelled, NotNeeded, Error},
 	Running: {Success, Failure, Error, Timeout, Cancelled, NotNeeded, Ready, InDoubt},
-	InDoubt: {Success, Failure, Error, Timeout, Cancelled, NotNeeded, Ready},
+	InDoubt: {Success, Failure, Error, Timeout, Cancelled, NotNeeded, Ready}, // by a late result or a person
 
 	Success: nil, Failure: nil, Error: nil, Timeout: nil, Cancelled: nil, Skipped: nil, NotNeeded: nil,
 }

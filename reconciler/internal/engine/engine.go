@@ -1,0 +1,477 @@
+// Package engine is the state machine of a run: given a run and one thing that
+// happened, it says how the run then stands and what has to be done about it. It
+// is pure: it reads no clock, file or socket, and changes nothing it is given. The
+// control loop records its answer in one transaction and only then acts on it.
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+)
+
+// ErrStale is returned for a message about an assignment that is no longer the
+// task's: the sender is fenced off. Nothing changes.
+var ErrStale = errors.New("the assignment is no longer current")
+
+// Event is one thing that happened to a run: one of the types below.
+type Event interface{ event() }
+
+type (
+	// Created: the run was just made. Its first tasks become ready.
+	Created struct{}
+	// Offer assigns a ready task to an agent. Attempt is complete but for its state.
+	Offer struct {
+		Attempt pipeline.Attempt
+		Slot    int
+	}
+	// Accepted: the agent has written the offer down and waits for go.
+	Accepted struct {
+		Attempt pipeline.AttemptID
+		Token   pipeline.Token
+	}
+	// Declined: the agent will not start the task, or was not there to answer.
+	// Only an offered attempt can be declined: go was never sent, so it is certain
+	// that nothing started.
+	Declined struct {
+		Attempt pipeline.AttemptID
+		Token   pipeline.Token
+		Reason  string
+	}
+	// Finished: the agent reports how the attempt ended.
+	Finished struct {
+		Attempt pipeline.AttemptID
+		Token   pipeline.Token
+		Result  pipeline.Result
+	}
+	// Lost: the agent has been silent for longer than the task allows.
+	Lost struct {
+		Attempt pipeline.AttemptID
+		Reason  string
+	}
+	// Unfit: the task cannot be offered, for a reason on this side (a field that
+	// does not fit its type, a secret that cannot be read).
+	Unfit struct {
+		Task   pipeline.TaskName
+		Reason string
+	}
+	// Cancel: a person, a newer run or a limit asks the run to stop.
+	Cancel struct{ Reason string }
+)
+
+func (Created) event()  {}
+func (Offer) event()    {}
+func (Accepted) event() {}
+func (Declined) event() {}
+func (Finished) event() {}
+func (Lost) event()     {}
+func (Unfit) event()    {}
+func (Cancel) event()   {}
+
+// Step is the answer to an event.
+type Step struct {
+	// Run as it then stands, Version raised by one. The run given is unchanged.
+	Run *pipeline.Run
+	// Attempts that changed, the event's own first.
+	Attempts []AttemptChange
+	// Stop lists the attempts whose agents are to be told to stop.
+	Stop []Stop
+}
+
+// AttemptChange is an attempt before and after; Before is nil for a new one.
+type AttemptChange struct {
+	Before *pipeline.Attempt
+	After  pipeline.Attempt
+}
+
+// Stop names an attempt to be stopped. The agent ends it and reports a result.
+type Stop struct {
+	Task    pipeline.TaskName
+	Attempt pipeline.AttemptID
+	Agent   pipeline.AgentID
+	Reason  string
+}
+
+// lostRetries is how often a lost idempotent task is started again when its
+// author allows fewer retries: machines fail without the task being at fault, but
+// a task that kills its agents must end.
+const lostRetries = 2
+
+// Open are the attempts of a run that an event may still be about: the offered
+// and running ones, and the lost one of each task in doubt.
+type Open map[pipeline.AttemptID]pipeline.Attempt
+
+// Next applies ev to run at the instant now. It returns ErrStale for a message
+// that comes too late, and another error only for an event that contradicts the
+// run, which is a defect of the caller.
+func Next(run *pipeline.Run, open Open, ev Event, now time.Time) (Step, error) {
+	m := &machine{run: run.Clone(), open: open, now: now}
+	if err := m.apply(ev); err != nil {
+		return Step{}, err
+	}
+	m.settle()
+	m.finish(run)
+	return Step{Run: m.run, Attempts: m.attempts, Stop: m.stop}, nil
+}
+
+// machine is one Next under way; it owns its copy of the run.
+type machine struct {
+	run      *pipeline.Run
+	open     Open
+	now      time.Time
+	attempts []AttemptChange
+	stop     []Stop
+}
+
+func (m *machine) apply(ev Event) error {
+	switch e := ev.(type) {
+	case Created:
+		return nil
+	case Offer:
+		return m.offer(e)
+	case Accepted:
+		t, a, err := m.current(e.Attempt, e.Token, pipeline.AttemptOffered)
+		if err != nil {
+			return err
+		}
+		after := a
+		after.State, after.StartedAt = pipeline.AttemptRunning, m.now
+		m.change(a, after)
+		t.StartedAt = m.now
+		m.move(t, pipeline.Running, "runs on "+string(t.Agent))
+		return nil
+	case Declined:
+		t, a, err := m.current(e.Attempt, e.Token, pipeline.AttemptOffered)
+		if err != nil {
+			return err
+		}
+		m.end(a, pipeline.AttemptDeclined, "", e.Reason)
+		m.move(t, pipeline.Ready, "offered again: "+e.Reason)
+		return nil
+	case Finished:
+		return m.finished(e)
+	case Lost:
+		return m.lost(e)
+	case Unfit:
+		t := m.run.Task(e.Task)
+		if t == nil || t.State != pipeline.Ready {
+			return ErrStale
+		}
+		m.move(t, pipeline.Error, e.Reason)
+		return nil
+	case Cancel:
+		return m.cancel(e)
+	}
+	return fmt.Errorf("run %s: event %T is unknown", m.run.ID, ev)
+}
+
+func (m *machine) offer(e Offer) error {
+	t := m.run.Task(e.Attempt.Task)
+	if t == nil {
+		return fmt.Errorf("run %s has no task %q", m.run.ID, e.Attempt.Task)
+	}
+	if t.State != pipeline.Ready || m.run.Cancel || e.Attempt.Token.Epoch != t.Epoch+1 {
+		return ErrStale
+	}
+	after := e.Attempt
+	after.State, after.OfferedAt = pipeline.AttemptOffered, m.now
+	m.attempts = append(m.attempts, AttemptChange{After: after})
+	t.Epoch, t.Attempt, t.Agent, t.Slot = after.Token.Epoch, after.ID, after.Agent, e.Slot
+	t.NotBefore = time.Time{}
+	m.move(t, pipeline.Offered, "offered to "+string(t.Agent))
+	return nil
+}
+
+func (m *machine) finished(e Finished) error {
+	states := []pipeline.AttemptState{pipeline.AttemptRunning}
+	if t := m.run.Task(m.open[e.Attempt].Task); t != nil && t.State == pipeline.InDoubt {
+		// The one case in which a lost agent's word still counts: nobody else was started.
+		states = append(states, pipeline.AttemptLost)
+	}
+	t, a, err := m.current(e.Attempt, e.Token, states...)
+	if err != nil {
+		return err
+	}
+	r := e.Result
+	if !r.Outcome.Terminal() || r.Outcome == pipeline.Skipped {
+		return fmt.Errorf("run %s task %s: %q is not an outcome of an attempt", m.run.ID, t.Name, r.Outcome)
+	}
+	after := a
+	after.State, after.Outcome, after.Reason, after.Exit = pipeline.AttemptDone, r.Outcome, r.Reason, r.Exit
+	after.LogBytes, after.FinishedAt = r.LogBytes, m.now
+	m.change(a, after)
+	t.Exit, t.Links = r.Exit, r.Links
+	if m.retry(t, r) {
+		return nil
+	}
+	if r.Outcome == pipeline.Success {
+		t.Outputs = r.Outputs
+	}
+	m.move(t, r.Outcome, r.Reason)
+	if r.Outcome == pipeline.NotNeeded {
+		m.notNeeded(t)
+	}
+	if r.CancelRun && !m.run.Cancel {
+		return m.cancel(Cancel{Reason: fmt.Sprintf("task %s asked for it: %s", t.Name, r.Reason)})
+	}
+	return nil
+}
+
+// retry puts the task back in the queue when its author allows that for this outcome.
+func (m *machine) retry(t *pipeline.RunTask, r pipeline.Result) bool {
+	bad := r.Outcome == pipeline.Failure || r.Outcome == pipeline.Error || r.Outcome == pipeline.Timeout
+	if !bad || m.run.Cancel || r.CancelRun || t.Spec.Effect == pipeline.Once ||
+		!t.Spec.Retries.Covers(r.Outcome) || t.Failures >= t.Spec.Retries.Max {
+		return false
+	}
+	wait := backoff(time.Duration(t.Spec.Retries.Backoff), t.Failures)
+	t.Failures++
+	t.NotBefore = m.now.Add(wait)
+	m.move(t, pipeline.Ready, fmt.Sprintf("%s: %s; try %d of %d in %s",
+		r.Outcome, r.Reason, t.Failures+1, t.Spec.Retries.Max+1, wait))
+	return true
+}
+
+// backoff doubles the author's pause with each failure, up to an hour.
+func backoff(first time.Duration, failures int) time.Duration {
+	const most = time.Hour
+	for ; failures > 0 && first < most; failures-- {
+		first *= 2
+	}
+	return min(first, most)
+}
+
+func (m *machine) lost(e Lost) error {
+	t, a, err := m.current(e.Attempt, m.open[e.Attempt].Token, pipeline.AttemptRunning)
+	if err != nil {
+		return err
+	}
+	m.end(a, pipeline.AttemptLost, "", e.Reason)
+	switch {
+	case t.Spec.Effect == pipeline.Once:
+		m.move(t, pipeline.InDoubt, fmt.Sprintf(
+			"%s; it may have run and is not started again by itself: its agent's late report settles it, or a person does", e.Reason))
+	case m.run.Cancel:
+		m.move(t, pipeline.Cancelled, e.Reason)
+	case t.Failures < max(t.Spec.Retries.Max, lostRetries):
+		t.Failures++
+		m.move(t, pipeline.Ready, e.Reason+"; waits for another agent")
+	default:
+		m.move(t, pipeline.Error, fmt.Sprintf("%s, %d times in all", e.Reason, t.Failures+1))
+	}
+	return nil
+}
+
+func (m *machine) cancel(e Cancel) error {
+	if m.run.State.Terminal() {
+		return ErrStale
+	}
+	m.run.Cancel = true
+	m.run.Reason = e.Reason
+	for i := range m.run.Tasks {
+		t := &m.run.Tasks[i]
+		switch t.State {
+		case pipeline.Offered:
+			m.withdraw(t, e.Reason)
+			m.move(t, pipeline.Cancelled, e.Reason)
+		case pipeline.Running, pipeline.InDoubt:
+			m.stop = append(m.stop, Stop{t.Name, t.Attempt, t.Agent, e.Reason})
+		}
+	}
+	return nil
+}
+
+// notNeeded ends what has not started: one task found that there is nothing to do.
+// Tasks that run are let finish, and "always" tasks still run.
+func (m *machine) notNeeded(by *pipeline.RunTask) {
+	why := fmt.Sprintf("task %s found that there is nothing to do", by.Name)
+	for i := range m.run.Tasks {
+		t := &m.run.Tasks[i]
+		if t.Spec.When == pipeline.Always {
+			continue
+		}
+		switch t.State {
+		case pipeline.Offered:
+			m.withdraw(t, why)
+			m.move(t, pipeline.NotNeeded, why)
+		case pipeline.Pending, pipeline.Ready:
+			m.move(t, pipeline.NotNeeded, why)
+		}
+	}
+}
+
+// withdraw takes an offer back: go was not sent, so it is certain that nothing started.
+func (m *machine) withdraw(t *pipeline.RunTask, reason string) {
+	if a, ok := m.open[t.Attempt]; ok {
+		m.end(a, pipeline.AttemptDeclined, "", reason)
+	}
+	m.stop = append(m.stop, Stop{t.Name, t.Attempt, t.Agent, reason})
+}
+
+// settle moves every task that waits for nothing any more, until none does.
+func (m *machine) settle() {
+	for moved := true; moved; {
+		moved = false
+		for i := range m.run.Tasks {
+			t := &m.run.Tasks[i]
+			if t.State != pipeline.Pending && (t.State != pipeline.Ready || !m.run.Cancel) {
+				continue
+			}
+			to, reason := m.decide(t)
+			if to != t.State {
+				m.move(t, to, reason)
+				moved = true
+			}
+		}
+	}
+}
+
+// decide says where a pending or ready task goes now.
+func (m *machine) decide(t *pipeline.RunTask) (to pipeline.State, reason string) {
+	var waits, bad []string
+	for _, name := range t.Spec.Needs {
+		n := m.run.Task(name)
+		switch {
+		case n == nil: // the plan does not have it; nothing will ever end this wait
+			return pipeline.Error, fmt.Sprintf("needs task %q, which the run does not have", name)
+		case !n.State.Terminal():
+			waits = append(waits, string(name))
+		case !n.State.Good() && !n.Tolerated():
+			bad = append(bad, fmt.Sprintf("%s: %s", name, n.State))
+		}
+	}
+	always := t.Spec.When == pipeline.Always && m.started()
+	switch {
+	case m.run.Cancel && !always:
+		return pipeline.Cancelled, m.run.Reason
+	case t.State == pipeline.Ready:
+		return pipeline.Ready, ""
+	case len(bad) > 0 && (t.Spec.When == pipeline.OnSuccess || t.Spec.When == ""):
+		return pipeline.Skipped, "needs " + strings.Join(bad, ", ")
+	case len(waits) > 0:
+		return pipeline.Pending, ""
+	case t.Spec.When == pipeline.OnFailure && len(bad) == 0:
+		return pipeline.Skipped, "runs on failure only, and nothing it needs failed"
+	}
+	return pipeline.Ready, "waits for an agent"
+}
+
+func (m *machine) started() bool {
+	return slices.ContainsFunc(m.run.Tasks, func(t pipeline.RunTask) bool { return t.Epoch > 0 })
+}
+
+// finish derives what the run shows from its tasks.
+func (m *machine) finish(before *pipeline.Run) {
+	r := m.run
+	for i := range r.Tasks {
+		if t := &r.Tasks[i]; t.State == pipeline.Pending {
+			t.Reason = waitsFor(r, t)
+		}
+	}
+	r.Version++
+	r.State = pipeline.RunState(r.Tasks)
+	if r.StartedAt.IsZero() && r.State == pipeline.Running {
+		r.StartedAt = m.now
+	}
+	if r.State.Terminal() && !before.State.Terminal() {
+		r.FinishedAt = m.now
+	}
+	if !r.Cancel || r.State.Terminal() && r.State != pipeline.Cancelled {
+		r.Reason = Sentence(r)
+	}
+}
+
+func waitsFor(r *pipeline.Run, t *pipeline.RunTask) string {
+	var names []string
+	for _, n := range t.Spec.Needs {
+		if nt := r.Task(n); nt != nil && !nt.State.Terminal() {
+			names = append(names, string(n))
+		}
+	}
+	return "waits for " + strings.Join(names, ", ")
+}
+
+// current returns the attempt and its task, when the token is the record's, the
+// attempt the task's latest, and in one of the states.
+func (m *machine) current(id pipeline.AttemptID, tok pipeline.Token, states ...pipeline.AttemptState) (*pipeline.RunTask, pipeline.Attempt, error) {
+	a, ok := m.open[id]
+	t := m.run.Task(a.Task)
+	if !ok || t == nil || t.Attempt != id || t.Epoch != a.Token.Epoch || tok != a.Token ||
+		!slices.Contains(states, a.State) || t.State.Terminal() {
+		return nil, a, ErrStale
+	}
+	return t, a, nil
+}
+
+func (m *machine) change(before, after pipeline.Attempt) {
+	m.attempts = append(m.attempts, AttemptChange{Before: &before, After: after})
+}
+
+func (m *machine) end(a pipeline.Attempt, s pipeline.AttemptState, outcome pipeline.State, reason string) {
+	after := a
+	after.State, after.Outcome, after.Reason, after.FinishedAt = s, outcome, reason, m.now
+	m.change(a, after)
+}
+
+func (m *machine) move(t *pipeline.RunTask, to pipeline.State, reason string) {
+	if t.State == to {
+		t.Reason = reason
+		return
+	}
+	t.State, t.Reason = to, reason
+	switch {
+	case to == pipeline.Ready:
+		t.ReadyAt = m.now
+	case to.Terminal():
+		t.FinishedAt = m.now
+	}
+}
+
+// Sentence says in a few words how the run stands and what it waits for.
+func Sentence(r *pipeline.Run) string {
+	count := map[pipeline.State]int{}
+	var bad, running []string
+	for i := range r.Tasks {
+		t := &r.Tasks[i]
+		count[t.State]++
+		switch t.State {
+		case pipeline.Running, pipeline.Offered:
+			running = append(running, string(t.Name))
+		case pipeline.Failure, pipeline.Error, pipeline.Timeout, pipeline.InDoubt:
+			if !t.Tolerated() {
+				bad = append(bad, fmt.Sprintf("%s: %s", t.Name, orWord(t.Reason, t.State)))
+			}
+		}
+	}
+	done := 0
+	for s, n := range count {
+		if s.Terminal() {
+			done += n
+		}
+	}
+	progress := fmt.Sprintf("%d of %d tasks", done, len(r.Tasks))
+	switch {
+	case len(bad) > 0:
+		return strings.Join(bad, "; ")
+	case r.State == pipeline.Success:
+		return progress
+	case r.State.Terminal():
+		return string(r.State)
+	case len(running) > 0:
+		return progress + ", running " + strings.Join(running, ", ")
+	case count[pipeline.Ready] > 0:
+		return progress + ", waits for an agent"
+	}
+	return progress
+}
+
+func orWord(reason string, s pipeline.State) string {
+	if reason == "" {
+		return string(s)
+	}
+	return reason
+}
