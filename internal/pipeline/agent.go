@@ -103,3 +103,12 @@ type Status struct {
 	Description string `json:"description"`
 	URL         string `json:"url,omitempty"`
 }
+
+// DueStatus is a status that the forge does not show yet, as the record keeps it.
+type DueStatus struct {
+	Status Status
+	// Digest names this version of the status; a later one has another.
+	Digest string
+	// Tries counts the failed attempts at this version.
+	Tries int
+}
