@@ -1,0 +1,415 @@
+// Package place decides which agent takes which ready task, and says of each task
+// that waits why it does. It is pure: it gets the unfinished runs and the agents,
+// and returns assignments; the control loop offers them.
+//
+// A run takes an agent for itself (a seat) when its first task is placed there,
+// and its ready tasks run in parallel on it. A task that this agent cannot take
+// opens a seat on another. A seat is kept while a task of the run is offered or
+// running on it, or while the run's next task waits for nothing but tasks that run
+// now. So nothing holds an agent while it waits for one, and no set of runs can
+// block each other.
+package place
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+)
+
+// Agent is an agent as placement sees it.
+type Agent struct {
+	ID        pipeline.AgentID
+	Pool      pipeline.PoolName
+	Untrusted bool
+	// Facts is the decoded JSON object that the agent reported.
+	Facts any
+	// Usable: connected, renewing and not draining.
+	Usable bool
+	// Warm are the compositions that have a workspace on it.
+	Warm map[pipeline.CompositionName]bool
+	// Load orders equals: the agent that got work least recently has the lowest.
+	Load int64
+}
+
+// Assignment gives a ready task to an agent.
+type Assignment struct {
+	Run   pipeline.RunID
+	Task  pipeline.TaskName
+	Agent pipeline.AgentID
+	// Slot numbers the workspace among the unfinished runs of the composition on
+	// that agent; a run keeps its slot, and the lowest free one is warm most often.
+	Slot int
+}
+
+// Board is one look at the queue. Build it with New; it is used by one goroutine.
+type Board struct {
+	agents []Agent
+	byID   map[pipeline.AgentID]*Agent
+	runs   []*pipeline.Run
+	now    time.Time
+	seats  map[pipeline.AgentID]pipeline.RunID
+	held   map[pipeline.RunID]int // how many seats a run has
+	fits   map[fitKey]bool
+}
+
+type fitKey struct {
+	agent pipeline.AgentID
+	task  *pipeline.Clause
+	pool  pipeline.PoolName
+	n     int
+}
+
+// New makes a board of the unfinished runs and the agents at the instant now. It
+// keeps but does not change what it is given.
+func New(runs []*pipeline.Run, agents []Agent, now time.Time) *Board {
+	b := &Board{
+		agents: agents, runs: runs, now: now,
+		byID:  make(map[pipeline.AgentID]*Agent, len(agents)),
+		seats: map[pipeline.AgentID]pipeline.RunID{},
+		held:  map[pipeline.RunID]int{},
+		fits:  map[fitKey]bool{},
+	}
+	for i := range agents {
+		b.byID[agents[i].ID] = &agents[i]
+	}
+	for _, r := range runs {
+		b.findSeats(r)
+	}
+	return b
+}
+
+// Seats returns which run holds each agent that is held.
+func (b *Board) Seats() map[pipeline.AgentID]pipeline.RunID { return b.seats }
+
+// findSeats derives the seats that r holds from where its tasks are.
+func (b *Board) findSeats(r *pipeline.Run) {
+	working := false
+	for i := range r.Tasks {
+		if t := &r.Tasks[i]; t.State == pipeline.Offered || t.State == pipeline.Running {
+			b.take(t.Agent, r.ID)
+			working = true
+		}
+	}
+	if !working && !anyIn(r, pipeline.Ready) {
+		return
+	}
+	for i := range r.Tasks {
+		t := &r.Tasks[i]
+		if t.Agent == "" || !t.State.Terminal() && t.State != pipeline.Ready {
+			continue
+		}
+		if _, taken := b.seats[t.Agent]; !taken && b.goesOnAt(r, t.Agent) {
+			b.take(t.Agent, r.ID)
+		}
+	}
+}
+
+func (b *Board) take(agent pipeline.AgentID, run pipeline.RunID) {
+	if _, held := b.seats[agent]; !held {
+		b.seats[agent] = run
+		b.held[run]++
+	}
+}
+
+// goesOnAt reports whether r, which has worked on the agent, has a task that can
+// be placed there now or as soon as what runs now has ended.
+func (b *Board) goesOnAt(r *pipeline.Run, agent pipeline.AgentID) bool {
+	a := b.byID[agent]
+	if a == nil {
+		return false
+	}
+	for i := range r.Tasks {
+		t := &r.Tasks[i]
+		soon := t.State == pipeline.Ready && !t.NotBefore.After(b.now) ||
+			t.State == pipeline.Pending && needsOnlyRunning(r, t)
+		if soon && b.mayTake(a, t) && pinned(r, t, agent) {
+			return true
+		}
+	}
+	return false
+}
+
+func needsOnlyRunning(r *pipeline.Run, t *pipeline.RunTask) bool {
+	for _, name := range t.Spec.Needs {
+		n := r.Task(name)
+		if n == nil || !n.State.Terminal() && n.State != pipeline.Running && n.State != pipeline.Offered {
+			return false
+		}
+	}
+	return true
+}
+
+func anyIn(r *pipeline.Run, s pipeline.State) bool {
+	return slices.ContainsFunc(r.Tasks, func(t pipeline.RunTask) bool { return t.State == s })
+}
+
+// pinned reports whether the agent is one that t may use, given the paths it reads.
+func pinned(r *pipeline.Run, t *pipeline.RunTask, agent pipeline.AgentID) bool {
+	for _, name := range t.Spec.Pins {
+		if p := r.Task(name); p != nil && p.Agent != "" && p.Agent != agent {
+			return false
+		}
+	}
+	return true
+}
+
+// item is a ready task with its run.
+type item struct {
+	run  *pipeline.Run
+	task *pipeline.RunTask
+}
+
+// queue lists the ready tasks whose time has come, first in line first: by
+// priority, then by how long the run has been waiting, then by the order of tasks.
+func (b *Board) queue() []item {
+	var q []item
+	for _, r := range b.runs {
+		for i := range r.Tasks {
+			if t := &r.Tasks[i]; t.State == pipeline.Ready && !t.NotBefore.After(b.now) {
+				q = append(q, item{r, t})
+			}
+		}
+	}
+	slices.SortStableFunc(q, func(x, y item) int {
+		return cmp.Or(
+			-cmp.Compare(x.run.PriorityOf(x.task), y.run.PriorityOf(y.task)),
+			strings.Compare(string(x.run.ID), string(y.run.ID)),
+			cmp.Compare(x.task.Index, y.task.Index),
+		)
+	})
+	return q
+}
+
+// Assign gives out as many ready tasks as the agents can take, in queue order.
+// The result is a function of the board alone.
+func (b *Board) Assign() []Assignment {
+	free := 0
+	for i := range b.agents {
+		if _, held := b.seats[b.agents[i].ID]; !held && b.agents[i].Usable {
+			free++
+		}
+	}
+	if free == 0 && len(b.seats) == 0 {
+		return nil
+	}
+	var out []Assignment
+	slots := map[pipeline.RunID]map[pipeline.AgentID]int{}
+	for _, it := range b.queue() {
+		if free == 0 && b.held[it.run.ID] == 0 {
+			continue
+		}
+		a := b.choose(it)
+		if a == nil {
+			continue
+		}
+		if _, held := b.seats[a.ID]; !held {
+			free--
+		}
+		b.take(a.ID, it.run.ID)
+		slot, ok := slots[it.run.ID][a.ID]
+		if !ok {
+			slot = b.slot(it.run, a.ID)
+			if slots[it.run.ID] == nil {
+				slots[it.run.ID] = map[pipeline.AgentID]int{}
+			}
+			slots[it.run.ID][a.ID] = slot
+		}
+		out = append(out, Assignment{it.run.ID, it.task.Name, a.ID, slot})
+	}
+	return out
+}
+
+// choose returns the best agent for the task now, or nil: a seat that its run has,
+// then one that has worked for this run, then one that has the workspace, then the
+// one that rested longest.
+func (b *Board) choose(it item) *Agent {
+	var best *Agent
+	var bestRank [4]int64
+	for i := range b.agents {
+		a := &b.agents[i]
+		holder, held := b.seats[a.ID]
+		if !a.Usable || held && holder != it.run.ID || !b.mayTake(a, it.task) || !pinned(it.run, it.task, a.ID) {
+			continue
+		}
+		rank := [4]int64{flag(!held), flag(!workedOn(it.run, a.ID)), flag(!a.Warm[it.run.Composition]), a.Load}
+		if best == nil || slices.Compare(rank[:], bestRank[:]) < 0 {
+			best, bestRank = a, rank
+		}
+	}
+	return best
+}
+
+func flag(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func workedOn(r *pipeline.Run, agent pipeline.AgentID) bool {
+	return slices.ContainsFunc(r.Tasks, func(t pipeline.RunTask) bool { return t.Agent == agent })
+}
+
+// slot returns the workspace number of run on agent: the one it has, else the
+// lowest that no other unfinished run of the composition has there.
+func (b *Board) slot(run *pipeline.Run, agent pipeline.AgentID) int {
+	used := map[int]bool{}
+	for _, r := range b.runs {
+		if r.Composition != run.Composition {
+			continue
+		}
+		for i := range r.Tasks {
+			t := &r.Tasks[i]
+			if t.Agent != agent || t.Epoch == 0 {
+				continue
+			}
+			if r.ID == run.ID {
+				return t.Slot
+			}
+			used[t.Slot] = true
+		}
+	}
+	slot := 0
+	for used[slot] {
+		slot++
+	}
+	return slot
+}
+
+// mayTake reports whether the agent is one that the task may run on at all,
+// remembering the answer for tasks with the same requirement.
+func (b *Board) mayTake(a *Agent, t *pipeline.RunTask) bool {
+	req := &t.Spec.Requirement
+	k := fitKey{agent: a.ID, pool: req.Pool, n: len(req.Facts)}
+	if len(req.Facts) > 0 {
+		k.task = &req.Facts[0] // specs are shared by the runs of one composition
+	}
+	ok, known := b.fits[k]
+	if !known {
+		ok = len(Excluded(a, req)) == 0
+		b.fits[k] = ok
+	}
+	return ok
+}
+
+// Excluded returns what keeps the agent from meeting the requirement, clause by
+// clause; nothing when it meets it. A fact that the agent lacks is never met.
+func Excluded(a *Agent, req *pipeline.Requirement) []string {
+	var out []string
+	if req.Pool != "" && req.Pool != a.Pool {
+		out = append(out, fmt.Sprintf("pool %s", req.Pool))
+	}
+	if req.Pool == "" && a.Untrusted {
+		out = append(out, "a trusted agent")
+	}
+	for _, c := range req.Facts {
+		v, ok := fact(a.Facts, c.Path)
+		if !ok || !c.Type.Fits(v) {
+			out = append(out, strings.Join(c.Path, ".")+": "+c.Type.String())
+		}
+	}
+	return out
+}
+
+func fact(facts any, path []string) (any, bool) {
+	for _, p := range path {
+		m, ok := facts.(map[string]any)
+		if !ok {
+			return nil, false
+		}
+		if facts, ok = m[p]; !ok {
+			return nil, false
+		}
+	}
+	return facts, true
+}
+
+// Wait is why a ready task has no agent.
+type Wait struct {
+	// Blocked: no agent that is known could ever take it as things are.
+	Blocked bool
+	// Sentence says why it waits and what ends that.
+	Sentence string
+}
+
+// Why explains a ready task of run; call it on a board that Assign was not run on,
+// or the seats it gave out count as taken.
+func (b *Board) Why(run *pipeline.Run, t *pipeline.RunTask) Wait {
+	if t.NotBefore.After(b.now) {
+		return Wait{Sentence: fmt.Sprintf("%s (in %s)", t.Reason, t.NotBefore.Sub(b.now).Round(time.Second))}
+	}
+	if len(b.agents) == 0 {
+		return Wait{Blocked: true, Sentence: "no agent is enrolled: run `reconciler agents invite` and start agentd with the token"}
+	}
+	count := map[string]int{}
+	var order []string
+	fit, offline, busy, elsewhere := 0, 0, 0, 0
+	for i := range b.agents {
+		a := &b.agents[i]
+		if why := Excluded(a, &t.Spec.Requirement); len(why) > 0 {
+			for _, w := range why {
+				if count[w] == 0 {
+					order = append(order, w)
+				}
+				count[w]++
+			}
+			continue
+		}
+		fit++
+		holder, held := b.seats[a.ID]
+		switch {
+		case !pinned(run, t, a.ID):
+			elsewhere++
+		case !a.Usable:
+			offline++
+		case held && holder != run.ID:
+			busy++
+		}
+	}
+	if fit == 0 {
+		return Wait{Blocked: true, Sentence: "no agent fits: " + clauses(order, count, len(b.agents))}
+	}
+	return Wait{Sentence: b.waiting(run, t, fit, offline, busy, elsewhere)}
+}
+
+func (b *Board) waiting(run *pipeline.Run, t *pipeline.RunTask, fit, offline, busy, elsewhere int) string {
+	var parts []string
+	if offline > 0 {
+		parts = append(parts, fmt.Sprintf("%d not connected", offline))
+	}
+	if busy > 0 {
+		parts = append(parts, fmt.Sprintf("%d busy", busy))
+	}
+	if elsewhere > 0 {
+		parts = append(parts, fmt.Sprintf("%d without the files that it reads", elsewhere))
+	}
+	s := fmt.Sprintf("waits for an agent: %d of %d fit", fit, len(b.agents))
+	if len(parts) > 0 {
+		s += " (" + strings.Join(parts, ", ") + ")"
+	}
+	ahead := 0
+	for _, it := range b.queue() {
+		if it.run.ID == run.ID && it.task.Name == t.Name {
+			break
+		}
+		ahead++
+	}
+	if ahead > 0 {
+		s += fmt.Sprintf("; %d ahead in the queue", ahead)
+	}
+	return s
+}
+
+func clauses(order []string, count map[string]int, agents int) string {
+	slices.SortStableFunc(order, func(a, b string) int { return -cmp.Compare(count[a], count[b]) })
+	const most = 5
+	parts := make([]string, 0, most)
+	for _, c := range order[:min(most, len(order))] {
+		parts = append(parts, fmt.Sprintf("%d of %d lack %s", count[c], agents, c))
+	}
+	return strings.Join(parts, ", ")
+}
