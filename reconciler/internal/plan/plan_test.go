@@ -1,0 +1,177 @@
+package plan_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/reconciler/internal/plan"
+)
+
+func comp(name string, push ...pipeline.PushTrigger) pipeline.Composition {
+	c := pipeline.Composition{Name: pipeline.CompositionName(name), Digest: "sha256:1"}
+	for _, p := range push {
+		c.Triggers = append(c.Triggers, pipeline.Trigger{Push: &p})
+	}
+	return c
+}
+
+func push(branch string, paths ...string) plan.Push {
+	return plan.Push{
+		Event: pipeline.Event{Kind: "push", Ref: pipeline.Ref("refs/heads/" + branch), Head: "c0ffee"},
+		Paths: paths,
+	}
+}
+
+func TestPushTriggersDecideAndSayWhy(t *testing.T) {
+	t.Parallel()
+	main := []string{"main"}
+	for _, tc := range []struct {
+		name    string
+		c       pipeline.Composition
+		p       plan.Push
+		outcome string
+		why     string
+	}{
+		{"branch", comp("a", pipeline.PushTrigger{Branches: main}), push("main"), "run", "push to main"},
+		{"other branch", comp("a", pipeline.PushTrigger{Branches: main}), push("dev"), "skipped", "branch dev is not main"},
+		{"glob", comp("a", pipeline.PushTrigger{Branches: []string{"release/**"}}), push("release/1/2"), "run", "push to release/1/2"},
+		{"taken back", comp("a", pipeline.PushTrigger{Branches: []string{"**", "!wip/*"}}), push("wip/x"), "skipped", "branch wip/x is not ** or !wip/*"},
+		{"path", comp("a", pipeline.PushTrigger{Branches: main, Paths: []string{"src/**"}}), push("main", "src/a/b.go"), "run", "push to main"},
+		{"no path", comp("a", pipeline.PushTrigger{Branches: main, Paths: []string{"src/**"}}), push("main", "docs/x.md"), "skipped", "no changed path matches src/**"},
+		{"second trigger", comp("a", pipeline.PushTrigger{Branches: []string{"x"}}, pipeline.PushTrigger{Branches: main}), push("main"), "run", "push to main"},
+		{"none", comp("a"), push("main"), "skipped", "no push trigger"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			got := plan.OfPush(&pipeline.Config{Compositions: []pipeline.Composition{tc.c}}, tc.p)
+			if v := got.Verdicts[0]; v.Outcome != tc.outcome || v.Sentence != tc.why {
+				t.Errorf("verdict = %s (%s), want %s (%s)", v.Outcome, v.Sentence, tc.outcome, tc.why)
+			}
+			if (len(got.Runs) == 1) != (tc.outcome == "run") {
+				t.Errorf("%d runs for verdict %s", len(got.Runs), tc.outcome)
+			}
+		})
+	}
+}
+
+func TestUnknownPathsMeetEveryPathClause(t *testing.T) {
+	t.Parallel()
+	c := comp("a", pipeline.PushTrigger{Branches: []string{"main"}, Paths: []string{"src/**"}})
+	p := push("main")
+	p.PathsUnknown = true
+	if got := plan.OfPush(&pipeline.Config{Compositions: []pipeline.Composition{c}}, p); len(got.Runs) != 1 {
+		t.Error("a push whose paths are unknown was skipped")
+	}
+}
+
+func TestBrokenUnitIsRejectedAndTheOthersRun(t *testing.T) {
+	t.Parallel()
+	cfg := &pipeline.Config{
+		Compositions: []pipeline.Composition{comp("good", pipeline.PushTrigger{Branches: []string{"main"}})},
+		Diagnostics: []pipeline.Diagnostic{
+			{Severity: pipeline.SeverityError, Unit: "compositions/bad", Pos: pipeline.Position{File: "compositions/bad/x.cue", Line: 3, Column: 1}, Message: "no"},
+			{Severity: pipeline.SeverityError, Unit: "compositions/bad", Message: "again"},
+		},
+	}
+	got := plan.OfPush(cfg, push("main"))
+	want := []pipeline.Verdict{
+		{Commit: "c0ffee", Ref: "refs/heads/main", Composition: "good", Outcome: "run", Sentence: "push to main"},
+		{Commit: "c0ffee", Ref: "refs/heads/main", Composition: "compositions/bad", Outcome: "rejected", Sentence: "compositions/bad/x.cue:3:1: no"},
+	}
+	if d := cmp.Diff(want, got.Verdicts); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestParamsAreFilledInAndChecked(t *testing.T) {
+	t.Parallel()
+	c := comp("a")
+	c.Params = []pipeline.Field{
+		{Name: "version", Type: pipeline.Type{Kind: pipeline.KindString}},
+		{Name: "count", Type: pipeline.Type{Kind: pipeline.KindInt}, Default: []byte("3")},
+	}
+	got, err := plan.Params(&c, []byte(`{"version":"1.0"}`))
+	if err != nil || string(got) != `{"count":3,"version":"1.0"}` {
+		t.Errorf("Params = %s, %v", got, err)
+	}
+	_, err = plan.Params(&c, []byte(`{"count":"x","typo":1}`))
+	for _, want := range []string{"version: is missing", "count: \"x\" is not of type int", "typo: is not declared"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v does not say %q", err, want)
+		}
+	}
+}
+
+func TestKeyIsStableAndTellsEveryPartApart(t *testing.T) {
+	t.Parallel()
+	c := comp("a")
+	e := push("main").Event
+	base := plan.Key(e, &c, []byte("{}"), 0)
+	if plan.Key(e, &c, []byte("{}"), 0) != base {
+		t.Error("the same event has two keys")
+	}
+	other := c
+	other.Digest = "sha256:2"
+	moved := e
+	moved.Head = "beef"
+	seen := map[pipeline.RunKey]string{base: "base"}
+	for what, k := range map[string]pipeline.RunKey{
+		"digest": plan.Key(e, &other, []byte("{}"), 0), "head": plan.Key(moved, &c, []byte("{}"), 0),
+		"params": plan.Key(e, &c, []byte(`{"a":1}`), 0), "generation": plan.Key(e, &c, []byte("{}"), 1),
+	} {
+		if was, dup := seen[k]; dup {
+			t.Errorf("%s and %s have one key", what, was)
+		}
+		seen[k] = what
+	}
+}
+
+func TestStatusesRollUpTheWorstFirst(t *testing.T) {
+	t.Parallel()
+	run := func(name string, n int, s pipeline.State, why string) *pipeline.Run {
+		return &pipeline.Run{ID: pipeline.RunID(fmt.Sprint(name, n)), Commit: "c", Composition: pipeline.CompositionName(name), Number: n, State: s, Reason: why}
+	}
+	got := plan.Statuses(plan.Facts{Commit: "c", URL: "http://x", Runs: []*pipeline.Run{
+		run("b", 1, pipeline.Success, "2 of 2 tasks"), run("a", 6, pipeline.Error, "old"), run("a", 7, pipeline.Failure, "lint: exit 1"), run("c", 2, pipeline.Running, "1 of 2 tasks, running x"),
+	}})
+	want := []pipeline.Status{
+		{Commit: "c", Context: "maestro", State: "failure", Description: "2 of 3 runs done: a #7 failure: lint: exit 1", URL: "http://x/commits/c"},
+		{Commit: "c", Context: "maestro/run/a", State: "failure", Description: "#7 failure: lint: exit 1", URL: "http://x/c/a/7"},
+		{Commit: "c", Context: "maestro/run/b", State: "success", Description: "#1 success: 2 of 2 tasks", URL: "http://x/c/b/1"},
+		{Commit: "c", Context: "maestro/run/c", State: "pending", Description: "#2 running: 1 of 2 tasks, running x", URL: "http://x/c/c/2"},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestNothingToRunIsASuccessThatSaysSo(t *testing.T) {
+	t.Parallel()
+	got := plan.Statuses(plan.Facts{Commit: "c", Verdicts: []pipeline.Verdict{{Composition: "a", Sentence: "branch x is not main"}}})
+	want := []pipeline.Status{{Commit: "c", Context: "maestro", State: "success", Description: "0 runs: a: branch x is not main"}}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestDescriptionsNeverExceedTheForgesLimit(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		text := rapid.String().Draw(t, "text")
+		f := plan.Facts{Commit: "c", Runs: []*pipeline.Run{{Composition: "a", State: pipeline.Failure, Reason: text}}}
+		if rapid.Bool().Draw(t, "broken") {
+			f.Diagnostics = []pipeline.Diagnostic{{Severity: pipeline.SeverityError, Message: text}, {Message: text}}
+		}
+		for _, s := range plan.Statuses(f) {
+			if n := utf8.RuneCountInString(s.Description); n > 140 || strings.ContainsAny(s.Description, "\n\r") {
+				t.Fatalf("description has %d characters: %q", n, s.Description)
+			}
+		}
+	})
+}
