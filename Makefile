@@ -1,0 +1,50 @@
+# Every target works on a fresh Debian-like machine with Go, a C compiler and git.
+GO      ?= go
+BIN     := bin
+TOOLS   := $(GO) tool -modfile=internal/tools.mod
+
+.PHONY: all build demo run test quick race lint cross bench fuzz update needs clean
+
+all: build
+
+build: ## both programs into bin/
+	$(GO) build -o $(BIN)/ ./reconciler ./agentd
+
+demo: build ## the main job, for real, start to end
+	$(BIN)/reconciler demo
+
+run: build ## the same, and stays up
+	$(BIN)/reconciler demo --serve
+
+test: needs lint cross ## everything
+	$(GO) test -timeout 20m ./...
+	$(GO) test -count=1 ./internal/archtest
+	$(GO) test -race -short -timeout 20m ./...
+
+quick: ## within a minute
+	$(GO) test -short ./...
+
+lint:
+	@test -z "$$($(TOOLS) gofumpt -extra -l .)" || { echo "gofumpt: run 'make fmt' for:"; $(TOOLS) gofumpt -extra -l .; exit 1; }
+	$(GO) vet ./...
+	$(TOOLS) staticcheck ./...
+
+fmt:
+	$(TOOLS) gofumpt -extra -w .
+
+cross: ## agentd runs where the reconciler does not
+	CGO_ENABLED=0 GOOS=linux   GOARCH=arm64 $(GO) build -o /dev/null ./agentd
+	CGO_ENABLED=0 GOOS=darwin  GOARCH=arm64 $(GO) build -o /dev/null ./agentd
+	CGO_ENABLED=0 GOOS=windows GOARCH=amd64 $(GO) build -o /dev/null ./agentd
+
+bench: build ## the table of figures, with the machine named
+	$(GO) test -count=1 -timeout 30m -run '^TestFigures$$' -figures ./internal/testkit
+
+update: ## rewrite golden files
+	UPDATE=1 $(GO) test ./...
+
+needs: ## what the tests use beside Go: a browser, git's HTTP backend
+	@.ci/needs
+
+clean:
+	rm -rf $(BIN)
