@@ -45,11 +45,19 @@ const (
 	MaxFrame = 512 << 10
 	// MaxLogFrame bounds the log bytes of one frame.
 	MaxLogFrame = 64 << 10
+	// MaxFacts bounds the JSON of an agent's facts.
+	MaxFacts = 256 << 10
 	// LogWindow is how many bytes of one attempt may be sent and not acknowledged.
 	LogWindow = 8 << 20
 
 	PathConnect = "/agent/v1/connect"
 	PathEnrol   = "/agent/v1/enrol"
+	// HeldAccepted: written down, go not heard; HeldRunning: started or about to;
+	// HeldEnded: its Result follows.
+	HeldAccepted = "accepted"
+	HeldRunning  = "running"
+	HeldEnded    = "ended"
+
 	// PathPlugin + tree digest (hex, no prefix) + ".tar" serves a plugin's folder;
 	// PathArchive + sha256 serves the archive that a program's URL names. Both want
 	// "Authorization: Bearer " + Welcome.FetchToken.
@@ -83,7 +91,7 @@ type (
 	Held struct {
 		Attempt pipeline.AttemptID `json:"attempt"`
 		Token   pipeline.Token     `json:"token"`
-		// Phase is "accepted", "running" or "ended" (a Result follows).
+		// Phase is one of the Held… constants.
 		Phase string `json:"phase"`
 	}
 	// Welcome starts the conversation. For every attempt in Held the reconciler

@@ -31,8 +31,7 @@ const (
 	messageRate  = 500
 	messageBurst = 2000
 	messageBytes = 4 << 10
-	// mostFacts bounds the JSON of an agent's facts, mostHeld what it may hold.
-	mostFacts = 256 << 10
+	// mostHeld bounds what an agent may hold.
 	mostHeld  = 4096
 	mostLabel = 128
 )
@@ -144,7 +143,7 @@ func (f *Fleet) handshake(conn *wsconn.Conn, log *slog.Logger, host string) (*se
 			v[0], v[1], wire.MinVersion, wire.Version, behind)
 	}
 	if !goodFacts(hello.Facts) {
-		return nil, nil, refused(false, "facts have to be one JSON object of at most %d bytes", mostFacts)
+		return nil, nil, refused(false, "facts have to be one JSON object of at most %d bytes", wire.MaxFacts)
 	}
 	if len(hello.Attempts) > mostHeld {
 		return nil, nil, refused(false, "an agent may hold %d attempts, not %d", mostHeld, len(hello.Attempts))
@@ -351,7 +350,7 @@ func (s *session) refuse(r *refusal) {
 }
 
 func goodFacts(facts json.RawMessage) bool {
-	return len(facts) == 0 || len(facts) <= mostFacts && facts[0] == '{'
+	return len(facts) == 0 || len(facts) <= wire.MaxFacts && facts[0] == '{'
 }
 
 // label makes a text from outside fit for log lines and pages.
