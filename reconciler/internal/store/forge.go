@@ -1,0 +1,78 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+)
+
+// mostDescription is what forges accept, in characters.
+const mostDescription = 140
+
+// Desire sets what the forge should show under s.Commit and s.Context. It is not
+// a queue: the latest wins, and what the forge shows already is not posted again.
+// A longer description is cut. A status that is the same as before keeps its tries.
+func (tx *Tx) Desire(s pipeline.Status) error {
+	if d := []rune(s.Description); len(d) > mostDescription {
+		s.Description = string(d[:mostDescription-1]) + "…"
+	}
+	body, err := json.Marshal(s)
+	if err == nil {
+		_, err = tx.exec(`INSERT INTO forge_desired (commit_id, context, state, description, url, digest, posted_digest, tries, next_at, problem)
+			VALUES (?1, ?2, ?3, ?4, ?5, ?6, '', 0, 0, '')
+			ON CONFLICT DO UPDATE SET state = ?3, description = ?4, url = ?5, digest = ?6, tries = 0, next_at = 0, problem = ''
+			WHERE digest <> ?6`,
+			string(s.Commit), s.Context, s.State, s.Description, s.URL, string(pipeline.DigestOf(body)))
+	}
+	if err != nil {
+		return tx.fail(fmt.Errorf("desire status %s of %s: %w", s.Context, s.Commit, err))
+	}
+	return nil
+}
+
+// DueStatuses returns at most limit statuses that the forge does not show yet and
+// whose next try is not after now, those that wait longest first.
+func (db *DB) DueStatuses(ctx context.Context, now time.Time, limit int) ([]pipeline.DueStatus, error) {
+	list, err := query(ctx, db.file.reader, func(row scanner) (d pipeline.DueStatus, err error) {
+		s := &d.Status
+		err = row.Scan(&s.Commit, &s.Context, &s.State, &s.Description, &s.URL, &d.Digest, &d.Tries)
+		return d, err
+	}, `SELECT commit_id, context, state, description, url, digest, tries FROM forge_desired
+		WHERE posted_digest <> digest AND next_at <= ? ORDER BY next_at, rowid LIMIT ?`, now.UnixNano(), max(limit, 0))
+	return list, db.read(err, "due statuses")
+}
+
+// StatusesOf returns the statuses that the forge should show on a commit, sorted by context.
+func (db *DB) StatusesOf(ctx context.Context, commit pipeline.CommitID) ([]pipeline.Status, error) {
+	list, err := query(ctx, db.file.reader, func(row scanner) (s pipeline.Status, err error) {
+		err = row.Scan(&s.Commit, &s.Context, &s.State, &s.Description, &s.URL)
+		return s, err
+	}, `SELECT commit_id, context, state, description, url FROM forge_desired WHERE commit_id = ? ORDER BY context`, string(commit))
+	return list, db.read(err, "statuses of %s", commit)
+}
+
+// MarkPosted notes that the forge shows the version of s that digest names. When
+// another is desired by then, that one stays due.
+func (db *DB) MarkPosted(ctx context.Context, s pipeline.Status, digest string) error {
+	return db.markStatus(ctx, s, `UPDATE forge_desired SET posted_digest = ?3, tries = 0, problem = ''
+		WHERE commit_id = ?1 AND context = ?2`, digest)
+}
+
+// MarkFailed notes that the version of s that digest names could not be posted, why,
+// and when to try again. It does not hold up a version desired since.
+func (db *DB) MarkFailed(ctx context.Context, s pipeline.Status, digest, problem string, next time.Time) error {
+	return db.markStatus(ctx, s, `UPDATE forge_desired SET tries = tries + 1, problem = ?4, next_at = ?5
+		WHERE commit_id = ?1 AND context = ?2 AND digest = ?3`, digest, problem, next.UnixNano())
+}
+
+func (db *DB) markStatus(ctx context.Context, s pipeline.Status, statement string, args ...any) error {
+	return db.Write(ctx, func(tx *Tx) error {
+		if _, err := tx.exec(statement, append([]any{string(s.Commit), s.Context}, args...)...); err != nil {
+			return fmt.Errorf("mark status %s of %s: %w", s.Context, s.Commit, err)
+		}
+		return nil
+	})
+}
