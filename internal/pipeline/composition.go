@@ -99,6 +99,10 @@ type Task struct {
 	// Uses names plugin and task, as "git/checkout".
 	Plugin PluginName `json:"plugin"`
 	Uses   string     `json:"uses"`
+	// Tree and Programs are the plugin's, so that a run goes on with the programs it
+	// was planned with whatever later commits say.
+	Tree     Digest    `json:"tree,omitempty"`
+	Programs []Program `json:"programs,omitempty"`
 	// Needs are the tasks that must end first: those it refers to, those that its
 	// bindings read, and those its author named. Sorted.
 	Needs []TaskName `json:"needs,omitempty"`

@@ -157,28 +157,28 @@ func pinned(r *pipeline.Run, t *pipeline.RunTask, agent pipeline.AgentID) bool {
 	return true
 }
 
-// item is a ready task with its run.
-type item struct {
-	run  *pipeline.Run
-	task *pipeline.RunTask
+// Item is a ready task with its run.
+type Item struct {
+	Run  *pipeline.Run
+	Task *pipeline.RunTask
 }
 
-// queue lists the ready tasks whose time has come, first in line first: by
+// Queue lists the ready tasks whose time has come, first in line first: by
 // priority, then by how long the run has been waiting, then by the order of tasks.
-func (b *Board) queue() []item {
-	var q []item
+func (b *Board) Queue() []Item {
+	var q []Item
 	for _, r := range b.runs {
 		for i := range r.Tasks {
 			if t := &r.Tasks[i]; t.State == pipeline.Ready && !t.NotBefore.After(b.now) {
-				q = append(q, item{r, t})
+				q = append(q, Item{r, t})
 			}
 		}
 	}
-	slices.SortStableFunc(q, func(x, y item) int {
+	slices.SortStableFunc(q, func(x, y Item) int {
 		return cmp.Or(
-			-cmp.Compare(x.run.PriorityOf(x.task), y.run.PriorityOf(y.task)),
-			strings.Compare(string(x.run.ID), string(y.run.ID)),
-			cmp.Compare(x.task.Index, y.task.Index),
+			-cmp.Compare(x.Run.PriorityOf(x.Task), y.Run.PriorityOf(y.Task)),
+			strings.Compare(string(x.Run.ID), string(y.Run.ID)),
+			cmp.Compare(x.Task.Index, y.Task.Index),
 		)
 	})
 	return q
@@ -198,8 +198,8 @@ func (b *Board) Assign() []Assignment {
 	}
 	var out []Assignment
 	slots := map[pipeline.RunID]map[pipeline.AgentID]int{}
-	for _, it := range b.queue() {
-		if free == 0 && b.held[it.run.ID] == 0 {
+	for _, it := range b.Queue() {
+		if free == 0 && b.held[it.Run.ID] == 0 {
 			continue
 		}
 		a := b.choose(it)
@@ -209,16 +209,16 @@ func (b *Board) Assign() []Assignment {
 		if _, held := b.seats[a.ID]; !held {
 			free--
 		}
-		b.take(a.ID, it.run.ID)
-		slot, ok := slots[it.run.ID][a.ID]
+		b.take(a.ID, it.Run.ID)
+		slot, ok := slots[it.Run.ID][a.ID]
 		if !ok {
-			slot = b.slot(it.run, a.ID)
-			if slots[it.run.ID] == nil {
-				slots[it.run.ID] = map[pipeline.AgentID]int{}
+			slot = b.slot(it.Run, a.ID)
+			if slots[it.Run.ID] == nil {
+				slots[it.Run.ID] = map[pipeline.AgentID]int{}
 			}
-			slots[it.run.ID][a.ID] = slot
+			slots[it.Run.ID][a.ID] = slot
 		}
-		out = append(out, Assignment{it.run.ID, it.task.Name, a.ID, slot})
+		out = append(out, Assignment{it.Run.ID, it.Task.Name, a.ID, slot})
 	}
 	return out
 }
@@ -226,16 +226,16 @@ func (b *Board) Assign() []Assignment {
 // choose returns the best agent for the task now, or nil: a seat that its run has,
 // then one that has worked for this run, then one that has the workspace, then the
 // one that rested longest.
-func (b *Board) choose(it item) *Agent {
+func (b *Board) choose(it Item) *Agent {
 	var best *Agent
 	var bestRank [4]int64
 	for i := range b.agents {
 		a := &b.agents[i]
 		holder, held := b.seats[a.ID]
-		if !a.Usable || held && holder != it.run.ID || !b.mayTake(a, it.task) || !pinned(it.run, it.task, a.ID) {
+		if !a.Usable || held && holder != it.Run.ID || !b.mayTake(a, it.Task) || !pinned(it.Run, it.Task, a.ID) {
 			continue
 		}
-		rank := [4]int64{flag(!held), flag(!workedOn(it.run, a.ID)), flag(!a.Warm[it.run.Composition]), a.Load}
+		rank := [4]int64{flag(!held), flag(!workedOn(it.Run, a.ID)), flag(!a.Warm[it.Run.Composition]), a.Load}
 		if best == nil || slices.Compare(rank[:], bestRank[:]) < 0 {
 			best, bestRank = a, rank
 		}
@@ -392,8 +392,8 @@ func (b *Board) waiting(run *pipeline.Run, t *pipeline.RunTask, fit, offline, bu
 		s += " (" + strings.Join(parts, ", ") + ")"
 	}
 	ahead := 0
-	for _, it := range b.queue() {
-		if it.run.ID == run.ID && it.task.Name == t.Name {
+	for _, it := range b.Queue() {
+		if it.Run.ID == run.ID && it.Task.Name == t.Name {
 			break
 		}
 		ahead++

@@ -226,25 +226,30 @@ type Facts struct {
 	URL string
 }
 
-// Statuses returns what the forge should say of the commit: one status for each
-// composition that ran, and the one that rolls all up, which is always there.
+// Statuses returns what the forge should say of the commit: the one status that
+// rolls all up, which is always there, and one for each composition that ran.
 func Statuses(f Facts) []pipeline.Status {
-	newest := map[pipeline.CompositionName]*pipeline.Run{}
-	for _, r := range f.Runs {
-		if n := newest[r.Composition]; n == nil || r.ID > n.ID {
-			newest[r.Composition] = r
-		}
-	}
-	runs := make([]*pipeline.Run, 0, len(newest))
-	for _, r := range newest {
-		runs = append(runs, r)
-	}
-	slices.SortFunc(runs, func(a, b *pipeline.Run) int { return cmp.Compare(a.Composition, b.Composition) })
-	out := []pipeline.Status{rollUp(f, runs)}
-	for _, r := range runs {
+	out := []pipeline.Status{RollUp(f)}
+	for _, r := range newest(f.Runs) {
 		out = append(out, OfRun(r, f.URL))
 	}
 	return out
+}
+
+// newest returns the latest run of each composition, by name.
+func newest(all []*pipeline.Run) []*pipeline.Run {
+	latest := make(map[pipeline.CompositionName]*pipeline.Run, len(all))
+	for _, r := range all {
+		if n := latest[r.Composition]; n == nil || r.ID > n.ID {
+			latest[r.Composition] = r
+		}
+	}
+	runs := make([]*pipeline.Run, 0, len(latest))
+	for _, r := range latest {
+		runs = append(runs, r)
+	}
+	slices.SortFunc(runs, func(a, b *pipeline.Run) int { return cmp.Compare(a.Composition, b.Composition) })
+	return runs
 }
 
 // OfRun is the status of one run.
@@ -260,7 +265,9 @@ func OfRun(r *pipeline.Run, url string) pipeline.Status {
 	return s
 }
 
-func rollUp(f Facts, runs []*pipeline.Run) pipeline.Status {
+// RollUp is the status of the whole commit, the one to require before a merge.
+func RollUp(f Facts) pipeline.Status {
+	runs := newest(f.Runs)
 	s := pipeline.Status{Commit: f.Commit, Context: ContextAll, State: statusSuccess}
 	if f.URL != "" {
 		s.URL = f.URL + "/commits/" + string(f.Commit)

@@ -1,0 +1,345 @@
+package loop
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/internal/wire"
+	"github.com/maestro-cd/maestro/reconciler/internal/engine"
+)
+
+// queue hands m to the loop, waiting while it is behind. After the loop has ended
+// nothing is kept: the record has all that was acknowledged.
+func (l *Runs) queue(m message) {
+	select {
+	case l.in <- m:
+	case <-l.done:
+	}
+}
+
+// Connected tells that an agent's session began, and what it still holds. Queues.
+func (l *Runs) Connected(a pipeline.Agent, held []wire.Held) {
+	l.queue(message{connected: &connected{a, held}})
+}
+
+// Disconnected tells that an agent's session ended. Queues.
+func (l *Runs) Disconnected(id pipeline.AgentID) { l.queue(message{disconnected: id}) }
+
+// Renewed tells that an agent's heartbeat arrived. Queues.
+func (l *Runs) Renewed(id pipeline.AgentID) { l.queue(message{renewed: id}) }
+
+// Message hands over what an agent said. The identity is the session's. Queues.
+func (l *Runs) Message(id pipeline.AgentID, m wire.Message) { l.queue(message{from: id, wire: m}) }
+
+// Add hands over runs that were just recorded, with their commit and the
+// compositions they are of. Queues.
+func (l *Runs) Add(rec pipeline.CommitRecord, verdicts []pipeline.Verdict, runs []*pipeline.Run, of []*pipeline.Composition) {
+	f := &commitFacts{record: rec, verdicts: verdicts, runs: map[pipeline.RunID]*pipeline.Run{}}
+	for _, r := range runs {
+		f.runs[r.ID] = r
+	}
+	l.queue(message{added: runs, commit: f, limits: of})
+}
+
+// Cancel asks for a run to be stopped; a run that has ended is left alone. Queues.
+func (l *Runs) Cancel(id pipeline.RunID, reason string) {
+	l.queue(message{cancel: &Cancel{id, reason}})
+}
+
+func (l *Runs) agentConnected(ctx context.Context, p *pass, c *connected) {
+	a := l.know(c.agent)
+	a.connected, a.renewedAt = true, time.Now()
+	a.State, a.SeenAt = pipeline.AgentOnline, time.Now().UTC()
+	l.saveAgent(p, a)
+	l.cfg.Log.Info("agent connected", "agent_id", a.ID, "name", a.Name, "pool", a.Pool, "held", len(c.held))
+	held := map[pipeline.AttemptID]bool{}
+	for _, h := range c.held {
+		held[h.Attempt] = true
+		l.heldAttempt(ctx, p, a.ID, h)
+	}
+	for _, open := range l.openOn(a.ID) {
+		if held[open.ID] {
+			continue
+		}
+		l.notHeld(p, open)
+	}
+}
+
+// saveAgent records how the agent looks now. It is information for people; nothing
+// that follows depends on it.
+func (l *Runs) saveAgent(p *pass, a *agent) {
+	record := a.Agent
+	p.after = append(p.after, func(ctx context.Context) {
+		if err := l.cfg.DB.SaveAgent(ctx, record); err != nil {
+			l.cfg.Log.Error("agent not recorded", "agent_id", record.ID, "err", err)
+		}
+	})
+}
+
+// heldAttempt goes on with an attempt that the agent still has, from wherever
+// either side was cut off.
+func (l *Runs) heldAttempt(ctx context.Context, p *pass, id pipeline.AgentID, h wire.Held) {
+	a, ok := l.openAttempt(h.Attempt)
+	if !ok || a.Agent != id || a.Token != h.Token {
+		l.refuse(ctx, p, id, h.Attempt, h.Token)
+		return
+	}
+	switch {
+	case h.Phase == wire.HeldAccepted && a.State == pipeline.AttemptOffered:
+		l.accepted(p, id, a)
+	case h.Phase == wire.HeldAccepted && a.State == pipeline.AttemptRunning:
+		l.sendGo(p, a)
+	}
+	if run := l.active[a.Run]; run != nil && run.run.Cancel {
+		l.tell(p, id, &wire.Cancel{Attempt: a.ID, Token: a.Token, Reason: run.run.Reason})
+	}
+	if h.Phase != wire.HeldAccepted {
+		received, err := l.cfg.Logs.Received(ctx, a.ID)
+		if err != nil {
+			l.cfg.Log.Error("log length not read", "attempt_id", a.ID, "err", err)
+			return
+		}
+		l.tell(p, id, &wire.LogAck{Attempt: a.ID, Token: a.Token, Length: received, Resend: true})
+	}
+}
+
+// notHeld settles an open attempt that its agent, now connected, does not have. It
+// writes down what it accepts before it says so, so it has never started an offer
+// that it does not hold; of a running one it has lost all trace.
+func (l *Runs) notHeld(p *pass, a pipeline.Attempt) {
+	if a.State == pipeline.AttemptOffered {
+		l.apply(p, a.Run, engine.Declined{Attempt: a.ID, Token: a.Token, Reason: "the agent came back without it"})
+		return
+	}
+	l.apply(p, a.Run, engine.Lost{Attempt: a.ID, Reason: fmt.Sprintf("agent %s came back without it", a.Agent)})
+}
+
+func (l *Runs) agentDisconnected(p *pass, id pipeline.AgentID) {
+	a := l.agents[id]
+	if a == nil || !a.connected {
+		return
+	}
+	a.connected = false
+	a.State = pipeline.AgentOffline
+	l.saveAgent(p, a)
+	l.cfg.Log.Info("agent disconnected", "agent_id", id, "name", a.Name)
+	for _, open := range l.openOn(id) {
+		if open.State == pipeline.AttemptOffered {
+			// Without an answer no go was sent, so nothing started.
+			l.apply(p, open.Run, engine.Declined{Attempt: open.ID, Token: open.Token, Reason: "agent " + a.Name + " disconnected"})
+		}
+	}
+}
+
+func (l *Runs) openAttempt(id pipeline.AttemptID) (pipeline.Attempt, bool) {
+	if ar := l.active[l.attempts[id]]; ar != nil {
+		a, ok := ar.open[id]
+		return a, ok
+	}
+	return pipeline.Attempt{}, false
+}
+
+// openOn lists the open attempts of an agent, oldest first.
+func (l *Runs) openOn(id pipeline.AgentID) []pipeline.Attempt {
+	var out []pipeline.Attempt
+	for _, aid := range slices.Sorted(maps.Keys(l.attempts)) {
+		if a, ok := l.openAttempt(aid); ok && a.Agent == id {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+func (l *Runs) agentSays(ctx context.Context, p *pass, from pipeline.AgentID, m wire.Message) {
+	switch m := m.(type) {
+	case *wire.Accept:
+		a, ok := l.mine(from, m.Attempt, m.Token)
+		switch {
+		case ok && a.State == pipeline.AttemptOffered:
+			l.accepted(p, from, a)
+		case ok && a.State == pipeline.AttemptRunning:
+			l.sendGo(p, a) // it did not hear the first one
+		default:
+			l.refuse(ctx, p, from, m.Attempt, m.Token)
+		}
+	case *wire.Decline:
+		if a, ok := l.mine(from, m.Attempt, m.Token); ok {
+			l.apply(p, a.Run, engine.Declined{Attempt: a.ID, Token: a.Token, Reason: fmt.Sprintf("agent %s declined: %s", from, m.Reason)})
+			l.declinedBy(from, a)
+		}
+	case *wire.Note:
+		l.note(from, m)
+	case *wire.Result:
+		l.result(ctx, p, from, m)
+	case *wire.Facts:
+		if a := l.agents[from]; a != nil {
+			a.Facts = slices.Clone(m.Facts)
+			if v, err := pipeline.DecodeJSON(m.Facts); err == nil {
+				a.facts = v
+			}
+			l.saveAgent(p, a)
+		}
+	case *wire.Started:
+		l.cfg.Log.Debug("task started", "attempt_id", m.Attempt, "agent_id", from)
+	}
+}
+
+// mine returns the open attempt when it is the agent's and the token is the record's.
+func (l *Runs) mine(from pipeline.AgentID, id pipeline.AttemptID, tok pipeline.Token) (pipeline.Attempt, bool) {
+	a, ok := l.openAttempt(id)
+	return a, ok && a.Agent == from && a.Token == tok
+}
+
+// accepted lets the task start, once that is written.
+func (l *Runs) accepted(p *pass, from pipeline.AgentID, a pipeline.Attempt) {
+	if _, ok := l.apply(p, a.Run, engine.Accepted{Attempt: a.ID, Token: a.Token}); !ok {
+		l.tell(p, from, &wire.Fenced{Attempt: a.ID, Token: a.Token, Reason: "the offer was withdrawn"})
+		return
+	}
+	l.sendGo(p, a)
+}
+
+// sendGo sends go with the secrets that the task refers to. They were readable when
+// the task was offered; one that no longer is stops the attempt.
+func (l *Runs) sendGo(p *pass, a pipeline.Attempt) {
+	t := l.active[a.Run].run.Task(a.Task)
+	values, err := l.secrets(&t.Spec)
+	if err != nil {
+		l.tell(p, a.Agent, &wire.Cancel{Attempt: a.ID, Token: a.Token, Reason: err.Error()})
+		return
+	}
+	l.tell(p, a.Agent, &wire.Go{Attempt: a.ID, Token: a.Token, Secrets: values})
+}
+
+func (l *Runs) secrets(t *pipeline.Task) (map[string]wire.Redacted, error) {
+	if len(t.Secrets) == 0 {
+		return nil, nil
+	}
+	values := make(map[string]wire.Redacted, len(t.Secrets))
+	for _, name := range t.Secrets {
+		v, err := l.cfg.Secrets.Secret(name)
+		if err != nil {
+			return nil, err
+		}
+		values[string(name)] = wire.Redacted(v)
+	}
+	return values, nil
+}
+
+// refuse answers a message about an attempt that is not open, or not the agent's: a
+// result that was recorded is acknowledged again, anything else is fenced off.
+func (l *Runs) refuse(ctx context.Context, p *pass, from pipeline.AgentID, id pipeline.AttemptID, tok pipeline.Token) {
+	a, err := l.cfg.DB.Attempt(ctx, id)
+	if err == nil && a.Agent == from && a.Token == tok && a.State == pipeline.AttemptDone {
+		l.tell(p, from, &wire.Ack{Attempt: id, Token: tok})
+		return
+	}
+	reason := "the assignment is no longer current"
+	if err != nil || a.Agent != from {
+		reason = "no such assignment"
+	}
+	l.tell(p, from, &wire.Fenced{Attempt: id, Token: tok, Reason: reason})
+}
+
+func (l *Runs) result(ctx context.Context, p *pass, from pipeline.AgentID, m *wire.Result) {
+	a, ok := l.mine(from, m.Attempt, m.Token)
+	if !ok {
+		l.refuse(ctx, p, from, m.Attempt, m.Token)
+		return
+	}
+	received, err := l.cfg.Logs.Received(ctx, a.ID)
+	if err != nil {
+		l.cfg.Log.Error("log length not read", "attempt_id", a.ID, "err", err)
+		return
+	}
+	if received < m.Result.LogBytes {
+		// The result counts only with its whole log; the agent sends it again after.
+		l.tell(p, from, &wire.LogAck{Attempt: a.ID, Token: a.Token, Length: received, Resend: true})
+		return
+	}
+	if _, ok := l.apply(p, a.Run, engine.Finished{Attempt: a.ID, Token: a.Token, Result: m.Result}); !ok {
+		l.refuse(ctx, p, from, m.Attempt, m.Token)
+		return
+	}
+	l.tell(p, from, &wire.Ack{Attempt: a.ID, Token: a.Token})
+	p.after = append(p.after, func(ctx context.Context) {
+		if err := l.cfg.Logs.Seal(ctx, a.ID); err != nil {
+			l.cfg.Log.Error("log not sealed", "attempt_id", a.ID, "err", err)
+		}
+	})
+}
+
+// note keeps what a running task says of itself, for people who ask why it takes long.
+func (l *Runs) note(from pipeline.AgentID, m *wire.Note) {
+	if _, ok := l.mine(from, m.Attempt, m.Token); !ok {
+		return
+	}
+	const most = 200
+	switch {
+	case m.Waiting != nil && *m.Waiting != "":
+		l.notes[m.Attempt] = "waits for " + clip(*m.Waiting, most)
+	case m.Progress != nil:
+		l.notes[m.Attempt] = fmt.Sprintf("%.0f%% done", 100*min(1, max(0, *m.Progress)))
+	case m.Text != "":
+		l.notes[m.Attempt] = clip(m.Text, most)
+	case m.Waiting != nil:
+		delete(l.notes, m.Attempt)
+	}
+}
+
+func clip(s string, n int) string {
+	r := []rune(s)
+	if len(r) <= n {
+		return s
+	}
+	return string(r[:n]) + "…"
+}
+
+// tick does what depends on time alone: offers that nobody answered, agents that
+// have been silent for too long.
+func (l *Runs) tick(p *pass) {
+	now := time.Now()
+	for _, id := range slices.Sorted(maps.Keys(l.attempts)) {
+		a, ok := l.openAttempt(id)
+		if !ok {
+			continue
+		}
+		switch a.State {
+		case pipeline.AttemptOffered:
+			if now.Sub(a.OfferedAt) > offerTTL {
+				l.apply(p, a.Run, engine.Declined{Attempt: a.ID, Token: a.Token, Reason: fmt.Sprintf("agent %s did not answer within %s", a.Agent, offerTTL)})
+				l.tell(p, a.Agent, &wire.Fenced{Attempt: a.ID, Token: a.Token, Reason: "the offer was not answered in time"})
+			}
+		case pipeline.AttemptRunning:
+			l.checkLease(p, a, now)
+		}
+	}
+	l.checkDeadlines(p, now)
+}
+
+func (l *Runs) checkLease(p *pass, a pipeline.Attempt, now time.Time) {
+	t := l.active[a.Run].run.Task(a.Task)
+	limit := time.Duration(t.Spec.LostAfter)
+	if limit == 0 {
+		limit = pipeline.DefaultLostAfter
+	}
+	ag := l.agents[a.Agent]
+	if ag != nil && now.Sub(ag.renewedAt) < limit {
+		return
+	}
+	l.apply(p, a.Run, engine.Lost{Attempt: a.ID, Reason: fmt.Sprintf("agent %s was silent for %s", a.Agent, limit)})
+}
+
+// checkDeadlines stops runs that took longer than their composition allows.
+func (l *Runs) checkDeadlines(p *pass, now time.Time) {
+	for id, ar := range l.active {
+		r := ar.run
+		if limit := l.timeouts[r.Digest]; limit > 0 && !r.Cancel && !r.StartedAt.IsZero() && now.Sub(r.StartedAt) > limit {
+			l.apply(p, id, engine.Cancel{Reason: fmt.Sprintf("took longer than the %s that the composition allows", limit)})
+		}
+	}
+}

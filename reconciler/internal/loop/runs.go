@@ -1,0 +1,563 @@
+package loop
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/internal/wire"
+	"github.com/maestro-cd/maestro/reconciler/internal/engine"
+	"github.com/maestro-cd/maestro/reconciler/internal/plan"
+	"github.com/maestro-cd/maestro/reconciler/internal/store"
+)
+
+const (
+	// maxBatch bounds the events of one transaction: enough that a commit's fsync
+	// is shared, few enough that nobody waits long for it.
+	maxBatch = 256
+	// offerTTL is how long an agent has to answer an offer. It only has to write it down.
+	offerTTL = 20 * time.Second
+	// stalledAfter is when a silent agent gets no new work. It keeps what it has.
+	stalledAfter = 30 * time.Second
+	// tickEvery is the pace of everything that depends on time alone.
+	tickEvery = time.Second
+	// retryAfter is the pause after the record could not be written.
+	retryAfter = time.Second
+)
+
+// Fleet reaches the agents. Send queues a message and reports whether the agent
+// is connected; it does not block.
+type Fleet interface {
+	Send(id pipeline.AgentID, m wire.Message) bool
+	// Drop ends the agent's connection; it comes back and tells all that it holds.
+	Drop(id pipeline.AgentID, reason string)
+}
+
+// Filler computes the fields of a task that refer to params, the event or outputs.
+// What does not fit its type is fault.Invalid, with a message for the author.
+type Filler interface {
+	Fill(ctx context.Context, run *pipeline.Run, task *pipeline.Task, outputs map[pipeline.TaskName]json.RawMessage) (json.RawMessage, error)
+}
+
+// Secrets reads the values that tasks refer to. One that is missing is
+// fault.Invalid; fault.Unavailable means that it is not known yet what is declared.
+type Secrets interface {
+	Secret(name pipeline.SecretName) (string, error)
+}
+
+// Logs tells how much of an attempt's log is on disk, and closes it.
+type Logs interface {
+	Received(ctx context.Context, id pipeline.AttemptID) (int64, error)
+	Seal(ctx context.Context, id pipeline.AttemptID) error
+}
+
+// Config of Runs. All fields but URL are required.
+type Config struct {
+	DB      *store.DB
+	Logs    Logs
+	Fleet   Fleet
+	Filler  Filler
+	Secrets Secrets
+	Log     *slog.Logger
+	// Default is the branch whose runs may have secrets.
+	Default pipeline.Ref
+	// Repo is the ops repository as tasks see it: a path or URL without credentials.
+	Repo string
+	// URL of the web view for links in statuses; "" leaves them out.
+	URL string
+	// StatusesChanged is called after a commit that changed what the forge should show.
+	StatusesChanged func()
+}
+
+// Runs drives the unfinished runs. All of its state belongs to the goroutine in
+// Run; other goroutines reach it through the methods, which queue.
+type Runs struct {
+	cfg    Config
+	in     chan message
+	filled chan filled
+	done   chan struct{} // closed when Run has returned
+	fills  sync.WaitGroup // of the goroutines that compute fields
+
+	// Owned by Run.
+	active   map[pipeline.RunID]*activeRun
+	attempts map[pipeline.AttemptID]pipeline.RunID // of the open attempts
+	agents   map[pipeline.AgentID]*agent
+	commits  map[pipeline.CommitID]*commitFacts
+	filling  map[fieldKey]bool
+	fields   map[fieldKey]json.RawMessage
+	notes    map[pipeline.AttemptID]string
+	timeouts map[pipeline.Digest]time.Duration
+	assigned int64 // counts assignments, to find the agent that rested longest
+}
+
+// activeRun is an unfinished run with its open attempts.
+type activeRun struct {
+	run  *pipeline.Run
+	open engine.Open
+}
+
+// agent is what is known of an agent now; the record has the rest.
+type agent struct {
+	pipeline.Agent
+	facts     any
+	connected bool
+	renewedAt time.Time // monotonic; a fresh start counts as a renewal
+	warm      map[pipeline.CompositionName]bool
+	load      int64
+}
+
+// commitFacts are kept while a commit has unfinished runs, for its roll-up status.
+type commitFacts struct {
+	record   pipeline.CommitRecord
+	verdicts []pipeline.Verdict
+	runs     map[pipeline.RunID]*pipeline.Run
+}
+
+type fieldKey struct {
+	run  pipeline.RunID
+	task pipeline.TaskName
+}
+
+// message is one thing that Run has to look at.
+type message struct {
+	added        []*pipeline.Run
+	limits       []*pipeline.Composition // of the added runs
+	commit       *commitFacts
+	connected    *connected
+	disconnected pipeline.AgentID
+	renewed      pipeline.AgentID
+	from         pipeline.AgentID
+	wire         wire.Message
+	cancel       *Cancel
+	filled       *filled
+	ask          func()
+	tick         bool
+}
+
+type connected struct {
+	agent pipeline.Agent
+	held  []wire.Held
+}
+
+type filled struct {
+	key    fieldKey
+	fields json.RawMessage
+	err    error
+}
+
+// Cancel asks for a run to be stopped.
+type Cancel struct {
+	Run    pipeline.RunID
+	Reason string
+}
+
+// New returns Runs; nothing happens before Run.
+func New(cfg Config) *Runs {
+	return &Runs{
+		cfg: cfg, in: make(chan message, 4096), filled: make(chan filled, 64), done: make(chan struct{}),
+		active:   map[pipeline.RunID]*activeRun{},
+		attempts: map[pipeline.AttemptID]pipeline.RunID{},
+		agents:   map[pipeline.AgentID]*agent{},
+		commits:  map[pipeline.CommitID]*commitFacts{},
+		filling:  map[fieldKey]bool{},
+		fields:   map[fieldKey]json.RawMessage{},
+		notes:    map[pipeline.AttemptID]string{},
+		timeouts: map[pipeline.Digest]time.Duration{},
+	}
+}
+
+// Run recovers the unfinished runs from the record and drives them until ctx ends.
+// It returns nil then, and an error only when the record cannot be read at the start.
+func (l *Runs) Run(ctx context.Context) error {
+	defer close(l.done)
+	if err := l.reload(ctx); err != nil {
+		return err
+	}
+	defer l.fills.Wait()
+	tick := time.NewTicker(tickEvery)
+	defer tick.Stop()
+	l.process(ctx, []message{{tick: true}})
+	for {
+		var batch []message
+		select {
+		case <-ctx.Done():
+			return nil
+		case m := <-l.in:
+			batch = l.drain(m)
+		case f := <-l.filled:
+			batch = l.drain(message{filled: &f})
+		case <-tick.C:
+			batch = []message{{tick: true}}
+		}
+		l.process(ctx, batch)
+	}
+}
+
+// drain takes what has queued up behind the first message, so that one
+// transaction serves all of it.
+func (l *Runs) drain(first message) []message {
+	batch := []message{first}
+	for len(batch) < maxBatch {
+		select {
+		case m := <-l.in:
+			batch = append(batch, m)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// reload makes memory equal to the record: at the start, and after a write whose
+// outcome is unknown.
+func (l *Runs) reload(ctx context.Context) error {
+	runs, err := l.cfg.DB.UnfinishedRuns(ctx)
+	if err != nil {
+		return fmt.Errorf("read unfinished runs: %w", err)
+	}
+	attempts, err := l.cfg.DB.UnfinishedAttempts(ctx)
+	if err != nil {
+		return fmt.Errorf("read unfinished attempts: %w", err)
+	}
+	agents, err := l.cfg.DB.Agents(ctx)
+	if err != nil {
+		return fmt.Errorf("read agents: %w", err)
+	}
+	l.active = make(map[pipeline.RunID]*activeRun, len(runs))
+	l.attempts = map[pipeline.AttemptID]pipeline.RunID{}
+	l.commits = map[pipeline.CommitID]*commitFacts{}
+	for _, r := range runs {
+		l.active[r.ID] = &activeRun{run: r, open: engine.Open{}}
+	}
+	for _, a := range attempts {
+		if ar := l.active[a.Run]; ar != nil {
+			ar.open[a.ID] = a
+			l.attempts[a.ID] = a.Run
+		}
+	}
+	for _, a := range agents {
+		l.know(a)
+	}
+	for _, r := range runs {
+		if err := l.loadCommit(ctx, r.Commit); err != nil {
+			return err
+		}
+		c, err := l.cfg.DB.Composition(ctx, r.Digest)
+		if err != nil {
+			return err
+		}
+		l.limit(c)
+	}
+	l.cfg.Log.Info("runs recovered", "runs", len(runs), "attempts", len(attempts), "agents", len(agents))
+	return nil
+}
+
+// know adds an agent, or brings what is known of it up to date.
+func (l *Runs) know(a pipeline.Agent) *agent {
+	k := l.agents[a.ID]
+	if k == nil {
+		// A silent agent's leases start afresh with us: expiring late is always safe.
+		k = &agent{warm: map[pipeline.CompositionName]bool{}, renewedAt: time.Now()}
+		l.agents[a.ID] = k
+	}
+	k.Agent = a
+	if v, err := pipeline.DecodeJSON(a.Facts); err == nil {
+		k.facts = v
+	}
+	return k
+}
+
+func (l *Runs) loadCommit(ctx context.Context, id pipeline.CommitID) error {
+	if l.commits[id] != nil {
+		return nil
+	}
+	f := &commitFacts{runs: map[pipeline.RunID]*pipeline.Run{}}
+	rec, err := l.cfg.DB.Commit(ctx, id)
+	if err == nil {
+		f.record = rec
+	} else if !fault.Is(err, fault.NotFound) {
+		return fmt.Errorf("read commit %s: %w", id, err)
+	}
+	if f.verdicts, err = l.cfg.DB.Verdicts(ctx, id); err != nil {
+		return fmt.Errorf("read verdicts of %s: %w", id, err)
+	}
+	runs, err := l.cfg.DB.Runs(ctx, store.Filter{Commit: id, Limit: 1 << 20})
+	if err != nil {
+		return fmt.Errorf("read runs of %s: %w", id, err)
+	}
+	for _, r := range runs {
+		f.runs[r.ID] = r
+	}
+	l.commits[id] = f
+	return nil
+}
+
+// step is a change of a run that waits to be written, with what follows from it.
+type step struct {
+	before *pipeline.Run
+	engine.Step
+}
+
+// pass is one transaction under way: what to write, and what to do once it is.
+type pass struct {
+	steps []step
+	after []func(context.Context)
+	touch map[pipeline.CommitID]bool
+}
+
+// process looks at a batch: decide, place, write, then act.
+func (l *Runs) process(ctx context.Context, batch []message) {
+	p := &pass{touch: map[pipeline.CommitID]bool{}}
+	for _, m := range batch {
+		l.look(ctx, p, m)
+	}
+	l.place(ctx, p)
+	if err := l.commit(ctx, p); err != nil {
+		l.cfg.Log.Error("record not written", "err", err, "steps", len(p.steps))
+		l.recover(ctx)
+		return
+	}
+	for _, f := range p.after {
+		f(ctx)
+	}
+}
+
+// recover starts again from the record after a write that failed or whose outcome
+// is unknown: nothing was acknowledged, so the agents tell it all again.
+func (l *Runs) recover(ctx context.Context) {
+	timer := time.NewTimer(retryAfter)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		err := l.reload(ctx)
+		if err == nil {
+			break
+		}
+		l.cfg.Log.Error("record not read", "err", err)
+		timer.Reset(retryAfter)
+	}
+	for id, a := range l.agents {
+		if a.connected {
+			l.cfg.Fleet.Drop(id, "the record could not be written; connect again")
+		}
+	}
+}
+
+func (l *Runs) look(ctx context.Context, p *pass, m message) {
+	switch {
+	case m.added != nil || m.commit != nil:
+		l.add(m)
+	case m.connected != nil:
+		l.agentConnected(ctx, p, m.connected)
+	case m.disconnected != "":
+		l.agentDisconnected(p, m.disconnected)
+	case m.renewed != "":
+		if a := l.agents[m.renewed]; a != nil {
+			a.renewedAt = time.Now()
+		}
+	case m.wire != nil:
+		l.agentSays(ctx, p, m.from, m.wire)
+	case m.cancel != nil:
+		l.apply(p, m.cancel.Run, engine.Cancel{Reason: m.cancel.Reason})
+	case m.filled != nil:
+		l.took(p, *m.filled)
+	case m.ask != nil:
+		m.ask()
+	case m.tick:
+		l.tick(p)
+	}
+}
+
+// limit remembers how long runs of a composition may take.
+func (l *Runs) limit(c *pipeline.Composition) {
+	if c.Timeout > 0 {
+		l.timeouts[c.Digest] = time.Duration(c.Timeout)
+	}
+}
+
+func (l *Runs) add(m message) {
+	for _, c := range m.limits {
+		l.limit(c)
+	}
+	if c := m.commit; c != nil {
+		known := l.commits[c.record.Commit]
+		if known == nil {
+			l.commits[c.record.Commit] = c
+		} else {
+			known.record, known.verdicts = c.record, c.verdicts
+			maps.Copy(known.runs, c.runs)
+		}
+	}
+	for _, r := range m.added {
+		if l.active[r.ID] == nil && !r.State.Terminal() {
+			l.active[r.ID] = &activeRun{run: r, open: engine.Open{}}
+		}
+	}
+}
+
+// apply asks engine what follows from ev and keeps the answer in memory and in
+// the pass. It reports whether the event counted.
+func (l *Runs) apply(p *pass, id pipeline.RunID, ev engine.Event) (engine.Step, bool) {
+	ar := l.active[id]
+	if ar == nil {
+		return engine.Step{}, false
+	}
+	s, err := engine.Next(ar.run, ar.open, ev, time.Now().UTC())
+	if err != nil {
+		if !errors.Is(err, engine.ErrStale) {
+			l.cfg.Log.Error("event contradicts the run", "run_id", id, "event", fmt.Sprintf("%T", ev), "err", err)
+		}
+		return engine.Step{}, false
+	}
+	p.steps = append(p.steps, step{before: ar.run, Step: s})
+	l.adopt(p, ar, s)
+	return s, true
+}
+
+// adopt makes the step the state in memory. If the write fails, reload undoes it.
+func (l *Runs) adopt(p *pass, ar *activeRun, s engine.Step) {
+	before := ar.run
+	ar.run = s.Run
+	for _, c := range s.Attempts {
+		a := c.After
+		t := s.Run.Task(a.Task)
+		inDoubt := a.State == pipeline.AttemptLost && t.State == pipeline.InDoubt
+		if a.State == pipeline.AttemptOffered || a.State == pipeline.AttemptRunning || inDoubt {
+			ar.open[a.ID] = a
+			l.attempts[a.ID] = a.Run
+		} else {
+			delete(ar.open, a.ID)
+			delete(l.attempts, a.ID)
+			delete(l.notes, a.ID)
+		}
+		delete(l.fields, fieldKey{a.Run, a.Task})
+	}
+	for _, st := range s.Stop {
+		token := pipeline.Token{}
+		for _, c := range s.Attempts { // a withdrawn offer is no longer open
+			if c.After.ID == st.Attempt {
+				token = c.After.Token
+			}
+		}
+		if a, ok := ar.open[st.Attempt]; ok {
+			token = a.Token
+		}
+		l.tell(p, st.Agent, &wire.Cancel{Attempt: st.Attempt, Token: token, Reason: st.Reason})
+	}
+	if f := l.commits[s.Run.Commit]; f != nil {
+		f.runs[s.Run.ID] = s.Run
+	}
+	if before.State != s.Run.State || before.Reason != s.Run.Reason {
+		p.touch[s.Run.Commit] = true
+	}
+	if s.Run.State.Terminal() {
+		l.finished(p, s.Run)
+	}
+}
+
+// finished forgets a run that has ended, and tells its agents that its workspaces are free.
+func (l *Runs) finished(p *pass, r *pipeline.Run) {
+	delete(l.active, r.ID)
+	told := map[pipeline.AgentID]bool{}
+	for i := range r.Tasks {
+		t := &r.Tasks[i]
+		delete(l.fields, fieldKey{r.ID, t.Name})
+		if t.Agent != "" && !told[t.Agent] {
+			told[t.Agent] = true
+			l.tell(p, t.Agent, &wire.Forget{Runs: []pipeline.RunID{r.ID}})
+		}
+	}
+	p.after = append(p.after, func(context.Context) {
+		l.cfg.Log.Info("run ended", "run_id", r.ID, "composition", r.Composition, "number", r.Number, "state", r.State, "reason", r.Reason)
+	})
+}
+
+// tell sends a message once the pass is written.
+func (l *Runs) tell(p *pass, id pipeline.AgentID, m wire.Message) {
+	p.after = append(p.after, func(context.Context) { l.cfg.Fleet.Send(id, m) })
+}
+
+// commit writes the pass. Nothing to write costs nothing.
+func (l *Runs) commit(ctx context.Context, p *pass) error {
+	if len(p.steps) == 0 {
+		return nil
+	}
+	var statuses []pipeline.Status
+	for _, id := range slices.Sorted(maps.Keys(p.touch)) {
+		statuses = append(statuses, l.statuses(id, p)...)
+	}
+	err := l.cfg.DB.Write(ctx, func(tx *store.Tx) error {
+		for _, s := range p.steps {
+			if err := tx.SaveRun(s.before, s.Run); err != nil {
+				return err
+			}
+			for _, a := range s.Attempts {
+				if err := tx.SaveAttempt(a.Before, &a.After); err != nil {
+					return err
+				}
+			}
+		}
+		for _, s := range statuses {
+			if err := tx.Desire(s); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil && len(statuses) > 0 && l.cfg.StatusesChanged != nil {
+		l.cfg.StatusesChanged()
+	}
+	return err
+}
+
+// statuses returns what the forge should show now of the runs that the pass
+// changed, and of their commit as a whole.
+func (l *Runs) statuses(id pipeline.CommitID, p *pass) []pipeline.Status {
+	f := l.commits[id]
+	if f == nil {
+		return nil
+	}
+	changed := map[pipeline.RunID]*pipeline.Run{}
+	for _, s := range p.steps {
+		if s.Run.Commit == id && (s.before.State != s.Run.State || s.Run.State.Terminal()) {
+			changed[s.Run.ID] = s.Run
+		}
+	}
+	var out []pipeline.Status
+	for _, rid := range slices.Sorted(maps.Keys(changed)) {
+		if f.newest(changed[rid]) {
+			out = append(out, plan.OfRun(changed[rid], l.cfg.URL))
+		}
+	}
+	runs := slices.Collect(maps.Values(f.runs))
+	out = append(out, plan.RollUp(plan.Facts{
+		Commit: id, Diagnostics: f.record.Diagnostics, Verdicts: f.verdicts, Runs: runs, URL: l.cfg.URL,
+	}))
+	if !slices.ContainsFunc(runs, func(r *pipeline.Run) bool { return !r.State.Terminal() }) {
+		delete(l.commits, id)
+	}
+	return out
+}
+
+// newest reports whether r is the commit's latest run of its composition: only
+// that one speaks for it.
+func (f *commitFacts) newest(r *pipeline.Run) bool {
+	for _, o := range f.runs {
+		if o.Composition == r.Composition && o.ID > r.ID {
+			return false
+		}
+	}
+	return true
+}
