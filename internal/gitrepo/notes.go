@@ -43,21 +43,26 @@ func (r *Repo) Notes(ctx context.Context, ref pipeline.Ref, id pipeline.CommitID
 }
 
 // WriteNote makes text the note that ref attaches to a commit, which need not
-// exist here, and leaves the other notes as they are. The ref is moved
-// compare-and-swap, in the way that git itself does, and the write is repeated
-// when somebody else moved it first; fault.Conflict when that goes on. A text
-// that is there already is not written again.
+// exist here, and leaves the other notes as they are. See EditNote.
 func (r *Repo) WriteNote(ctx context.Context, ref pipeline.Ref, id pipeline.CommitID, text string) error {
+	return r.EditNote(ctx, ref, id, func(string) (string, error) { return text, nil })
+}
+
+// EditNote replaces the note that ref attaches to a commit by what edit makes of
+// it; edit gets "" when there is none, must not return "", and may be called
+// several times. The ref is moved compare-and-swap, in the way that git itself
+// does, and for a repository behind HTTP by a push; when somebody else moved it
+// first, all is done again, and fault.Conflict is returned when that goes on. A
+// text that is there already is not written again. An error of edit comes back
+// as it is.
+func (r *Repo) EditNote(ctx context.Context, ref pipeline.Ref, id pipeline.CommitID, edit func(old string) (string, error)) error {
 	h, err := r.checkNote(ref, id)
 	if err != nil {
 		return err
 	}
-	if text == "" {
-		return fault.New(fault.Invalid, "write note of %s in %s: the text is empty", id.Short(), ref)
-	}
 	const tries = 20 // with a pause of 25 ms on average, half a second
 	for range tries {
-		err = r.writeNoteOnce(ctx, ref, h, text)
+		err = r.editNoteOnce(ctx, ref, h, edit)
 		if !fault.Is(err, fault.Conflict) {
 			return err
 		}
@@ -79,16 +84,22 @@ func (r *Repo) checkNote(ref pipeline.Ref, id pipeline.CommitID) (plumbing.Hash,
 	return parseID(id)
 }
 
-func (r *Repo) writeNoteOnce(ctx context.Context, ref pipeline.Ref, h plumbing.Hash, text string) error {
+func (r *Repo) editNoteOnce(ctx context.Context, ref pipeline.Ref, h plumbing.Hash, edit func(string) (string, error)) error {
 	tip, done, err := r.noteTip(ctx, ref)
 	if err != nil {
 		return err
 	}
 	defer done()
-	if old, err := r.readNote(tip, h); err != nil {
+	old, err := r.readNote(tip, h)
+	if err != nil {
 		return objectFault("read notes in "+string(ref), err)
-	} else if old == text {
-		return nil
+	}
+	text, err := edit(old)
+	if err != nil || text == old {
+		return err
+	}
+	if text == "" || int64(len(text)) > r.limits.Blob {
+		return fault.New(fault.Invalid, "write note of %s in %s: the text is empty or larger than %d bytes", pipeline.CommitID(h.String()).Short(), ref, r.limits.Blob)
 	}
 	w := noteWriter{repo: r, made: memory.NewStorage()}
 	id, err := w.write(tip, h, text)

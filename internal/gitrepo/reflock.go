@@ -22,7 +22,6 @@ import (
 // readRef returns what one ref points at, zero when there is none. Loose before
 // packed, for the reason given at readRefs.
 func readRef(common, name string) (plumbing.Hash, error) {
-	w := refWalk{root: common, most: 1}
 	b, err := readSmall(filepath.Join(common, filepath.FromSlash(name)))
 	switch {
 	case err == nil:
@@ -34,7 +33,7 @@ func readRef(common, name string) (plumbing.Hash, error) {
 	case !errors.Is(err, fs.ErrNotExist) && !isDir(filepath.Join(common, filepath.FromSlash(name))):
 		return plumbing.ZeroHash, fault.New(fault.Unavailable, "read ref %s: %w; check the permissions of the repository", name, err)
 	}
-	packed, err := os.ReadFile(filepath.Join(w.root, "packed-refs"))
+	packed, err := os.ReadFile(filepath.Join(common, "packed-refs"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return plumbing.ZeroHash, nil
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -185,7 +186,10 @@ type refWalk struct {
 	most  int
 	refs  map[pipeline.Ref]rawRef
 	links map[pipeline.Ref]pipeline.Ref // symbolic refs, one level
+	buf   [4096]byte
 }
+
+func (w *refWalk) readSmall(path string) ([]byte, error) { return readInto(w.buf[:], path) }
 
 // walk reads the loose refs in a directory; dir ends in a slash.
 func (w *refWalk) walk(dir string) error {
@@ -212,7 +216,7 @@ func (w *refWalk) walk(dir string) error {
 }
 
 func (w *refWalk) readLoose(name string) error {
-	b, err := readSmall(filepath.Join(w.root, filepath.FromSlash(name)))
+	b, err := w.readSmall(filepath.Join(w.root, filepath.FromSlash(name)))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // deleted or packed meanwhile
 	}
@@ -281,20 +285,17 @@ func inSpaces(name string, spaces []string) bool {
 }
 
 // readSmall reads a file that holds one line; a larger one is not a ref.
-func readSmall(path string) ([]byte, error) {
+func readSmall(path string) ([]byte, error) { return readInto(make([]byte, 4096), path) }
+
+func readInto(buf []byte, path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	buf := make([]byte, 4096)
-	n := 0
-	for n < len(buf) {
-		m, err := f.Read(buf[n:])
-		n += m
-		if err != nil {
-			break
-		}
+	n, err := io.ReadFull(f, buf)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, err
 	}
 	return buf[:n], nil
 }

@@ -1,0 +1,247 @@
+package sources_test
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/maestro-cd/maestro/internal/gitrepo"
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/reconciler/internal/sources"
+)
+
+type git struct {
+	t   testing.TB
+	dir string
+}
+
+func (g git) run(args ...string) string {
+	g.t.Helper()
+	cmd := exec.Command("git", args...)
+	cmd.Dir = g.dir
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + g.dir, "GIT_CONFIG_NOSYSTEM=1",
+		"GIT_AUTHOR_NAME=Ana", "GIT_AUTHOR_EMAIL=ana@example.org", "GIT_COMMITTER_NAME=Ana", "GIT_COMMITTER_EMAIL=ana@example.org",
+	}
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		g.t.Fatalf("git %s: %v\n%s", strings.Join(args, " "), err, errs.String())
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func (g git) commit() pipeline.CommitID {
+	g.t.Helper()
+	g.run("commit", "-q", "--allow-empty", "-m", "x")
+	return pipeline.CommitID(g.run("rev-parse", "HEAD"))
+}
+
+// pair is a worktree whose origin is a bare repository.
+func pair(t testing.TB) (work, bare git) {
+	t.Helper()
+	dir := t.TempDir()
+	work, bare = git{t, filepath.Join(dir, "work")}, git{t, filepath.Join(dir, "bare.git")}
+	for _, d := range []string{work.dir, bare.dir} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bare.run("init", "-q", "--bare", "-b", "main")
+	work.run("init", "-q", "-b", "main")
+	work.run("remote", "add", "origin", bare.dir)
+	work.commit()
+	work.run("push", "-q", "origin", "main")
+	return work, bare
+}
+
+type seen struct {
+	refs gitrepo.Refs
+	at   time.Time
+}
+
+// follow runs a Source whose poll does not come during the test, unless poll says so.
+func follow(t testing.TB, dir string, poll time.Duration) (<-chan seen, <-chan error) {
+	t.Helper()
+	repo, err := gitrepo.Open(t.Context(), gitrepo.Options{URL: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	refs, problems := make(chan seen, 1000), make(chan error, 1000)
+	src := sources.New(sources.Config{
+		Repo: repo, Poll: poll,
+		Observe: func(_ context.Context, r gitrepo.Refs) error { refs <- seen{r, time.Now()}; return nil },
+		Problem: func(_ context.Context, err error) { problems <- err },
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- src.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run = %v", err)
+		}
+		_ = repo.Close()
+	})
+	return refs, problems
+}
+
+const never = time.Hour
+
+// until waits for an observation that satisfies ok.
+func until(t testing.TB, refs <-chan seen, what string, ok func(gitrepo.Refs) bool) time.Time {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	for {
+		select {
+		case s := <-refs:
+			if ok(s.refs) {
+				return s.at
+			}
+		case <-deadline:
+			t.Fatalf("%s was never observed", what)
+		}
+	}
+}
+
+func at(ref pipeline.Ref, id pipeline.CommitID) func(gitrepo.Refs) bool {
+	return func(r gitrepo.Refs) bool { return r.Tips[ref] == id }
+}
+
+func TestPushesAreNoticedWithoutPolling(t *testing.T) {
+	t.Parallel()
+	work, bare := pair(t)
+	refs, _ := follow(t, bare.dir, never)
+	until(t, refs, "the first state", func(gitrepo.Refs) bool { return true })
+
+	id := work.commit()
+	work.run("push", "-q", "origin", "main")
+	until(t, refs, "a push", at("refs/heads/main", id))
+
+	work.run("push", "-q", "origin", "HEAD:refs/heads/a/b/c/topic")
+	until(t, refs, "a branch in new folders", at("refs/heads/a/b/c/topic", id))
+
+	id = work.commit()
+	work.run("push", "-q", "origin", "HEAD:refs/heads/a/b/c/topic")
+	until(t, refs, "a push to the branch in new folders", at("refs/heads/a/b/c/topic", id))
+
+	work.run("tag", "v1")
+	work.run("push", "-q", "origin", "v1")
+	until(t, refs, "a tag", at("refs/tags/v1", id))
+
+	bare.run("pack-refs", "--all", "--prune")
+	work.run("push", "-q", "origin", ":refs/heads/a/b/c/topic")
+	until(t, refs, "a deleted packed branch", at("refs/heads/a/b/c/topic", ""))
+
+	bare.run("symbolic-ref", "HEAD", "refs/heads/other")
+	until(t, refs, "another default branch", func(r gitrepo.Refs) bool { return r.Head == "refs/heads/other" })
+
+	work.run("push", "-q", "origin", "+HEAD~2:refs/heads/main")
+	until(t, refs, "a force-push", at("refs/heads/main", pipeline.CommitID(work.run("rev-parse", "HEAD~2"))))
+}
+
+func TestCommitsInAWorktreeAreNoticed(t *testing.T) {
+	t.Parallel()
+	work, _ := pair(t)
+	refs, _ := follow(t, work.dir, never)
+	id := work.commit()
+	until(t, refs, "a commit", at("refs/heads/main", id))
+}
+
+func TestMaestrosOwnRefsCauseNoPass(t *testing.T) {
+	t.Parallel()
+	work, bare := pair(t)
+	refs, _ := follow(t, bare.dir, never)
+	until(t, refs, "the first state", func(gitrepo.Refs) bool { return true })
+	work.run("push", "-q", "origin", "HEAD:refs/maestro/x", "HEAD:refs/notes/maestro/status", "HEAD:refs/reviews/x/ana")
+	id := work.commit()
+	work.run("push", "-q", "origin", "main")
+	until(t, refs, "a push", func(r gitrepo.Refs) bool {
+		if len(r.Tips) != 1 {
+			t.Errorf("refs = %v, want main only", r.Tips)
+		}
+		return r.Tips["refs/heads/main"] == id
+	})
+}
+
+func TestRepositoryThatWasMovedAwayIsFoundWhenItIsBack(t *testing.T) {
+	t.Parallel()
+	work, bare := pair(t)
+	refs, problems := follow(t, bare.dir, never)
+	until(t, refs, "the first state", func(gitrepo.Refs) bool { return true })
+	away := bare.dir + ".away"
+	if err := os.Rename(bare.dir, away); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-problems; err == nil || !strings.Contains(err.Error(), "no such folder") {
+		t.Errorf("problem = %v, want that the folder is missing", err)
+	}
+	id := work.commit()
+	work.run("push", "-q", away, "main")
+	if err := os.Rename(away, bare.dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-problems; err != nil {
+		t.Errorf("problem = %v, want nil for recovery", err)
+	}
+	until(t, refs, "the repository that came back", at("refs/heads/main", id))
+	id = work.commit()
+	work.run("push", "-q", "origin", "main")
+	until(t, refs, "a push afterwards", at("refs/heads/main", id))
+}
+
+func TestReplacedFolderIsWatchedAgainByThePoll(t *testing.T) {
+	t.Parallel()
+	work, bare := pair(t)
+	refs, _ := follow(t, bare.dir, 20*time.Millisecond)
+	until(t, refs, "the first state", func(gitrepo.Refs) bool { return true })
+	heads := filepath.Join(bare.dir, "refs", "heads")
+	for range 3 {
+		if err := os.Rename(heads, heads+".old"); err != nil {
+			t.Fatal(err)
+		}
+		until(t, refs, "the branches gone", func(r gitrepo.Refs) bool { return len(r.Tips) == 0 })
+		if err := os.MkdirAll(heads, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		id := work.commit()
+		work.run("push", "-q", "origin", "main")
+		until(t, refs, "a push into the new folder", at("refs/heads/main", id))
+		if err := os.RemoveAll(heads + ".old"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkPushToObserved measures from the moment git has moved the ref: the
+// time that the program itself takes to end is not ours.
+func BenchmarkPushToObserved(b *testing.B) {
+	work, bare := pair(b)
+	refs, _ := follow(b, bare.dir, never)
+	until(b, refs, "the first state", func(gitrepo.Refs) bool { return true })
+	var took []time.Duration
+	for b.Loop() {
+		id := work.commit()
+		work.run("push", "-q", "origin", "+HEAD:refs/heads/staging")
+		until(b, refs, "staging", at("refs/heads/staging", id))
+		path := filepath.Join(bare.dir, "refs", "heads", "main")
+		start := time.Now()
+		if err := os.WriteFile(path+".lock", []byte(id+"\n"), 0o644); err != nil {
+			b.Fatal(err)
+		}
+		if err := os.Rename(path+".lock", path); err != nil {
+			b.Fatal(err)
+		}
+		took = append(took, until(b, refs, "main", at("refs/heads/main", id)).Sub(start))
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "µs/median")
+	b.ReportMetric(float64(took[len(took)*95/100].Microseconds()), "µs/p95")
+}
