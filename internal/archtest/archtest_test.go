@@ -31,12 +31,15 @@ var rooms = map[string][]string{
 	"internal/wire":     {"internal/pipeline", "internal/fault"},
 	"internal/wsconn":   {"internal/wire", "internal/fault", "internal/pipeline"},
 	"internal/gitrepo":  {"internal/pipeline", "internal/fault"},
-	"internal/config":   {"internal/pipeline", "internal/fault", "internal/bundle", "schema", "plugins"},
-	"schema":            {},
-	"plugins":           {},
-	"ui":                {},
-	"compositions":      {},
-	"docs":              {},
+
+	"internal/wsconn/wsconntest": {},
+
+	"internal/config": {"internal/pipeline", "internal/fault", "internal/bundle", "schema", "plugins"},
+	"schema":          {},
+	"plugins":         {},
+	"ui":              {},
+	"compositions":    {},
+	"docs":            {},
 
 	"reconciler/internal/plan":    {"internal/pipeline"},
 	"reconciler/internal/engine":  {"internal/pipeline"},

@@ -221,12 +221,13 @@ func (c *Conn) ended() bool {
 }
 
 // end fixes why the connection ends; only the first call counts. Code 0 sends no
-// close frame. A read that is under way is woken.
+// close frame. A read that is under way is woken, a write has flushTime left.
 func (c *Conn) end(code int, text string, err error) {
 	c.once.Do(func() {
 		c.code, c.text, c.err = code, text, err
 		close(c.ending)
 		c.raw.SetReadDeadline(past)
+		c.raw.hurry(time.Now().Add(flushTime))
 	})
 }
 
@@ -301,18 +302,17 @@ func (c *Conn) finish() {
 	if c.code == 0 {
 		return
 	}
-	stop := time.Now().Add(flushTime)
 	for more := true; more; {
 		select {
 		case b := <-c.msgs:
-			more = c.writeFrame(websocket.TextMessage, b, time.Until(stop)) == nil
+			more = c.writeFrame(websocket.TextMessage, b, flushTime) == nil
 		default:
 			more = false
 		}
 	}
 	// An error means that the library has sent a close frame of its own, or that
 	// the socket is gone; either way there is nothing left to say.
-	_ = c.writeFrame(websocket.CloseMessage, websocket.FormatCloseMessage(c.code, clip(c.text)), time.Until(stop))
+	_ = c.writeFrame(websocket.CloseMessage, websocket.FormatCloseMessage(c.code, clip(c.text)), flushTime)
 	c.reading <- struct{}{} // end has woken the reader
 	c.raw.SetReadDeadline(time.Now().Add(lingerTime))
 	c.raw.discard(lingerMost)

@@ -150,29 +150,3 @@ func (c *Conn) fail(err error) {
 		c.end(CodeProtocol, err.Error(), fault.New(fault.Invalid, "read from peer: %w", err))
 	}
 }
-
-// meter is the socket under a connection. It counts what one message costs on
-// the wire, and remembers whether reading failed here or further up. Its reading
-// side belongs to whoever holds Conn.reading.
-type meter struct {
-	net.Conn
-	limited bool
-	left    int
-	err     error
-}
-
-func (m *meter) Read(b []byte) (int, error) {
-	if m.limited && m.left <= 0 {
-		return 0, errPadded
-	}
-	n, err := m.Conn.Read(b)
-	m.left -= n
-	if err != nil {
-		m.err = err
-	}
-	return n, err
-}
-
-func (m *meter) discard(most int64) {
-	_, _ = io.CopyN(io.Discard, m.Conn, most)
-}
