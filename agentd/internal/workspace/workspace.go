@@ -1,0 +1,279 @@
+// Package workspace keeps the directories that tasks work in: one for each
+// composition, trust class and slot, kept between runs so that sources and builds
+// stay warm. One that untrusted work has touched is emptied before anybody else
+// sees it. It is not for scratch space, which belongs to an attempt.
+//
+// Tasks write in these directories and may leave anything there, links included,
+// so every access goes through an os.Root: nothing that a task leaves behind can
+// make the agent touch a file elsewhere.
+package workspace
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/pipeline"
+)
+
+// Key names a workspace.
+type Key struct {
+	Composition pipeline.CompositionName
+	Untrusted   bool
+	Slot        int
+}
+
+func (k Key) dir() string {
+	trust := "trusted"
+	if k.Untrusted {
+		trust = "untrusted"
+	}
+	return path.Join(string(k.Composition), trust+"-"+strconv.Itoa(k.Slot))
+}
+
+// Policy says when workspaces that nobody uses are removed. The zero value keeps all.
+type Policy struct {
+	// MaxAge since the last use.
+	MaxAge time.Duration
+	// MaxBytes of all together; the longest unused go first.
+	MaxBytes int64
+}
+
+// Store is the set of an agent's workspaces. Its methods may be called from any goroutine.
+type Store struct {
+	base string
+	root *os.Root
+	log  *slog.Logger
+
+	mu    sync.Mutex // held while directories are emptied, so that nobody gets a half-empty one
+	users map[string]int
+}
+
+// note is what is remembered of a workspace, in a file beside it.
+type note struct {
+	Run    pipeline.RunID `json:"run"`
+	UsedAt time.Time      `json:"used_at"`
+}
+
+const (
+	noteSuffix = ".json"
+	mostSlot   = 1000
+)
+
+// Open uses dir, an absolute path, for workspaces; it is made when it is not there.
+func Open(dir string, log *slog.Logger) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open workspaces: %w", err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open workspaces: %w", err)
+	}
+	return &Store{base: dir, root: root, log: log, users: map[string]int{}}, nil
+}
+
+// Close releases the directory.
+func (s *Store) Close() error { return s.root.Close() }
+
+// Acquire returns the path of a workspace for a task of run, and what to call when
+// the task has ended. Tasks of one run share it at the same time. An untrusted one
+// that another run has used is emptied first. fault.Invalid for a key that cannot be.
+func (s *Store) Acquire(k Key, run pipeline.RunID) (dir string, release func(), err error) {
+	if !pipeline.ValidName(string(k.Composition)) || k.Slot < 0 || k.Slot > mostSlot {
+		return "", nil, fault.New(fault.Invalid, "workspace of composition %q, slot %d: there can be none", k.Composition, k.Slot)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name := k.dir()
+	if err := s.prepare(name, k.Untrusted, run); err != nil {
+		return "", nil, fmt.Errorf("prepare workspace %s: %w", name, err)
+	}
+	s.users[name]++
+	return filepath.Join(s.base, filepath.FromSlash(name)), sync.OnceFunc(func() { s.release(name, run) }), nil
+}
+
+func (s *Store) prepare(name string, untrusted bool, run pipeline.RunID) error {
+	// What is not a directory was put there by a task in the place of one.
+	for _, dir := range []string{path.Dir(name), name} {
+		if fi, err := s.root.Lstat(dir); err == nil && !fi.IsDir() {
+			if err := s.root.Remove(dir); err != nil {
+				return err
+			}
+		}
+	}
+	if untrusted && s.users[name] == 0 {
+		if last, ok := s.read(name); !ok || last.Run != run {
+			if err := removeAll(s.root, name); err != nil {
+				return err
+			}
+		}
+	}
+	if err := s.root.MkdirAll(name, 0o700); err != nil {
+		return err
+	}
+	return s.write(name, note{run, time.Now().UTC()})
+}
+
+func (s *Store) release(name string, run pipeline.RunID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users[name]--
+	if s.users[name] == 0 {
+		delete(s.users, name)
+	}
+	if err := s.write(name, note{run, time.Now().UTC()}); err != nil {
+		s.log.Warn("use of workspace not noted", "workspace", name, "err", err)
+	}
+}
+
+// Forget empties what untrusted tasks of the runs have left. Trusted workspaces stay warm.
+func (s *Store) Forget(runs []pipeline.RunID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, w := range s.list() {
+		if !strings.HasPrefix(path.Base(w.name), "untrusted-") || s.users[w.name] > 0 || !slices.Contains(runs, w.note.Run) {
+			continue
+		}
+		if err := s.drop(w.name); err != nil {
+			s.log.Error("workspace of an untrusted run not emptied", "workspace", w.name, "err", err)
+		}
+	}
+}
+
+// Collect removes workspaces that nobody uses and that the policy does not keep.
+func (s *Store) Collect(p Policy) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	idle := slices.DeleteFunc(s.list(), func(w workspace) bool { return s.users[w.name] > 0 })
+	slices.SortFunc(idle, func(a, b workspace) int { return b.note.UsedAt.Compare(a.note.UsedAt) })
+	var total int64
+	for _, w := range idle {
+		why := ""
+		if p.MaxAge > 0 && time.Since(w.note.UsedAt) > p.MaxAge {
+			why = "age"
+		} else if p.MaxBytes > 0 {
+			total += size(s.root, w.name)
+			if total > p.MaxBytes {
+				why = "size"
+			}
+		}
+		if why == "" {
+			continue
+		}
+		err := s.drop(w.name)
+		s.log.Info("workspace removed", "workspace", w.name, "why", why, "used_at", w.note.UsedAt, "err", err)
+	}
+}
+
+// workspace is one that exists.
+type workspace struct {
+	name string
+	note note
+}
+
+// list returns the workspaces there are; those without a note count as never used.
+func (s *Store) list() []workspace {
+	var all []workspace
+	compositions, err := fs.ReadDir(s.root.FS(), ".")
+	if err != nil {
+		s.log.Error("workspaces not listed", "err", err)
+	}
+	for _, c := range compositions {
+		dirs, err := fs.ReadDir(s.root.FS(), c.Name())
+		if err != nil {
+			continue
+		}
+		for _, d := range dirs {
+			if d.IsDir() {
+				name := path.Join(c.Name(), d.Name())
+				last, _ := s.read(name)
+				all = append(all, workspace{name, last})
+			}
+		}
+	}
+	return all
+}
+
+func (s *Store) drop(name string) error {
+	return errors.Join(removeAll(s.root, name), s.root.RemoveAll(name+noteSuffix))
+}
+
+func (s *Store) read(name string) (note, bool) {
+	b, err := s.root.ReadFile(name + noteSuffix)
+	var n note
+	return n, err == nil && json.Unmarshal(b, &n) == nil
+}
+
+func (s *Store) write(name string, n note) error {
+	b, err := json.Marshal(n)
+	if err != nil {
+		return err
+	}
+	// The file may be anything by now; a new one takes its place.
+	tmp := name + noteSuffix + ".tmp"
+	if err := s.root.RemoveAll(tmp); err != nil {
+		return err
+	}
+	if err := s.root.WriteFile(tmp, b, 0o600); err != nil {
+		return err
+	}
+	return s.root.Rename(tmp, name+noteSuffix)
+}
+
+// RemoveAll removes dir and all below it, directories without write permission
+// too: module caches are full of them. Links are removed, not followed.
+func RemoveAll(dir string) error {
+	root, err := os.OpenRoot(filepath.Dir(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", dir, err)
+	}
+	defer root.Close()
+	if err := removeAll(root, filepath.Base(dir)); err != nil {
+		return fmt.Errorf("remove %s: %w", dir, err)
+	}
+	return nil
+}
+
+func removeAll(root *os.Root, name string) error {
+	err := root.RemoveAll(name)
+	if err == nil || !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	walk := fs.WalkDir(root.FS(), filepath.ToSlash(name), func(p string, d fs.DirEntry, err error) error {
+		if d != nil && d.IsDir() && err == nil {
+			// The directory is read after this call, so it can be opened by then.
+			return root.Chmod(filepath.FromSlash(p), 0o700)
+		}
+		return nil
+	})
+	return errors.Join(root.RemoveAll(name), walk)
+}
+
+func size(root *os.Root, name string) int64 {
+	var total int64
+	// What cannot be read has no known size; age removes it in the end.
+	_ = fs.WalkDir(root.FS(), name, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil
+		}
+		if fi, err := d.Info(); err == nil && fi.Mode().IsRegular() {
+			total += fi.Size()
+		}
+		return nil
+	})
+	return total
+}
