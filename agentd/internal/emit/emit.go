@@ -2,7 +2,7 @@
 // that would rather call a command than write JSON: "agentd emit" appends a line
 // to the file that $MAESTRO_EVENTS names, and "agentd env" turns the env field of
 // a task into shell assignments. It is called once for each value by shell
-// scripts, so it starts nothing, and imports little. It does not judge what a task
+// scripts, so it starts nothing, and imports nothing of ours. It does not judge what a task
 // reports; the agent does, once the task has ended.
 package emit
 
@@ -15,8 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
-
-	"github.com/maestro-cd/maestro/internal/pipeline"
 )
 
 // Usage of "agentd emit".
@@ -38,8 +36,9 @@ const (
 	exitUsage  = 2
 )
 
-// maxLine bounds one event: somewhat more than all outputs of a task may take.
-const maxLine = pipeline.MaxOutputs + 4096
+// maxLine bounds one event: somewhat more than the 128 KiB that all outputs of a
+// task may take, so that the agent gets to say what is too large.
+const maxLine = 132 << 10
 
 // Event is one line of $MAESTRO_EVENTS. Exactly one member is set.
 type Event struct {
@@ -114,8 +113,8 @@ func event(verb string, rest []string) (Event, error) {
 		return output(rest[0], value, err)
 	case "output-json":
 		value := json.RawMessage(rest[1])
-		if _, err := pipeline.DecodeJSON(value); err != nil {
-			return Event{}, fmt.Errorf("output-json %s: the value is not JSON: %w", rest[0], err)
+		if !json.Valid(value) {
+			return Event{}, fmt.Errorf("output-json %s: %.60q is not JSON; for text use output", rest[0], rest[1])
 		}
 		return output(rest[0], value, nil)
 	case "link":

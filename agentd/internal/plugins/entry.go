@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/bundle"
+	"github.com/maestro-cd/maestro/internal/durable"
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/wire"
 )
@@ -75,13 +76,9 @@ func (c *Cache) lock(ctx context.Context, key string) (unlock func(), err error)
 // intact reports whether the entry is there and as it was made. Files that a
 // program added beside its own, such as compiled Python, do not matter.
 func (c *Cache) intact(ctx context.Context, home string) bool {
-	raw, err := os.ReadFile(filepath.Join(home, "index.json"))
+	idx, err := readIndex(home)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false
-	}
-	var idx index
-	if err == nil {
-		err = json.Unmarshal(raw, &idx)
 	}
 	for _, f := range idx.Files {
 		if err == nil {
@@ -92,6 +89,15 @@ func (c *Cache) intact(ctx context.Context, home string) bool {
 		c.cfg.Log.WarnContext(ctx, "cached plugin was changed, fetching it again", slog.String("dir", home), slog.Any("err", err))
 	}
 	return err == nil
+}
+
+func readIndex(home string) (index, error) {
+	var idx index
+	raw, err := os.ReadFile(filepath.Join(home, "index.json"))
+	if err == nil {
+		err = json.Unmarshal(raw, &idx)
+	}
+	return idx, err
 }
 
 func (f indexed) verify(dir string) error {
@@ -140,7 +146,7 @@ func (c *Cache) make(ctx context.Context, s source, home string) error {
 		return err
 	}
 	c.cfg.Log.InfoContext(ctx, "plugin fetched", slog.String("tree", string(s.tree)), slog.String("dir", home))
-	return syncDir(filepath.Dir(home))
+	return durable.SyncDir(filepath.Dir(home))
 }
 
 func (c *Cache) tempDir() (string, error) {
@@ -158,7 +164,7 @@ func (c *Cache) unpackTree(ctx context.Context, s source, dir string) error {
 		return fmt.Errorf("download: %w", err)
 	}
 	defer body.Close()
-	if err := unpackTar(body, dir, treeLimits); err != nil {
+	if err := unpackTar(fromNetwork{body}, dir, treeLimits); err != nil {
 		return fmt.Errorf("unpack: %w", err)
 	}
 	got, err := bundle.TreeHash(os.DirFS(dir))
@@ -177,7 +183,7 @@ func (c *Cache) overlay(ctx context.Context, s source, dir, tmp string) error {
 	if err != nil {
 		return err
 	}
-	if err := copyTree(base, dir); err != nil {
+	if err := copyEntry(filepath.Dir(base), dir); err != nil {
 		return err
 	}
 	archive := filepath.Join(tmp, "archive")
@@ -199,13 +205,13 @@ func (c *Cache) download(ctx context.Context, s source, name string) error {
 		return err
 	}
 	sum := sha256.New()
-	n, err := io.Copy(io.MultiWriter(f, sum), io.LimitReader(body, maxArchive+1))
-	if closeErr := f.Close(); err == nil && closeErr != nil {
-		return closeErr
+	n, err := io.Copy(io.MultiWriter(f, sum), io.LimitReader(fromNetwork{body}, maxArchive+1))
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
 	}
 	switch {
 	case err != nil:
-		return fault.New(fault.Unavailable, "download archive: broke off after %d bytes: %w", n, err)
+		return fmt.Errorf("download archive: after %d bytes: %w", n, err)
 	case n > maxArchive:
 		return fault.New(fault.Invalid, "its archive is larger than %d MiB", maxArchive>>20)
 	}
@@ -213,6 +219,17 @@ func (c *Cache) download(ctx context.Context, s source, name string) error {
 		return fault.New(fault.Invalid, "its archive has sha256 %s, and the manifest says %s: either the file behind the url was changed, or the digest is a mistake", got, s.sha256)
 	}
 	return nil
+}
+
+// fromNetwork marks what goes wrong while reading as worth another try.
+type fromNetwork struct{ io.Reader }
+
+func (r fromNetwork) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		err = fault.New(fault.Unavailable, "the connection broke: %w", err)
+	}
+	return n, err
 }
 
 // seal makes the files read-only, stamps them, writes the index and brings all of
@@ -225,7 +242,7 @@ func seal(home string) error {
 			return err
 		}
 		if d.IsDir() {
-			return syncDir(name)
+			return durable.SyncDir(name)
 		}
 		info, err := d.Info()
 		if err != nil {
@@ -253,7 +270,7 @@ func seal(home string) error {
 			return err
 		}
 	}
-	return syncDir(home)
+	return durable.SyncDir(home)
 }
 
 func writeSynced(name string, data []byte) error {
@@ -263,15 +280,4 @@ func writeSynced(name string, data []byte) error {
 	}
 	_, err = f.Write(data)
 	return errors.Join(err, f.Sync(), f.Close())
-}
-
-func syncDir(name string) error {
-	if runtime.GOOS == "windows" {
-		return nil // folders cannot be synced there
-	}
-	d, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -59,7 +59,7 @@ func unpackTar(r io.Reader, dir string, lim limits) error {
 			err = u.one(h, tr)
 		}
 		switch {
-		case errors.Is(err, io.ErrUnexpectedEOF):
+		case errors.Is(err, io.ErrUnexpectedEOF) && !fault.Is(err, fault.Unavailable):
 			return fault.New(fault.Unavailable, "the archive ends too early: %w", err)
 		case errors.Is(err, tar.ErrHeader), errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum):
 			return fault.New(fault.Invalid, "the archive is damaged or no tar: %w", err)
@@ -211,31 +211,36 @@ func invalidWhenShort(err error) error {
 	return err
 }
 
-// copyTree copies the files of one entry into the beginnings of another.
-func copyTree(from, to string) error {
+// copyEntry copies the files of the entry home into the beginnings of another.
+// What a program left beside them is not copied.
+func copyEntry(home, to string) error {
+	idx, err := readIndex(home)
+	if err != nil {
+		return err
+	}
 	root, err := os.OpenRoot(to)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
 	u := &unpacker{root: root, left: treeLimits, isDir: map[string]bool{".": true}}
-	return filepath.WalkDir(from, func(name string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
+	for _, f := range idx.Files {
+		if err := u.copyFrom(filepath.Join(home, "files", filepath.FromSlash(f.Name)), f); err != nil {
 			return err
 		}
-		rel, err := filepath.Rel(from, name)
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		f, err := os.Open(name)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		return u.file(filepath.ToSlash(rel), info.Mode(), f)
-	})
+	}
+	return nil
+}
+
+func (u *unpacker) copyFrom(path string, f indexed) error {
+	in, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	mode := fs.FileMode(0o644)
+	if f.Exec {
+		mode = 0o755
+	}
+	return u.file(f.Name, mode, in)
 }
