@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -54,8 +55,16 @@ func asJSON[T any](list []T) (any, error) {
 	if len(list) == 0 {
 		return nil, nil
 	}
-	b, err := json.Marshal(list)
-	return string(b), err
+	return marshal(list)
+}
+
+// marshal writes "<" as it is, unlike json.Marshal: JSON inside v stays what it was.
+func marshal(v any) (string, error) {
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return strings.TrimSuffix(b.String(), "\n"), err
 }
 
 // intoJSON reads what asJSON stores.

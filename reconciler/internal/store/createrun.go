@@ -2,7 +2,6 @@ package store
 
 import (
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -61,7 +60,7 @@ func (tx *Tx) insertRun(r *pipeline.Run, c *pipeline.Composition) error {
 		return err
 	}
 	r.Version = 1
-	event, err := json.Marshal(r.Event)
+	event, err := marshal(r.Event)
 	if err != nil {
 		return tx.fail(err)
 	}
@@ -73,7 +72,7 @@ func (tx *Tx) insertRun(r *pipeline.Run, c *pipeline.Composition) error {
 			priority, state, reason, cancel, created_at, started_at, finished_at, version)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		string(r.ID), string(r.Composition), r.Number, string(r.Key), string(r.Digest), string(r.Commit), string(r.Ref),
-		string(event), params, r.Priority, string(r.State), r.Reason, r.Cancel,
+		event, params, r.Priority, string(r.State), r.Reason, r.Cancel,
 		r.CreatedAt.UnixNano(), instant(r.StartedAt), instant(r.FinishedAt), r.Version)
 	if err != nil {
 		return err
@@ -115,10 +114,10 @@ func (tx *Tx) keepComposition(c *pipeline.Composition) error {
 	if err == nil || !errors.Is(err, sql.ErrNoRows) {
 		return err
 	}
-	body, err := json.Marshal(c)
+	body, err := marshal(c)
 	if err != nil {
 		return tx.fail(err)
 	}
-	_, err = tx.exec(`INSERT INTO compositions (digest, name, body) VALUES (?, ?, ?)`, string(c.Digest), string(c.Name), string(body))
+	_, err = tx.exec(`INSERT INTO compositions (digest, name, body) VALUES (?, ?, ?)`, string(c.Digest), string(c.Name), body)
 	return err
 }

@@ -23,10 +23,10 @@ const offerTask = `UPDATE tasks SET state = 'offered', epoch = epoch + 1, reason
 		AND EXISTS (SELECT 1 FROM runs WHERE id = ?14 AND cancel = 0 AND finished_at IS NULL)`
 
 // SaveRun writes what differs between before, as it was read, and after: one
-// statement for each task that changed, and one for the run, which is written
-// when anything in it changed and then gets after.Version = before.Version+1. A
-// change of state, of the sentence that explains it, of a task's epoch or of
-// Cancel appends a change row, tasks before their run.
+// statement for each task that changed, and one for the run when anything in it
+// changed, its Version included; then it sets after.Version to before.Version+1. A
+// change of state, of the sentence that explains it or of Cancel appends a change
+// row, tasks before their run.
 //
 // When the record no longer is as before says, the error is a fault.Conflict. A
 // move that the table in pipeline does not have, a change of what has ended and
@@ -36,7 +36,7 @@ func (tx *Tx) SaveRun(before, after *pipeline.Run) error {
 	if before.ID != after.ID || len(before.Tasks) != len(after.Tasks) {
 		return tx.defect("save run %s: %s with %d tasks is not what became of it with %d", before.ID, after.ID, len(after.Tasks), len(before.Tasks))
 	}
-	changed := !sameRun(before, after)
+	changed := !sameRun(before, after) || after.Version != before.Version
 	for i := range after.Tasks {
 		b, a := &before.Tasks[i], &after.Tasks[i]
 		if sameTask(b, a) {
@@ -48,7 +48,6 @@ func (tx *Tx) SaveRun(before, after *pipeline.Run) error {
 		}
 	}
 	if !changed {
-		after.Version = before.Version
 		return nil
 	}
 	if err := tx.saveRun(before, after); err != nil {

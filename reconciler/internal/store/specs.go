@@ -2,10 +2,13 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 
+	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
 
@@ -29,7 +32,11 @@ func (s *specs) get(ctx context.Context, q querier, d pipeline.Digest) (*pipelin
 		return c, nil
 	}
 	var body string
-	if err := q.QueryRowContext(ctx, `SELECT body FROM compositions WHERE digest = ?`, string(d)).Scan(&body); err != nil {
+	err := q.QueryRowContext(ctx, `SELECT body FROM compositions WHERE digest = ?`, string(d)).Scan(&body)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, fault.New(fault.NotFound, "composition %s is not in the record", d)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("composition %s: %w", d, err)
 	}
 	c = new(pipeline.Composition)
@@ -43,4 +50,11 @@ func (s *specs) get(ctx context.Context, q querier, d pipeline.Digest) (*pipelin
 	}
 	s.kept[d] = c
 	return c, nil
+}
+
+// Composition returns a composition as runs were planned with it. One that no run
+// was planned with is a fault.NotFound. The caller must not change it.
+func (db *DB) Composition(ctx context.Context, d pipeline.Digest) (*pipeline.Composition, error) {
+	c, err := db.specs.get(ctx, db.file.reader, d)
+	return c, db.read(err, "composition %s", d)
 }
