@@ -91,9 +91,9 @@ type Repo struct {
 	store  *objects
 	trees  treeCache
 
-	// fetching admits one Fetch or note at a time. A channel, so that waiting
-	// ends with the caller's context.
-	fetching chan struct{}
+	// fetching admits one conversation with the repository at a time, noting one
+	// writer of notes. Channels, so that waiting ends with the caller's context.
+	fetching, noting chan struct{}
 
 	mu     sync.Mutex
 	peeled map[plumbing.Hash]plumbing.Hash // guarded by mu: tag objects of the last Fetch and their commits
@@ -113,6 +113,7 @@ func Open(ctx context.Context, o Options) (*Repo, error) {
 		limits:   o.Limits.withDefaults(),
 		log:      o.Log,
 		fetching: make(chan struct{}, 1),
+		noting:   make(chan struct{}, 1),
 		peeled:   map[plumbing.Hash]plumbing.Hash{},
 	}
 	if r.log == nil {
@@ -158,11 +159,11 @@ func (r *Repo) WatchDirs() []string {
 	return []string{r.layout.git, r.layout.common}
 }
 
-// begin waits for the turn to talk to the repository; done gives it back.
-func (r *Repo) begin(ctx context.Context) (done func(), err error) {
+// begin waits for a turn; done gives it back.
+func (r *Repo) begin(ctx context.Context, turn chan struct{}) (done func(), err error) {
 	select {
-	case r.fetching <- struct{}{}:
-		return func() { <-r.fetching }, nil
+	case turn <- struct{}{}:
+		return func() { <-turn }, nil
 	case <-ctx.Done():
 		return nil, fault.New(fault.Unavailable, "wait for repository %s: %w", r, context.Cause(ctx))
 	}

@@ -60,6 +60,12 @@ func (r *Repo) EditNote(ctx context.Context, ref pipeline.Ref, id pipeline.Commi
 	if err != nil {
 		return err
 	}
+	// Our own writers queue up; only others are met at the ref.
+	done, err := r.begin(ctx, r.noting)
+	if err != nil {
+		return err
+	}
+	defer done()
 	const tries = 20 // with a pause of 25 ms on average, half a second
 	for range tries {
 		err = r.editNoteOnce(ctx, ref, h, edit)
@@ -125,7 +131,7 @@ func (r *Repo) noteTip(ctx context.Context, ref pipeline.Ref) (tip plumbing.Hash
 		tip, err = readRef(r.layout.common, string(ref))
 		return tip, func() {}, err
 	}
-	if done, err = r.begin(ctx); err != nil {
+	if done, err = r.begin(ctx, r.fetching); err != nil {
 		return tip, nil, err
 	}
 	defer func() {

@@ -49,7 +49,7 @@ var watchedSpaces = []string{"refs/heads/", "refs/tags/"}
 // fault.NotFound when there is no such folder or repository, fault.Invalid when
 // it is not a repository, refuses the credentials or exceeds the limits.
 func (r *Repo) Fetch(ctx context.Context) (Refs, error) {
-	done, err := r.begin(ctx)
+	done, err := r.begin(ctx, r.fetching)
 	if err != nil {
 		return Refs{}, err
 	}

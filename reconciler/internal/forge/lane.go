@@ -1,0 +1,91 @@
+package forge
+
+import (
+	"errors"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/maestro-cd/maestro/internal/fault"
+)
+
+// lane is the only way to the API: requests leave for its address and no other,
+// the token goes with those alone, and what comes back is JSON of a sane size.
+type lane struct {
+	base  *url.URL
+	next  http.RoundTripper
+	token func() string
+}
+
+// maxAnswer is far above any answer about statuses.
+const maxAnswer = 8 << 20
+
+func (l *lane) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Scheme != l.base.Scheme || req.URL.Host != l.base.Host || !strings.HasPrefix(req.URL.Path, l.base.Path) {
+		return nil, fault.New(fault.Invalid, "a request to %q was stopped: the token is for %s only", req.URL.Host, l.base.Host)
+	}
+	req = req.Clone(req.Context())
+	if l.token != nil {
+		if t := l.token(); t != "" {
+			req.Header.Set("Authorization", "Bearer "+t)
+		}
+	}
+	res, err := l.next.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	if ok := res.StatusCode >= 200 && res.StatusCode < 300; ok && res.StatusCode != http.StatusNoContent && !isJSON(res) {
+		_ = res.Body.Close()
+		return nil, fault.New(fault.Unavailable, "the answer is %q, not JSON; is there a login page or a proxy in between, or is this not the address of the API?",
+			fitText(res.Header.Get("Content-Type"), 60))
+	}
+	res.Body = &capped{ReadCloser: res.Body, left: maxAnswer}
+	return res, nil
+}
+
+func isJSON(res *http.Response) bool {
+	kind, _, err := mime.ParseMediaType(res.Header.Get("Content-Type"))
+	return err == nil && (kind == "application/json" || strings.HasSuffix(kind, "+json"))
+}
+
+type capped struct {
+	io.ReadCloser
+	left int
+}
+
+func (c *capped) Read(p []byte) (int, error) {
+	if c.left <= 0 {
+		return 0, errors.New("the answer is too large")
+	}
+	n, err := c.ReadCloser.Read(p[:min(len(p), c.left)])
+	c.left -= n
+	return n, err
+}
+
+// askedLater reads from an answer when to ask again.
+func askedLater(res *http.Response) (time.Time, bool) {
+	if v := res.Header.Get("Retry-After"); v != "" {
+		if n, err := strconv.ParseInt(v, 10, 32); err == nil && n >= 0 {
+			return time.Now().Add(time.Duration(n) * time.Second), true
+		}
+		if at, err := http.ParseTime(v); err == nil {
+			return at, true
+		}
+	}
+	if res.Header.Get("X-RateLimit-Remaining") == "0" {
+		if n, err := strconv.ParseInt(res.Header.Get("X-RateLimit-Reset"), 10, 64); err == nil && n > 0 {
+			return time.Unix(n, 0), true
+		}
+	}
+	return time.Time{}, false
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
