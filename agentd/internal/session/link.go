@@ -60,6 +60,7 @@ func (s *Session) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.up = time.Now()
 	s.welcomed(w)
 	l := &link{conn: conn, fetch: w.FetchToken, sent: map[int64]time.Time{}}
 	s.move(l)

@@ -88,6 +88,7 @@ type Session struct {
 	tls    *tls.Config
 	http   *http.Client
 	memory memory
+	up     time.Time // of the last welcome
 
 	mu   sync.Mutex
 	link *link
@@ -124,7 +125,7 @@ func (s *Session) Run(ctx context.Context) error {
 	tries := 0
 	join := joining{}
 	for {
-		began := time.Now()
+		s.up = time.Time{}
 		err := s.once(ctx, &join)
 		if ctx.Err() != nil {
 			return nil
@@ -133,7 +134,7 @@ func (s *Session) Run(ctx context.Context) error {
 		if errors.As(err, &final) {
 			return fault.New(fault.Invalid, "connect to %s: %w", s.cfg.Server, final)
 		}
-		if time.Since(began) >= steadyAfter {
+		if !s.up.IsZero() && time.Since(s.up) >= steadyAfter {
 			tries = 0
 		}
 		delay := backOff(tries)

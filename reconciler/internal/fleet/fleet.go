@@ -153,6 +153,17 @@ func (f *Fleet) Send(id pipeline.AgentID, m wire.Message) bool {
 	return true
 }
 
+// Drop ends an agent's session, if it has one. It comes back and tells all that it
+// holds, which is how both sides agree again after a doubt.
+func (f *Fleet) Drop(id pipeline.AgentID, reason string) {
+	f.mu.Lock()
+	s := f.sessions[id]
+	f.mu.Unlock()
+	if s != nil {
+		s.end(wsconn.CodeGoingAway, reason)
+	}
+}
+
 // Online lists the agents with a live session, sorted.
 func (f *Fleet) Online() []pipeline.AgentID {
 	f.mu.Lock()
