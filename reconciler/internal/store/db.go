@@ -95,15 +95,15 @@ func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 		return fmt.Errorf("write the record: %w", ctx.Err())
 	}
 	changed, err := db.write(fn)
-	<-db.turn
 	if err == nil && changed {
 		db.hub.notify(struct{}{})
 	}
 	return err
 }
 
-// write has the turn.
+// write has the turn, and gives it up.
 func (db *DB) write(fn func(*Tx) error) (changed bool, err error) {
+	defer func() { <-db.turn }() // also when fn panics
 	// Not the caller's context: a statement that is interrupted half way through
 	// would leave it open whether the transaction took place.
 	tx, err := db.file.writer.BeginTx(context.Background(), nil)
