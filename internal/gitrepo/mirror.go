@@ -2,6 +2,7 @@ package gitrepo
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -64,7 +65,8 @@ func openMirror(dir, address string) (layout, error) {
 }
 
 // sweepMirror removes what a crash left: spooled packs, packs half written, and
-// indexes whose pack never got its name.
+// indexes whose pack never got its name. A mirror with a torn pack, as a power
+// loss may leave it, is emptied.
 func sweepMirror(dir string) error {
 	spooled, err := filepath.Glob(filepath.Join(dir, "tmp", "pack-*"))
 	if err != nil {
@@ -85,7 +87,38 @@ func sweepMirror(dir string) error {
 			return err
 		}
 	}
+	for _, p := range parts {
+		if stem, isPack := strings.CutSuffix(p, ".pack"); isPack && !sealed(stem) {
+			return emptyMirror(dir)
+		}
+	}
 	return nil
+}
+
+// sealed reports whether a pack and its index both have their ends, and agree:
+// the pack ends in its checksum, which the index repeats before its own.
+func sealed(stem string) bool {
+	pack, ok := tail(stem+".pack", 20)
+	if !ok {
+		return false
+	}
+	index, ok := tail(stem+".idx", 40)
+	return ok && bytes.Equal(pack, index[:20])
+}
+
+func tail(path string, n int64) ([]byte, bool) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, false
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil || fi.Size() < n {
+		return nil, false
+	}
+	b := make([]byte, n)
+	_, err = f.ReadAt(b, fi.Size()-n)
+	return b, err == nil
 }
 
 // emptyMirror forgets all objects and refs.

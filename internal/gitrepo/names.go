@@ -47,7 +47,7 @@ func isDotGit(name string) bool {
 		return true
 	}
 	short, ok := strings.CutPrefix(s, "git~")
-	return ok && strings.Trim(short, "0123456789") == ""
+	return ok && short != "" && strings.Trim(short, "0123456789") == ""
 }
 
 // foldKey maps names to one key that a file system may take for the same name:

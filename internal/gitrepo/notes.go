@@ -101,11 +101,14 @@ func (r *Repo) editNoteOnce(ctx context.Context, ref pipeline.Ref, h plumbing.Ha
 		return objectFault("read notes in "+string(ref), err)
 	}
 	text, err := edit(old)
-	if err != nil || text == old {
+	if err != nil {
 		return err
 	}
 	if text == "" || int64(len(text)) > r.limits.Blob {
 		return fault.New(fault.Invalid, "write note of %s in %s: the text is empty or larger than %d bytes", pipeline.CommitID(h.String()).Short(), ref, r.limits.Blob)
+	}
+	if text == old {
+		return nil
 	}
 	w := noteWriter{repo: r, made: memory.NewStorage()}
 	id, err := w.write(tip, h, text)

@@ -145,8 +145,10 @@ func (t talk) ask(ctx context.Context) (advertisement, transport.UploadPackSessi
 func (t talk) pack(ctx context.Context, s transport.UploadPackSession, wants, haves []plumbing.Hash) (io.ReadCloser, error) {
 	req := packp.NewUploadPackRequest()
 	req.Wants, req.Haves = wants, haves
-	if err := req.Capabilities.Set(capability.OFSDelta); err != nil {
-		return nil, err
+	for _, c := range []capability.Capability{capability.OFSDelta, capability.NoProgress} {
+		if err := req.Capabilities.Set(c); err != nil {
+			return nil, fault.New(fault.Internal, "ask for objects: %w", err)
+		}
 	}
 	res, err := s.UploadPack(ctx, req)
 	if err != nil {
@@ -168,7 +170,7 @@ func (t talk) push(ctx context.Context, ref string, old, id plumbing.Hash, pack 
 	}
 	req := packp.NewReferenceUpdateRequest()
 	if err := req.Capabilities.Set(capability.ReportStatus); err != nil {
-		return err
+		return fault.New(fault.Internal, "offer notes: %w", err)
 	}
 	req.Commands = []*packp.Command{{Name: plumbing.ReferenceName(ref), Old: old, New: id}}
 	req.Packfile = pack
