@@ -2,15 +2,19 @@ package store_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
+	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
@@ -64,7 +68,7 @@ func (a *acks) reach(id pipeline.AttemptID, length int64) {
 
 func openLogs(t testing.TB, dir string, opts store.LogOptions) *store.Logs {
 	t.Helper()
-	l, err := store.OpenLogs(t.Context(), dir, slog.New(slog.NewTextHandler(t.Output(), nil)), opts)
+	l, err := store.OpenLogs(t.Context(), dir, testLog(t), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +121,7 @@ func TestLargeLogIsStoredWithinSecondsInConstantMemory(t *testing.T) {
 	t.Logf("6 jumps in %s", time.Since(begin))
 	begin = time.Now()
 	found, total, err := l.Search(t.Context(), "a1", "00777", 10)
-	if err != nil || total != 1100-0 && total == 0 || len(found) != 10 {
+	if err != nil || total == 0 || len(found) != 10 {
 		t.Errorf("search: got %d, %d, %v", len(found), total, err)
 	}
 	t.Logf("searched in %s, %d matches", time.Since(begin), total)
@@ -126,4 +130,405 @@ func TestLargeLogIsStoredWithinSecondsInConstantMemory(t *testing.T) {
 		t.Errorf("copy: got %d, %v, want %d", n, err, off)
 	}
 	t.Logf("copied in %s", time.Since(begin))
+}
+
+func appendAll(t testing.TB, l *store.Logs, id pipeline.AttemptID, off int64, data []byte) {
+	t.Helper()
+	if err := l.Append(id, off, bytes.Clone(data)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestGapIsRefusedAndToldFromWhere(t *testing.T) {
+	t.Parallel()
+	a := newAcks()
+	l := openLogs(t, t.TempDir(), store.LogOptions{OnDurable: a.durable})
+	for i, c := range []struct {
+		off  int64
+		data string
+		want ack
+	}{
+		{5, "never", ack{0, true}}, // before anything
+		{0, "hello", ack{5, false}},
+		{7, "x", ack{5, true}},      // bytes between are missing
+		{0, "hello", ack{5, false}}, // again
+		{3, "lo, w", ack{8, false}}, // overlaps with the same bytes
+		{3, "LO, wo", ack{8, true}}, // overlaps with others: refused as a whole
+		{8, "orld\n", ack{13, false}},
+		{13, "", ack{13, false}},
+		{-1, "x", ack{13, true}},
+	} {
+		appendAll(t, l, "a1", c.off, []byte(c.data))
+		if got := a.next("a1", i); got != c.want {
+			t.Errorf("%d %q: got %+v, want %+v", c.off, c.data, got, c.want)
+		}
+	}
+	if got, err := l.Read(t.Context(), "a1", 0, 100); string(got) != "hello, world\n" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	want(t, l.Seal(t.Context(), "a1", 12), fault.Conflict)
+	if err := l.Seal(t.Context(), "a1", 13); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Seal(t.Context(), "a1", 13); err != nil {
+		t.Errorf("sealed twice: %v", err)
+	}
+	appendAll(t, l, "a1", 8, []byte("orld\nand more"))
+	if got := a.next("a1", 9); got != (ack{13, false}) {
+		t.Errorf("after the end: got %+v", got)
+	}
+	if n, err := l.Length(t.Context(), "a1"); n != (store.LogLength{Received: 13, Bytes: 13, Lines: 1, Sealed: true}) || err != nil {
+		t.Errorf("got %+v, %v", n, err)
+	}
+}
+
+func TestLogThatWasNeverWrittenIsEmpty(t *testing.T) {
+	t.Parallel()
+	l := openLogs(t, t.TempDir(), store.LogOptions{})
+	if n, err := l.Length(t.Context(), "a1"); n != (store.LogLength{}) || err != nil {
+		t.Errorf("got %+v, %v", n, err)
+	}
+	if b, err := l.Read(t.Context(), "a1", 0, 10); len(b) != 0 || err != nil {
+		t.Errorf("got %q, %v", b, err)
+	}
+	if b, err := l.Lines(t.Context(), "a1", 1, 10); len(b) != 0 || err != nil {
+		t.Errorf("got %v, %v", b, err)
+	}
+	if n, err := l.Copy(t.Context(), "a1", 0, io.Discard); n != 0 || err != nil {
+		t.Errorf("got %d, %v", n, err)
+	}
+	if _, n, err := l.Search(t.Context(), "a1", "x", 10); n != 0 || err != nil {
+		t.Errorf("got %d, %v", n, err)
+	}
+	if err := l.Seal(t.Context(), "a1", 0); err != nil {
+		t.Error(err)
+	}
+	if n, err := l.Length(t.Context(), "a1"); !n.Sealed || err != nil {
+		t.Errorf("got %+v, %v", n, err)
+	}
+}
+
+func TestLogGoesOnWhereItWasAfterReopening(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	text := []byte("first\nsecond, which is\n cut in two\nthird")
+	for off := range text {
+		l := openLogs(t, dir, store.LogOptions{})
+		appendAll(t, l, "a1", int64(off), text[off:off+1])
+		if err := l.Close(); err != nil { // writes what is queued
+			t.Fatal(err)
+		}
+	}
+	l := openLogs(t, dir, store.LogOptions{})
+	if got, err := l.Read(t.Context(), "a1", 0, 1000); !bytes.Equal(got, text) || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	lines, err := l.Lines(t.Context(), "a1", 2, 10)
+	if err != nil || len(lines) != 3 || lines[0].N != 2 || string(lines[0].Text) != "second, which is" || string(lines[2].Text) != "third" {
+		t.Errorf("got %v, %v", lines, err)
+	}
+}
+
+func TestTooLongALogIsCutVisiblyAndStillAcknowledged(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	a := newAcks()
+	opts := store.LogOptions{OnDurable: a.durable, MaxBytes: 20}
+	l := openLogs(t, dir, opts)
+	text := []byte("0123456789\n0123456789\n0123456789\n")
+	appendAll(t, l, "a1", 0, text[:15])
+	a.reach("a1", 15)
+	appendAll(t, l, "a1", 15, text[15:30])
+	a.reach("a1", 30)
+	l.Close()
+	l = openLogs(t, dir, opts) // it is remembered how much was discarded
+	appendAll(t, l, "a1", 25, text[25:])
+	a.reach("a1", int64(len(text)))
+	got, err := l.Read(t.Context(), "a1", 0, 1000)
+	const kept = "0123456789\n012345678\n[maestro] the log is cut here: more than 20 bytes of one attempt are not kept\n"
+	if string(got) != kept || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if err := l.Seal(t.Context(), "a1", int64(len(text))); err != nil {
+		t.Error(err)
+	}
+	n, err := l.Length(t.Context(), "a1")
+	if n != (store.LogLength{Received: int64(len(text)), Bytes: int64(len(kept)), Lines: 3, Truncated: true, Sealed: true}) || err != nil {
+		t.Errorf("got %+v, %v", n, err)
+	}
+}
+
+func TestStreamsAreWrittenInGroups(t *testing.T) {
+	t.Parallel()
+	a := newAcks()
+	l := openLogs(t, t.TempDir(), store.LogOptions{OnDurable: a.durable})
+	const attempts, frames = 20, 200
+	var wg sync.WaitGroup
+	for i := range attempts {
+		id := pipeline.AttemptID(fmt.Sprint("a", i))
+		wg.Go(func() {
+			for n := range frames {
+				appendAll(t, l, id, int64(n*10), []byte("012345678\n"))
+			}
+		})
+	}
+	wg.Wait()
+	commits := 0
+	for i := range attempts {
+		id := pipeline.AttemptID(fmt.Sprint("a", i))
+		a.reach(id, frames*10)
+		a.mu.Lock()
+		commits += len(a.all[id])
+		a.mu.Unlock()
+		if got, err := l.Read(t.Context(), id, 0, 1<<20); err != nil || !bytes.Equal(got, bytes.Repeat([]byte("012345678\n"), frames)) {
+			t.Errorf("%s: got %d bytes, %v", id, len(got), err)
+		}
+	}
+	if commits > attempts*10 {
+		t.Errorf("%d acknowledgements for %d frames of %d attempts: they are not written in groups", commits, attempts*frames, attempts)
+	}
+}
+
+func TestSlowLogIsUnitedIntoFewRows(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := openLogs(t, dir, store.LogOptions{})
+	var text []byte
+	for i := range 500 { // each in a commit of its own, because Seal of another log hurries it
+		piece := fmt.Appendf(nil, "line %d\nand half a ", i)
+		appendAll(t, l, "a1", int64(len(text)), piece)
+		text = append(text, piece...)
+		if err := l.Seal(t.Context(), "other", 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range []int64{1, 2, 250, 500, 501} {
+		wantLine := fmt.Sprintf("and half a line %d", n-1)
+		if n == 1 {
+			wantLine = "line 0"
+		} else if n == 501 {
+			wantLine = "and half a "
+		}
+		if got, err := l.Lines(t.Context(), "a1", n, 1); err != nil || len(got) != 1 || string(got[0].Text) != wantLine {
+			t.Errorf("line %d: got %v, %v", n, got, err)
+		}
+	}
+	if got, err := l.Read(t.Context(), "a1", 0, len(text)); err != nil || !bytes.Equal(got, text) {
+		t.Errorf("got %d bytes, %v", len(got), err)
+	}
+	l.Close()
+	var rows int
+	if err := rawDB(t, dir, "logs.db").QueryRow(`SELECT count(*) FROM chunks`).Scan(&rows); err != nil || rows > 70 {
+		t.Errorf("got %d rows, %v, for 500 commits of a few bytes", rows, err)
+	}
+}
+
+func TestAppendHoldsBackWhenTheQueueIsFull(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	var once sync.Once
+	entered := make(chan struct{})
+	a := newAcks()
+	l := openLogs(t, t.TempDir(), store.LogOptions{OnDurable: func(id pipeline.AttemptID, n int64, gap bool) {
+		once.Do(func() { close(entered) })
+		<-release
+		a.durable(id, n, gap)
+	}})
+	appendAll(t, l, "first", 0, []byte("x"))
+	<-entered // the writer is busy
+	const mb = 1 << 20
+	off := int64(0)
+	for range 32 {
+		appendAll(t, l, "a1", off, make([]byte, mb))
+		off += mb
+	}
+	var released atomic.Bool
+	started, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		close(started)
+		if err := l.Append("a1", off, []byte("one more")); err != nil || !released.Load() {
+			t.Errorf("32 MiB were queued: got %v, released %t", err, released.Load())
+		}
+	}()
+	<-started
+	for range 100 { // let it go wrong if it can
+		runtime.Gosched()
+	}
+	released.Store(true)
+	close(release)
+	<-done
+	a.reach("a1", off+8)
+}
+
+func TestClosedLogsTakeNothing(t *testing.T) {
+	t.Parallel()
+	l := openLogs(t, t.TempDir(), store.LogOptions{})
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want(t, l.Append("a1", 0, []byte("x")), fault.Unavailable)
+	want(t, l.Seal(t.Context(), "a1", 0), fault.Unavailable)
+}
+
+func TestReaderFollowsAGrowingLog(t *testing.T) {
+	t.Parallel()
+	l := openLogs(t, t.TempDir(), store.LogOptions{})
+	signal, stop := l.Watch("a1")
+	defer stop()
+	other, stopOther := l.Watch("a2")
+	defer stopOther()
+	text := strings.Repeat("a line of text\n", 1000)
+	go func() {
+		for off := 0; off < len(text); off += 100 {
+			l.Append("a1", int64(off), []byte(text[off:min(off+100, len(text))]))
+		}
+		l.Seal(t.Context(), "a1", int64(len(text)))
+	}()
+	var got bytes.Buffer
+	for {
+		<-signal
+		n, err := l.Length(t.Context(), "a1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.Copy(t.Context(), "a1", int64(got.Len()), &got); err != nil {
+			t.Fatal(err)
+		}
+		if n.Sealed {
+			break
+		}
+	}
+	if got.String() != text {
+		t.Errorf("got %d bytes, want %d", got.Len(), len(text))
+	}
+	select {
+	case <-other:
+		t.Error("the watcher of another log was woken")
+	default:
+	}
+}
+
+func TestLongLineIsCutAndSearchedWhole(t *testing.T) {
+	t.Parallel()
+	l := openLogs(t, t.TempDir(), store.LogOptions{})
+	long := strings.Repeat("x", 3<<20)
+	text := "before\r\n" + long[:2<<20] + "NeedleInTheHay" + long[2<<20:] + "\nafter\n" + long
+	for off := 0; off < len(text); off += 60_000 {
+		appendAll(t, l, "a1", int64(off), []byte(text[off:min(off+60_000, len(text))]))
+	}
+	if err := l.Seal(t.Context(), "a1", int64(len(text))); err != nil {
+		t.Fatal(err)
+	}
+	lines, err := l.Lines(t.Context(), "a1", 1, 100)
+	if err != nil || len(lines) != 4 || string(lines[0].Text) != "before" || string(lines[2].Text) != "after" {
+		t.Fatalf("got %d lines, %v", len(lines), err)
+	}
+	for _, n := range []int{1, 3} {
+		if got := string(lines[n].Text); got != long[:8<<10]+" … [line cut]" {
+			t.Errorf("line %d: got %d bytes ending in %q", n+1, len(got), got[len(got)-20:])
+		}
+	}
+	for _, find := range []string{"needleinthehay", "NEEDLEINTHEHAY"} {
+		found, total, err := l.Search(t.Context(), "a1", find, 5)
+		if err != nil || total != 1 || found[0].N != 2 {
+			t.Errorf("search %s: got %d, %v", find, total, err)
+		}
+	}
+	if n, err := l.Length(t.Context(), "a1"); n.Lines != 4 || err != nil {
+		t.Errorf("got %+v, %v", n, err)
+	}
+}
+
+// TestLogIsWhatWasWritten cuts random texts into random frames, repeats and loses
+// some, and compares every way of reading with the text itself.
+func TestLogIsWhatWasWritten(t *testing.T) {
+	t.Parallel()
+	l := openLogs(t, t.TempDir(), store.LogOptions{})
+	var round int
+	rapid.Check(t, func(r *rapid.T) {
+		round++
+		id := pipeline.AttemptID(fmt.Sprint("a", round))
+		var text []byte
+		for range rapid.IntRange(0, 12).Draw(r, "parts") {
+			switch rapid.IntRange(0, 3).Draw(r, "kind") {
+			case 0:
+				text = append(text, '\n')
+			case 1:
+				text = append(text, "needle"...)
+			case 2:
+				text = append(text, rapid.StringMatching(`[a-c\n ]{0,30}`).Draw(r, "text")...)
+			case 3:
+				text = append(text, bytes.Repeat([]byte("yz"), rapid.IntRange(0, 150_000).Draw(r, "long"))...)
+			}
+		}
+		off := 0
+		for off < len(text) {
+			n := min(rapid.IntRange(1, 200_000).Draw(r, "frame"), len(text)-off)
+			from := off - rapid.IntRange(0, min(off, 10)).Draw(r, "again")
+			appendAll(t, l, id, int64(from), text[from:off+n])
+			off += n
+			if rapid.Bool().Draw(r, "hurry") {
+				if err := l.Seal(t.Context(), "other", 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := l.Seal(t.Context(), id, int64(len(text))); err != nil {
+			r.Fatal(err)
+		}
+		compareLog(r, l, id, text)
+	})
+}
+
+func compareLog(r *rapid.T, l *store.Logs, id pipeline.AttemptID, text []byte) {
+	ctx := context.Background()
+	lines := bytes.Split(text, []byte{'\n'})
+	if len(lines[len(lines)-1]) == 0 {
+		lines = lines[:len(lines)-1]
+	}
+	if n, err := l.Length(ctx, id); n.Bytes != int64(len(text)) || n.Lines != int64(len(lines)) || err != nil {
+		r.Fatalf("got %+v, %v, want %d bytes and %d lines", n, err, len(text), len(lines))
+	}
+	off, most := rapid.IntRange(0, len(text)+2).Draw(r, "off"), rapid.IntRange(0, 400_000).Draw(r, "most")
+	wantBytes := text[min(off, len(text)):min(off+most, len(text))]
+	if got, err := l.Read(ctx, id, int64(off), most); !bytes.Equal(got, wantBytes) || err != nil {
+		r.Fatalf("read %d at %d: got %d bytes, %v, want %d", most, off, len(got), err, len(wantBytes))
+	}
+	var whole bytes.Buffer
+	if n, err := l.Copy(ctx, id, int64(off), &whole); !bytes.Equal(whole.Bytes(), text[min(off, len(text)):]) || n != int64(whole.Len()) || err != nil {
+		r.Fatalf("copy from %d: got %d bytes, %v", off, n, err)
+	}
+	shown := func(b []byte) string {
+		if len(b) > 8<<10 {
+			return string(b[:8<<10]) + " … [line cut]"
+		}
+		return string(b)
+	}
+	from, n := rapid.IntRange(1, len(lines)+2).Draw(r, "from"), rapid.IntRange(1, 20).Draw(r, "n")
+	got, err := l.Lines(ctx, id, int64(from), n)
+	wantLines := lines[min(from-1, len(lines)):min(from-1+n, len(lines))]
+	if err != nil || len(got) != len(wantLines) {
+		r.Fatalf("lines %d from %d: got %d, %v, want %d", n, from, len(got), err, len(wantLines))
+	}
+	for i, line := range got {
+		if line.N != int64(from+i) || string(line.Text) != shown(wantLines[i]) {
+			r.Fatalf("line %d: got %d bytes as %d, want %d", from+i, len(line.Text), line.N, len(wantLines[i]))
+		}
+	}
+	var wantFound []int64
+	for i, line := range lines {
+		if bytes.Contains(line, []byte("needle")) {
+			wantFound = append(wantFound, int64(i+1))
+		}
+	}
+	found, total, err := l.Search(ctx, id, "Needle", 3)
+	if err != nil || total != int64(len(wantFound)) || len(found) != min(3, len(wantFound)) {
+		r.Fatalf("search: got %d and %d, %v, want %d", len(found), total, err, len(wantFound))
+	}
+	for i, line := range found {
+		if line.N != wantFound[i] {
+			r.Fatalf("search: got line %d, want %d", line.N, wantFound[i])
+		}
+	}
 }

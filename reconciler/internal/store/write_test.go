@@ -3,6 +3,7 @@ package store_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"testing"
 
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
@@ -104,4 +105,21 @@ func TestPanicRollsBackAndFreesTheTurn(t *testing.T) {
 	if r.Number != 1 {
 		t.Errorf("got number %d, want 1", r.Number)
 	}
+}
+
+// onError is a log that signals each error.
+func onError(t testing.TB, signal chan<- struct{}) *slog.Logger {
+	return slog.New(errorSignal{testLog(t).Handler(), signal})
+}
+
+type errorSignal struct {
+	slog.Handler
+	signal chan<- struct{}
+}
+
+func (h errorSignal) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level >= slog.LevelError {
+		h.signal <- struct{}{}
+	}
+	return h.Handler.Handle(ctx, r)
 }
