@@ -1,6 +1,7 @@
 package ui
 
 import (
+	"encoding/json"
 	"html/template"
 	"strconv"
 	"strings"
@@ -10,14 +11,18 @@ import (
 
 func (u *UI) funcs(sprite template.HTML) template.FuncMap {
 	return template.FuncMap{
-		"asset":    func(name string) string { return u.prefix + name },
+		"asset":    u.URL,
 		"sprite":   func() template.HTML { return sprite },
 		"safe":     Visible,
+		"lines":    visibleLines,
+		"cut":      cut,
+		"text":     func(raw json.RawMessage) string { return string(raw) },
 		"duration": Duration,
-		"utc":      func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
-		"iso":      func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-		"ago":      Ago,
+		"rel":      relative,
+		"since":    running,
+		"at":       absolute,
 		"word":     func(state any) string { return strings.ReplaceAll(asText(state), "_", " ") },
+		"isbad":    func(state any) bool { return isBad(asText(state)) },
 		"count":    Count,
 		"plural": func(n any, one, many string) string {
 			if asInt(n) == 1 {
@@ -25,8 +30,65 @@ func (u *UI) funcs(sprite template.HTML) template.FuncMap {
 			}
 			return many
 		},
-		"dict": dict,
+		"plus":    func(a, b int) int { return a + b },
+		"minus":   func(a, b int) int { return a - b },
+		"percent": func(thousandths int) string { return strconv.FormatFloat(float64(thousandths)/10, 'f', -1, 64) + "%" },
+		"dict":    dict,
 	}
+}
+
+func isBad(state string) bool {
+	return state == "failure" || state == "error" || state == "timeout" || state == "in_doubt"
+}
+
+// The three ways in which an instant is written. Each is a time element whose
+// datetime is exact, with UTC in its title; a script keeps the text current.
+// They are made of digits and fixed words only.
+
+func relative(now, t time.Time) template.HTML {
+	return timeElement("rel", t, Ago(now, t))
+}
+
+func running(now, t time.Time) template.HTML {
+	return timeElement("since", t, Duration(max(now.Sub(t), 0)))
+}
+
+func absolute(t time.Time) template.HTML {
+	return timeElement("", t, utc(t))
+}
+
+func timeElement(class string, t time.Time, text string) template.HTML {
+	if t.IsZero() {
+		return ""
+	}
+	attr := ""
+	if class != "" {
+		attr = ` class="` + class + `" title="` + utc(t) + `"`
+	}
+	return template.HTML(`<time datetime="` + t.UTC().Format(time.RFC3339Nano) + `"` + attr + `>` + text + `</time>`) //nolint:gosec
+}
+
+func utc(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
+
+// cut shortens text to about n characters on one line.
+func cut(v any, n int) string {
+	s, _, more := strings.Cut(strings.TrimSpace(asText(v)), "\n")
+	if runes := []rune(s); len(runes) > n {
+		return string(runes[:n]) + "…"
+	}
+	if more {
+		return s + " …"
+	}
+	return s
+}
+
+// visibleLines is Visible for text that may have lines.
+func visibleLines(v any) string {
+	list := strings.Split(asText(v), "\n")
+	for i := range list {
+		list[i] = Visible(list[i])
+	}
+	return strings.Join(list, "\n")
 }
 
 // Visible returns text from outside with everything in it made visible that

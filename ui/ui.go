@@ -130,3 +130,6 @@ func (u *UI) Templates() []string {
 	}
 	return names
 }
+
+// URL returns the address of an asset.
+func (u *UI) URL(name string) string { return u.prefix + name }
