@@ -156,6 +156,10 @@ type Result struct {
 	Links   []Link          `json:"links,omitempty"`
 	// CancelRun: the task asks that the whole run be cancelled.
 	CancelRun bool `json:"cancel_run,omitempty"`
+	// Lost, with Outcome Error: nothing of the task runs any more, and its agent
+	// cannot know how far it came. It counts like the loss of the agent: the task
+	// is started again, or in doubt when it may be started only once.
+	Lost bool `json:"lost,omitempty"`
 }
 
 // MaxOutputs bounds the JSON of a task's outputs; larger things are files.

@@ -227,3 +227,11 @@ func (j *Journal) Close() error {
 	j.broken = errors.Join(j.broken, fs.ErrClosed)
 	return err
 }
+
+// Acked reports whether the attempt was acknowledged, within the last day.
+func (j *Journal) Acked(id pipeline.AttemptID) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	e := j.entries[id]
+	return e != nil && !e.AckedAt.IsZero()
+}
