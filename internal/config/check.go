@@ -1,0 +1,278 @@
+package config
+
+import (
+	"cmp"
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"cuelang.org/go/cue"
+	"cuelang.org/go/cue/ast"
+	"cuelang.org/go/cue/errors"
+	"cuelang.org/go/cue/parser"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+)
+
+// A checker checks one unit of package ops.
+type checker struct {
+	batch *batch
+	unit  string
+	own   *index // the unit's own files
+	all   *index // with those of the directories above
+	root  cue.Value
+	x     explainer
+	res   *unitResult
+}
+
+// check evaluates one unit. Whatever is wrong is in the result.
+func (b *batch) check(u unitRef) *unitResult {
+	res := &unitResult{Dir: u.Dir}
+	switch u.Kind {
+	case kindOps:
+		b.checkOps(u.Dir, res)
+	case kindPlugin:
+		b.checkPlugin(u.Dir, res)
+	case kindPackage:
+		files := b.packageFiles(u.Dir)
+		p := b.importPackage(u.Dir, b.packageName(files, pluginName(u.Dir)))
+		res.Diagnostics = p.diags
+		if p.inst != nil {
+			if err := b.build(p).Validate(); err != nil {
+				x := explainer{batch: b, unit: u.Dir, idx: newIndex(p.files)}
+				res.Diagnostics = append(res.Diagnostics, x.errors(err)...)
+			}
+		}
+	}
+	for i := range res.Diagnostics {
+		res.Diagnostics[i].Unit = u.Dir
+	}
+	return res
+}
+
+func (b *batch) checkPlugin(dir string, res *unitResult) {
+	m := b.manifestOf(dir)
+	if m == nil {
+		return
+	}
+	res.Diagnostics = m.diags
+	if !pipeline.HasErrors(m.diags) {
+		plugin := m.plugin
+		res.Plugin = &plugin
+	}
+}
+
+func (b *batch) checkOps(dir string, res *unitResult) {
+	v, own, all, ok := b.buildOps(dir, res)
+	if !ok {
+		res.Fatal = pipeline.HasErrors(res.Diagnostics)
+		return
+	}
+	c := &checker{batch: b, unit: dir, own: own, all: all, root: v, res: res}
+	c.x = explainer{batch: b, unit: dir, idx: all, root: v, definition: c.definitionOf}
+	c.compositions()
+	c.pools()
+	c.secrets()
+}
+
+// buildOps parses and builds a unit's package. It reports false, and what is
+// wrong, when there is no value worth looking at.
+func (b *batch) buildOps(dir string, res *unitResult) (v cue.Value, ownIdx, all *index, ok bool) {
+	own, inherited, diags := b.opsFiles(dir)
+	files := append(slices.Clone(own), inherited...)
+	diags = append(diags, checkTopLevel(own)...)
+	diags = append(diags, b.checkImports(files)...)
+	res.Declared = declarations(own)
+	if pipeline.HasErrors(diags) || len(own) == 0 {
+		res.Diagnostics = append(res.Diagnostics, diags...)
+		return v, nil, nil, false
+	}
+	res.Diagnostics = append(res.Diagnostics, diags...)
+	// What is wrong with the text of an import is known; its values are looked at
+	// once here, so that misspelt definitions are found before CUE repeats them.
+	if ds := b.checkSelectors(files); len(ds) > 0 {
+		res.Diagnostics = append(res.Diagnostics, ds...)
+		return v, nil, nil, false
+	}
+	inst := b.instance(dir, b.req.Module+"/"+dir+":"+opsPackage, opsPackage, append(files, b.bindMissing(files)...))
+	ownIdx, all = newIndex(own), newIndex(files)
+	x := explainer{batch: b, unit: dir, idx: all}
+	if err := errors.Append(inst.Err, inst.ResolutionErr); err != nil {
+		res.Diagnostics = append(res.Diagnostics, x.buildErrors(err)...)
+		return v, nil, nil, false
+	}
+	v = b.ctx.BuildInstance(inst)
+	if inst.Err != nil {
+		res.Diagnostics = append(res.Diagnostics, x.buildErrors(inst.Err)...)
+		return v, nil, nil, false
+	}
+	if err := v.Err(); err != nil && !v.LookupPath(cue.MakePath(cue.Str("compositions"))).Exists() &&
+		!v.LookupPath(cue.MakePath(cue.Str("pools"))).Exists() {
+		res.Diagnostics = append(res.Diagnostics, x.buildErrors(err)...)
+		return v, nil, nil, false
+	}
+	return v, ownIdx, all, true
+}
+
+// bindMissing binds to the schema what ops.cue does not, so that no commit can
+// loosen its own checks.
+func (b *batch) bindMissing(files []*ast.File) []*ast.File {
+	have := bound(files)
+	var body strings.Builder
+	for _, name := range topLevel {
+		if have[name] {
+			continue
+		}
+		if name == "event" {
+			body.WriteString("event: schema.#Event\n")
+			continue
+		}
+		body.WriteString(name + ": [Name=_]: schema." + bindings[name] + " & {name: Name}\n")
+	}
+	if body.Len() == 0 {
+		return nil
+	}
+	src := "package ops\nimport schema \"" + schemaPath + ":maestro\"\n" + body.String()
+	f, err := parser.ParseFile(builtinPrefix+"ops.cue", src)
+	if err != nil {
+		return nil // the text above is CUE
+	}
+	return []*ast.File{f}
+}
+
+// declarations are the names that files declare, whether or not they are valid.
+func declarations(files []*ast.File) []mention {
+	var out []mention
+	for key, places := range newIndex(files).places {
+		kind, name, ok := strings.Cut(key, pathSep)
+		if !ok || strings.Contains(name, pathSep) {
+			continue
+		}
+		if kind = strings.TrimSuffix(kind, "s"); kind == mentionComposition || kind == mentionPool || kind == mentionSecret {
+			out = append(out, mention{Kind: kind, Name: name, Pos: position(places[0].label)})
+		}
+	}
+	slices.SortFunc(out, func(a, b mention) int {
+		return cmp.Or(strings.Compare(a.Kind, b.Kind), strings.Compare(a.Name, b.Name))
+	})
+	return out
+}
+
+func (c *checker) complain(ds ...pipeline.Diagnostic) {
+	c.res.Diagnostics = append(c.res.Diagnostics, ds...)
+}
+
+// each visits what the unit itself declares of a kind, in the order of the file.
+// What a directory above declares is that directory's.
+func (c *checker) each(kind string, visit func(name string, v cue.Value)) {
+	v := get(c.root, kind)
+	if !v.Exists() {
+		return
+	}
+	iter, err := v.Fields()
+	if err != nil {
+		// The whole struct is broken: visit by name, so that each is explained.
+		for _, m := range c.res.Declared {
+			if m.Kind+"s" == kind {
+				visit(m.Name, get(c.root, kind, m.Name))
+			}
+		}
+		return
+	}
+	for iter.Next() {
+		name := iter.Selector().Unquoted()
+		if len(c.own.at(kind, name)) > 0 || len(c.all.at(kind, name)) == 0 {
+			visit(name, iter.Value())
+		}
+	}
+}
+
+func (c *checker) pools() {
+	c.each("pools", func(name string, v cue.Value) {
+		if err := v.Validate(cue.Concrete(true)); err != nil {
+			c.complain(c.x.errors(err)...)
+			return
+		}
+		p := pipeline.Pool{Name: pipeline.PoolName(name)}
+		p.Pos, _ = c.all.label("pools", name)
+		p.Untrusted = flag(get(v, "untrusted"))
+		if facts := get(v, "facts"); facts.Exists() {
+			p.Facts, _ = facts.MarshalJSON() // validated as concrete
+		}
+		c.res.Pools = append(c.res.Pools, p)
+	})
+}
+
+func (c *checker) secrets() {
+	c.each("secrets", func(name string, v cue.Value) {
+		pos, _ := c.all.label("secrets", name)
+		if err := v.Validate(cue.Concrete(true)); err != nil {
+			c.complain(c.secretErrors(name, err)...)
+			return
+		}
+		s := pipeline.Secret{Name: pipeline.SecretName(name), Pos: pos}
+		s.Env, s.File = text(get(v, "from", "env")), text(get(v, "from", "file"))
+		if (s.Env == "") == (s.File == "") {
+			d := diag(codeRequired, pos, "secret %q does not say where it is read", name)
+			d.Help = `write from: env: "NAME", or from: file: "/path"`
+			c.complain(d)
+			return
+		}
+		c.res.Secrets = append(c.res.Secrets, s)
+	})
+}
+
+// secretErrors collapses the alternatives of from to one diagnostic.
+func (c *checker) secretErrors(name string, err error) []pipeline.Diagnostic {
+	ds := c.x.errors(err)
+	for _, d := range ds {
+		if d.Code == codeName {
+			return []pipeline.Diagnostic{d}
+		}
+	}
+	pos, _ := c.all.value("secrets", name, "from")
+	d := diag(codeValue, pos, "secret %q: from must be exactly one of env and file", name)
+	d.Help = `write from: env: "NAME", or from: file: "/path"`
+	return []pipeline.Diagnostic{d}
+}
+
+func (c *checker) definitionOf(composition, task string) *definition {
+	uses := text(get(c.root, "compositions", composition, "tasks", task, "uses"))
+	return c.batch.definition(uses)
+}
+
+// definition finds a plugin's definition by what a task uses.
+func (b *batch) definition(uses string) *definition {
+	plugin, _, ok := strings.Cut(uses, "/")
+	if !ok {
+		return nil
+	}
+	m := b.manifestOf(pluginDir(plugin))
+	if m == nil {
+		return nil
+	}
+	return m.defs[uses]
+}
+
+// digestOf covers a composition without its positions.
+func digestOf(c pipeline.Composition) pipeline.Digest {
+	c.Pos, c.Digest = pipeline.Position{}, ""
+	c.Tasks = slices.Clone(c.Tasks)
+	for i := range c.Tasks {
+		t := &c.Tasks[i]
+		t.Pos = pipeline.Position{}
+		t.Requirement.Facts = slices.Clone(t.Requirement.Facts)
+		for j := range t.Requirement.Facts {
+			t.Requirement.Facts[j].Pos = pipeline.Position{}
+		}
+	}
+	c.Triggers = slices.Clone(c.Triggers)
+	for i := range c.Triggers {
+		c.Triggers[i].Pos = pipeline.Position{}
+	}
+	raw, err := json.Marshal(c)
+	if err != nil {
+		return "" // plain data always marshals
+	}
+	return pipeline.DigestOf(raw)
+}

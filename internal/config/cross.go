@@ -1,0 +1,260 @@
+package config
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/schema"
+)
+
+// repository compares the results of all units of a commit.
+type repository struct {
+	cfg     pipeline.Config
+	results []*unitResult
+	// unusable are the compositions that something here speaks against.
+	unusable map[pipeline.CompositionName]bool
+}
+
+// assemble makes a configuration of the results of units. Its only errors are
+// ours: reading the hash of a plugin's folder.
+func assemble(commit pipeline.CommitID, s *survey, results map[string]*unitResult) (pipeline.Config, error) {
+	r := &repository{cfg: pipeline.Config{Commit: commit}, unusable: map[pipeline.CompositionName]bool{}}
+	r.cfg.Diagnostics = append(r.cfg.Diagnostics, s.diags...)
+	for _, dir := range sortedKeys(results) {
+		res := results[dir]
+		r.results = append(r.results, res)
+		r.cfg.Diagnostics = append(r.cfg.Diagnostics, res.Diagnostics...)
+		r.cfg.Pools = append(r.cfg.Pools, res.Pools...)
+		r.cfg.Secrets = append(r.cfg.Secrets, res.Secrets...)
+		if res.Plugin != nil {
+			if err := r.addPlugin(s, *res.Plugin); err != nil {
+				return pipeline.Config{}, err
+			}
+		}
+	}
+	slices.SortFunc(r.cfg.Pools, func(a, b pipeline.Pool) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(r.cfg.Secrets, func(a, b pipeline.Secret) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(r.cfg.Plugins, func(a, b pipeline.Plugin) int { return cmp.Compare(a.Name, b.Name) })
+	r.duplicates()
+	for _, res := range r.results {
+		for i := range res.Compositions {
+			r.checkMentions(&res.Compositions[i])
+			r.checkAgents(&res.Compositions[i])
+		}
+	}
+	for _, res := range r.results {
+		for i := range res.Compositions {
+			if c := &res.Compositions[i]; !r.unusable[c.Name] {
+				r.cfg.Compositions = append(r.cfg.Compositions, c.Composition)
+			}
+		}
+	}
+	slices.SortFunc(r.cfg.Compositions, func(a, b pipeline.Composition) int { return cmp.Compare(a.Name, b.Name) })
+	r.vendored(s)
+	r.cfg.Diagnostics = tidy(r.cfg.Diagnostics)
+	return r.cfg, nil
+}
+
+// tidy orders diagnostics and drops what several units said of one place.
+func tidy(ds []pipeline.Diagnostic) []pipeline.Diagnostic {
+	pipeline.SortDiagnostics(ds)
+	return slices.CompactFunc(ds, func(a, b pipeline.Diagnostic) bool {
+		return a.Code == b.Code && a.Pos == b.Pos && a.Message == b.Message
+	})
+}
+
+func (r *repository) addPlugin(s *survey, p pipeline.Plugin) error {
+	if strings.HasPrefix(p.Dir, builtinDir) {
+		_, tree, err := BuiltinPlugin(p.Name)
+		if err != nil {
+			return err
+		}
+		p.Tree = tree
+		r.cfg.Plugins = append(r.cfg.Plugins, p)
+		return nil
+	}
+	if slices.Contains(builtinNames(), string(p.Name)) {
+		d := diag(codeDuplicate, p.Pos, "plugin %q has the name of a standard plugin", p.Name)
+		d.Help, d.Unit = "rename its directory", p.Dir
+		r.cfg.Diagnostics = append(r.cfg.Diagnostics, d)
+		return nil
+	}
+	hash, err := s.tree.Hash(p.Dir)
+	if err != nil {
+		return fault.New(fault.Internal, "read tree of %s: %w", p.Dir, err)
+	}
+	p.Tree = pipeline.Digest("git:" + hash)
+	r.cfg.Plugins = append(r.cfg.Plugins, p)
+	return nil
+}
+
+// duplicates reports names that two directories declare. Neither counts: which
+// one was meant is for a person to say.
+func (r *repository) duplicates() {
+	type where struct {
+		mention
+		unit string
+	}
+	first := map[[2]string]where{}
+	for _, res := range r.results {
+		for _, m := range res.Declared {
+			key := [2]string{m.Kind, m.Name}
+			f, twice := first[key]
+			if !twice {
+				first[key] = where{m, res.Dir}
+				continue
+			}
+			d := diag(codeDuplicate, m.Pos, "%s %q is declared in two directories", m.Kind, m.Name)
+			d.Note = fmt.Sprintf("the other is at %s", f.Pos)
+			d.Help = "rename one of them, or move both to one directory"
+			d.Unit = res.Dir
+			r.cfg.Diagnostics = append(r.cfg.Diagnostics, d)
+			if m.Kind == mentionComposition {
+				r.unusable[pipeline.CompositionName(m.Name)] = true
+			}
+		}
+	}
+}
+
+func (r *repository) complain(c *composition, d pipeline.Diagnostic) {
+	d.Unit = c.Unit
+	r.cfg.Diagnostics = append(r.cfg.Diagnostics, d)
+	if d.Severity == pipeline.SeverityError {
+		r.unusable[c.Name] = true
+	}
+}
+
+func (r *repository) checkMentions(c *composition) {
+	for _, m := range c.Mentions {
+		switch m.Kind {
+		case mentionPool:
+			if !slices.ContainsFunc(r.cfg.Pools, func(p pipeline.Pool) bool { return string(p.Name) == m.Name }) {
+				d := diag(codePool, m.Pos, "task %q requires pool %q, which the repository does not declare", m.Task, m.Name)
+				d.Help = fmt.Sprintf("declare it in pools/%s/%s.cue: pools: %s: {}", m.Name, m.Name, m.Name)
+				r.complain(c, withHelp(d, didYouMean(m.Name, poolNames(r.cfg.Pools))))
+			}
+		case mentionSecret:
+			if !slices.ContainsFunc(r.cfg.Secrets, func(s pipeline.Secret) bool { return string(s.Name) == m.Name }) {
+				d := diag(codeSecret, m.Pos, "task %q refers to secret %q, which the repository does not declare", m.Task, m.Name)
+				d.Help = fmt.Sprintf("declare it in ops.cue: secrets: %s: from: env: \"NAME\"", quoteLabel(m.Name))
+				r.complain(c, withHelp(d, didYouMean(m.Name, secretNames(r.cfg.Secrets))))
+			}
+		}
+	}
+}
+
+// quoteLabel writes a name as CUE wants it on the left of a colon.
+func quoteLabel(name string) string {
+	if strings.Contains(name, "-") {
+		return fmt.Sprintf("%q", name)
+	}
+	return name
+}
+
+func poolNames(ps []pipeline.Pool) []string {
+	out := make([]string, len(ps))
+	for i, p := range ps {
+		out[i] = string(p.Name)
+	}
+	return out
+}
+
+func secretNames(ss []pipeline.Secret) []string {
+	out := make([]string, len(ss))
+	for i, s := range ss {
+		out[i] = string(s.Name)
+	}
+	return out
+}
+
+// checkAgents reports tasks that no agent could ever take, as far as pools
+// promise facts. A fact that a pool does not promise may still be reported.
+func (r *repository) checkAgents(c *composition) {
+	for i := range c.Tasks {
+		t := &c.Tasks[i]
+		var why []string
+		possible := false
+		for j := range r.cfg.Pools {
+			p := &r.cfg.Pools[j]
+			if t.Requirement.Pool != "" && t.Requirement.Pool != p.Name {
+				continue
+			}
+			clash := promiseBroken(t.Requirement, p)
+			if clash == "" {
+				possible = true
+				break
+			}
+			why = append(why, fmt.Sprintf("pool %q promises %s", p.Name, clash))
+		}
+		if possible || len(why) == 0 {
+			continue
+		}
+		pos := t.Pos
+		if len(t.Requirement.Facts) > 0 && t.Requirement.Facts[0].Pos.File != "" {
+			pos = t.Requirement.Facts[0].Pos
+		}
+		d := diag(codeNoAgent, pos, "no agent can ever take task %q", t.Name)
+		d.Note = strings.Join(why, "; ")
+		r.complain(c, d)
+	}
+}
+
+// promiseBroken names the first promised fact that does not fit a requirement.
+func promiseBroken(req pipeline.Requirement, p *pipeline.Pool) string {
+	if len(p.Facts) == 0 {
+		return ""
+	}
+	facts, err := pipeline.DecodeJSON(p.Facts)
+	if err != nil {
+		return ""
+	}
+	for _, c := range req.Facts {
+		v, ok := lookup(facts, c.Path)
+		if ok && !c.Type.Fits(v) {
+			b, err := json.Marshal(v)
+			if err != nil {
+				continue
+			}
+			return fmt.Sprintf("%s: %s, and the task requires %s", strings.Join(c.Path, "."), plain(string(b)), c.Type)
+		}
+	}
+	return ""
+}
+
+func lookup(v any, p []string) (any, bool) {
+	for _, name := range p {
+		m, ok := v.(map[string]any)
+		if !ok {
+			return nil, false
+		}
+		if v, ok = m[name]; !ok {
+			return nil, false
+		}
+	}
+	return v, true
+}
+
+// vendored warns when the copy of the schema in the repository is another one:
+// editors and "cue vet" would judge by it, and this evaluator does not.
+func (r *repository) vendored(s *survey) {
+	name := path.Join(vendorDir, "schema.cue")
+	have, err := readBlob(s.tree, name)
+	if err != nil {
+		return // there need not be a copy
+	}
+	want, err := schema.Files.ReadFile("schema.cue")
+	if err == nil && bytes.Equal(have, want) {
+		return
+	}
+	d := warn(codeVendored, pipeline.Position{File: name}, "the vendored schema is not the one that is in force")
+	d.Note = "it serves editors and \"cue vet\"; the reconciler uses its own"
+	d.Help = "run \"reconciler vendor\""
+	r.cfg.Diagnostics = append(r.cfg.Diagnostics, d)
+}

@@ -1,0 +1,478 @@
+package config
+
+import (
+	stderrors "errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"cuelang.org/go/cue"
+	"cuelang.org/go/cue/ast"
+	"cuelang.org/go/cue/errors"
+	"cuelang.org/go/cue/token"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+)
+
+// An explainer turns what CUE says into diagnostics in our words, at the author's
+// place. CUE reports one mistake once for each alternative of a disjunction and
+// once for each place that refers to it; the explainer reports it once.
+//
+// It switches on CUE's message formats, which are not an interface of CUE. The
+// golden tests hold every one of them.
+type explainer struct {
+	batch *batch
+	unit  string
+	idx   *index
+	root  cue.Value
+	// definition finds what a task is an instance of.
+	definition func(composition, task string) *definition
+}
+
+// Message formats of CUE.
+const (
+	cueNotAllowed   = "field not allowed"
+	cueDisjunction  = "%d errors in empty disjunction:"
+	cueRequired     = "field is required but not present"
+	cueUndefined    = "undefined field: %s"
+	cueIncomplete   = "incomplete value %v"
+	cueRefNotFound  = "reference %q not found"
+	cueCycle        = "structural cycle"
+	cueWrongOperand = "cannot use %s (type %s) as type %s"
+	cueConflict     = "conflicting values"
+	cueOutOfBound   = "invalid value %v (out of bound %s)"
+	cueNotUsed      = "imported and not used"
+	cueLetNotUsed   = "unreferenced alias or let clause"
+)
+
+// innermost unwraps to the message that names the cause, as "undefined field"
+// inside "invalid interpolation".
+func innermost(e errors.Error) (format string, args []any) {
+	var inner error = e
+	for {
+		if next := stderrors.Unwrap(inner); next != nil {
+			inner = next
+			continue
+		}
+		break
+	}
+	if ce, ok := inner.(errors.Error); ok {
+		return ce.Msg()
+	}
+	return e.Msg()
+}
+
+// errors explains what validating a value gave.
+func (x *explainer) errors(err error) []pipeline.Diagnostic {
+	var out []pipeline.Diagnostic
+	done := map[string]bool{}
+	for _, e := range errors.Errors(err) {
+		key := keyOf(e.Path())
+		if done[key] {
+			continue
+		}
+		done[key] = true
+		out = append(out, x.explain(e))
+	}
+	return out
+}
+
+func (x *explainer) explain(e errors.Error) pipeline.Diagnostic {
+	format, args := innermost(e)
+	d := x.classify(e, format, args)
+	d.Unit = x.unit
+	return d
+}
+
+func (x *explainer) classify(e errors.Error, format string, args []any) pipeline.Diagnostic {
+	p := e.Path()
+	switch {
+	case format == cueNotAllowed:
+		return x.unknownField(p, e)
+	case format == cueRequired:
+		return x.missingField(p)
+	case format == cueUndefined:
+		return x.undefined(p, args, e)
+	case format == cueCycle:
+		return diag(codeEvaluate, x.at(p, e), "%s refers to itself", x.subject(p))
+	case format == cueWrongOperand && len(args) == 3:
+		return diag(codeValue, x.at(p, e), "%s uses a value of type %v where %v is needed", x.subject(p), args[1], args[2])
+	case format == cueDisjunction, format == cueOutOfBound, strings.HasPrefix(format, cueConflict):
+		return x.wrongValue(p, e)
+	case format == cueIncomplete:
+		return x.incomplete(p, e)
+	}
+	if d, ok := x.buildError(e, format, args); ok {
+		return d
+	}
+	d := diag(codeEvaluate, x.at(p, e), "%s cannot be evaluated", x.subject(p))
+	d.Note = "the evaluator says: " + plain(errors.Newf(token.NoPos, format, args...).Error())
+	return d
+}
+
+// buildErrors explains what building an instance gave: errors of single names.
+func (x *explainer) buildErrors(err error) []pipeline.Diagnostic {
+	var out []pipeline.Diagnostic
+	for _, e := range errors.Errors(err) {
+		d := x.explain(e)
+		if !slices.Contains(out, d) {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+func (x *explainer) buildError(e errors.Error, format string, args []any) (pipeline.Diagnostic, bool) {
+	pos := x.at(nil, e)
+	switch {
+	case format == cueRefNotFound && len(args) == 1:
+		name := fmt.Sprint(args[0])
+		d := diag(codeReference, pos, "nothing here is called %q", name)
+		d.Help = fmt.Sprintf("a text is written in quotes: %q", name)
+		if hint := didYouMean(name, []string{"tasks", "params", "event"}); hint != "" {
+			d.Help = hint
+		} else if knownStandard(name) {
+			d.Help = fmt.Sprintf("import %q", name)
+		}
+		return d, true
+	case strings.HasPrefix(format, cueNotUsed):
+		name := ""
+		if len(args) > 0 {
+			name = strings.Trim(fmt.Sprint(args[0]), `"`)
+		}
+		d := diag(codeUnused, pos, "%q is imported but not used", name)
+		d.Help = "remove the import"
+		return d, true
+	case strings.HasPrefix(format, cueLetNotUsed):
+		d := diag(codeUnused, pos, "a let or alias is declared but not used")
+		if len(args) > 0 {
+			d.Message = fmt.Sprintf("%q is declared but not used", fmt.Sprint(args[0]))
+		}
+		d.Help = "remove it"
+		return d, true
+	}
+	return pipeline.Diagnostic{}, false
+}
+
+// at is the place to blame: where the author wrote the path, else the last of
+// CUE's positions in a file of the repository, else any.
+func (x *explainer) at(path []string, e errors.Error) pipeline.Position {
+	if x.idx != nil && len(path) > 0 {
+		if pos, exact := x.idx.value(path...); exact {
+			return pos
+		}
+	}
+	var best pipeline.Position
+	if e != nil {
+		for _, p := range append(e.InputPositions(), e.Position()) {
+			pos := position(p)
+			if pos.File == "" {
+				continue
+			}
+			if best.File == "" || rank(pos) > rank(best) || rank(pos) == rank(best) && after(pos, best) {
+				best = pos
+			}
+		}
+	}
+	if rank(best) < 2 && x.idx != nil && len(path) > 0 {
+		if pos, _ := x.idx.label(path...); pos.File != "" {
+			return pos
+		}
+	}
+	return best
+}
+
+// rank prefers the author's own files to plugins, and those to what is embedded.
+func rank(p pipeline.Position) int {
+	switch {
+	case !isAuthor(p.File):
+		return 0
+	case strings.HasPrefix(p.File, "plugins/"):
+		return 1
+	}
+	return 2
+}
+
+func after(a, b pipeline.Position) bool {
+	if a.File != b.File {
+		return a.File > b.File
+	}
+	return a.Line > b.Line || a.Line == b.Line && a.Column > b.Column
+}
+
+// subject names what a path leads to, in the reader's terms.
+func (x *explainer) subject(p []string) string {
+	kind := ""
+	if len(p) > 0 {
+		kind = p[0]
+	}
+	switch {
+	case kind == "compositions" && len(p) >= 4 && p[2] == "tasks":
+		task := fmt.Sprintf("task %q", p[3])
+		switch {
+		case len(p) == 4:
+			return task
+		case p[4] == "fields" && len(p) > 5:
+			return fmt.Sprintf("%s: field %q", task, dotted(p[5:]))
+		}
+		return fmt.Sprintf("%s: %s", task, dotted(p[4:]))
+	case kind == "compositions" && len(p) == 2:
+		return fmt.Sprintf("composition %q", p[1])
+	case kind == "compositions" && len(p) > 2:
+		return fmt.Sprintf("composition %q: %s", p[1], dotted(p[2:]))
+	case (kind == "pools" || kind == "secrets") && len(p) >= 2:
+		s := fmt.Sprintf("%s %q", strings.TrimSuffix(kind, "s"), p[1])
+		if len(p) > 2 {
+			s += ": " + dotted(p[2:])
+		}
+		return s
+	case len(p) == 0:
+		return "this"
+	}
+	return dotted(p)
+}
+
+func dotted(p []string) string {
+	var b strings.Builder
+	for i, e := range p {
+		if e != "" && e[0] >= '0' && e[0] <= '9' {
+			b.WriteString("[" + e + "]")
+			continue
+		}
+		if i > 0 {
+			b.WriteByte('.')
+		}
+		b.WriteString(e)
+	}
+	return plain(b.String())
+}
+
+const nameRule = "a name is a lower-case letter, then up to 62 of a-z, 0-9 and -"
+
+func (x *explainer) unknownField(p []string, e errors.Error) pipeline.Diagnostic {
+	last := p[len(p)-1]
+	pos, exact := pipeline.Position{}, false
+	if x.idx != nil {
+		pos, exact = x.idx.label(p...)
+	}
+	if !exact {
+		pos = x.at(p, e)
+	}
+	if len(p) == 4 && p[0] == "compositions" && p[2] == "tasks" {
+		d := diag(codeName, pos, "%q cannot name a task", last)
+		d.Note = nameRule
+		return d
+	}
+	parent := p[:len(p)-1]
+	decl := x.declared(parent)
+	var d pipeline.Diagnostic
+	if def := x.taskDefinition(p); def != nil && len(p) == 6 && p[4] == "fields" {
+		d = diag(codeField, pos, "task %q (%s) has no field %q", p[3], def.uses, last)
+		d.Note = fieldsNote(def)
+	} else {
+		d = diag(codeField, pos, "%s has no field %q", x.subject(parent), last)
+		if names := fieldNames(decl); len(names) > 0 {
+			d.Note = "it may have " + strings.Join(names, ", ")
+		}
+	}
+	return withHelp(d, didYouMean(last, fieldNames(decl)))
+}
+
+func fieldsNote(def *definition) string {
+	if len(def.fields) == 0 {
+		return def.name + " has no fields"
+	}
+	return fmt.Sprintf("%s has %s", def.name, strings.Join(def.fieldNames(), ", "))
+}
+
+func (x *explainer) missingField(p []string) pipeline.Diagnostic {
+	parent, last := p[:len(p)-1], p[len(p)-1]
+	pos := pipeline.Position{}
+	if x.idx != nil {
+		pos, _ = x.idx.label(parent...)
+	}
+	d := diag(codeRequired, pos, "%s needs %q", x.subject(parent), last)
+	if decl := x.declared(p); decl.Exists() {
+		d.Help = "add " + last + ": " + constraintText(decl)
+		d.Note = declaredAt(position(decl.Pos()))
+	}
+	return d
+}
+
+func (x *explainer) undefined(p []string, args []any, e errors.Error) pipeline.Diagnostic {
+	name := ""
+	if len(args) > 0 {
+		name = plain(fmt.Sprint(args[0]))
+	}
+	pos := position(e.Position())
+	if pos.File == "" {
+		pos = x.at(p, e)
+	}
+	return diag(codeOutputRef, pos, "%s refers to %q, which does not exist", x.subject(p), name)
+}
+
+func (x *explainer) incomplete(p []string, e errors.Error) pipeline.Diagnostic {
+	d := diag(codeRequired, x.at(p, e), "%s has no value", x.subject(p))
+	if decl := x.declared(p); decl.Exists() {
+		d.Note = "it must be " + constraintText(decl)
+	}
+	return d
+}
+
+func (x *explainer) wrongValue(p []string, e errors.Error) pipeline.Diagnostic {
+	if n := len(p); n == 3 && p[2] == "name" && slices.Contains([]string{"compositions", "pools", "secrets"}, p[0]) {
+		pos, _ := x.idx.label(p[0], p[1])
+		d := diag(codeName, pos, "%q cannot name a %s", p[1], strings.TrimSuffix(p[0], "s"))
+		d.Note = nameRule
+		return d
+	}
+	pos := x.at(p, e)
+	decl := x.declared(p)
+	if !decl.Exists() {
+		d := diag(codeValue, pos, "%s has two values that contradict each other", x.subject(p))
+		d.Note = x.others(p, pos, e)
+		return d
+	}
+	want := constraintText(decl)
+	d := diag(codeValue, pos, "%s must be %s%s", x.subject(p), want, x.written(p))
+	d.Note = declaredAt(position(decl.Pos()))
+	if strings.Contains(want, "#Duration") {
+		d.Message = fmt.Sprintf("%s must be a duration%s", x.subject(p), x.written(p))
+		d.Help = `write "30s", "30m" or "1h30m"`
+	}
+	if x.idx != nil && len(x.idx.at(p...)) > 1 {
+		d.Help = "it is set more than once: " + x.others(p, pos, e)
+	}
+	return d
+}
+
+// written shows what the author wrote, if it is short.
+func (x *explainer) written(p []string) string {
+	if x.idx == nil {
+		return ""
+	}
+	ps := x.idx.at(p...)
+	if len(ps) == 0 || ps[len(ps)-1].value == nil {
+		return ""
+	}
+	s := exprText(ps[len(ps)-1].value)
+	const most = 40
+	if s == "" || len(s) > most {
+		return ""
+	}
+	return ", not " + s
+}
+
+func (x *explainer) others(p []string, pos pipeline.Position, e errors.Error) string {
+	var at []string
+	if x.idx != nil {
+		for _, pl := range x.idx.at(p...) {
+			if pl.value != nil && position(pl.value.Pos()) != pos {
+				at = append(at, position(pl.value.Pos()).String())
+			}
+		}
+	}
+	if len(at) == 0 {
+		for _, ip := range e.InputPositions() {
+			if q := position(ip); q.File != "" && q != pos && !slices.Contains(at, q.String()) {
+				at = append(at, q.String())
+			}
+		}
+	}
+	if len(at) == 0 {
+		return ""
+	}
+	return "also at " + strings.Join(at, ", ")
+}
+
+func declaredAt(pos pipeline.Position) string {
+	if pos.File == "" {
+		return ""
+	}
+	return fmt.Sprintf("declared at %s:%d", pos.File, pos.Line)
+}
+
+func (x *explainer) taskDefinition(p []string) *definition {
+	if x.definition == nil || len(p) < 4 || p[0] != "compositions" || p[2] != "tasks" {
+		return nil
+	}
+	return x.definition(p[1], p[3])
+}
+
+// declared is what the schema or a manifest says of a path.
+func (x *explainer) declared(p []string) cue.Value {
+	if x.batch == nil || len(p) == 0 {
+		return cue.Value{}
+	}
+	if def := x.taskDefinition(p); def != nil {
+		if v := descend(def.value, p[4:]); v.Exists() {
+			return v
+		}
+	}
+	start := map[string]string{
+		"compositions": "#Composition", "pools": "#Pool", "secrets": "#Secret", "manifest": "#Plugin", "event": "#Event",
+	}[p[0]]
+	rest := p[1:]
+	if start == "" {
+		return cue.Value{}
+	}
+	if p[0] != "manifest" && p[0] != "event" {
+		if len(rest) == 0 {
+			return cue.Value{}
+		}
+		rest = rest[1:]
+	}
+	return descend(x.batch.schema().LookupPath(cue.ParsePath(start)), rest)
+}
+
+func descend(v cue.Value, path []string) cue.Value {
+	for _, name := range path {
+		v = child(v, name)
+		if !v.Exists() {
+			return cue.Value{}
+		}
+	}
+	return v
+}
+
+func child(v cue.Value, name string) cue.Value {
+	for _, sel := range []cue.Selector{
+		cue.Str(name), cue.Str(name).Optional(), cue.Str(name).Required(), cue.AnyString, cue.AnyIndex,
+	} {
+		if w := v.LookupPath(cue.MakePath(sel)); w.Exists() {
+			return w
+		}
+	}
+	return cue.Value{}
+}
+
+func fieldNames(v cue.Value) []string {
+	if !v.Exists() {
+		return nil
+	}
+	iter, err := v.Fields(cue.Optional(true))
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for iter.Next() {
+		if iter.Selector().LabelType() == cue.StringLabel && iter.Selector().ConstraintType() != cue.PatternConstraint {
+			out = append(out, iter.Selector().Unquoted())
+		}
+	}
+	return out
+}
+
+// importNames maps the names that a file gives its imports to their paths.
+func importNames(f *ast.File) map[string]string {
+	out := map[string]string{}
+	for spec := range f.ImportSpecs() {
+		p := unquote(spec.Path.Value)
+		name := ast.ParseImportPath(p).Qualifier
+		if spec.Name != nil {
+			name = spec.Name.Name
+		}
+		out[name] = p
+	}
+	return out
+}

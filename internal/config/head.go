@@ -1,0 +1,161 @@
+package config
+
+import (
+	"cuelang.org/go/cue"
+	"cuelang.org/go/cue/errors"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+)
+
+func errorPaths(err error) [][]string {
+	var out [][]string
+	for _, e := range errors.Errors(err) {
+		out = append(out, e.Path())
+	}
+	return out
+}
+
+// readHead reads what a composition says apart from its tasks.
+func (w *work) readHead() {
+	if !w.known(w.v, []string{"description", "priority", "timeout", "suspend", "agent"}) {
+		return
+	}
+	w.out.Description = text(get(w.v, "description"))
+	w.out.Priority = number(get(w.v, "priority"), 50)
+	w.out.Timeout = w.duration(get(w.v, "timeout"), "timeout")
+	w.out.Suspend = flag(get(w.v, "suspend"))
+}
+
+func (w *work) readParams() {
+	params := get(w.v, "params")
+	if !params.Exists() {
+		return
+	}
+	iter, err := params.Fields(cue.Optional(true))
+	if err != nil {
+		return
+	}
+	for iter.Next() {
+		if iter.Selector().LabelType() != cue.StringLabel || iter.Selector().ConstraintType() == cue.PatternConstraint {
+			continue
+		}
+		name := iter.Selector().Unquoted()
+		pos, _ := w.all.label(w.path("params", name)...)
+		if w.paramTooLate(name) {
+			continue
+		}
+		f, err := compileField(iter, 0)
+		if err != nil {
+			w.complain(diag(codeTypeForm, pos, "composition %q: the type of param %q cannot be checked when a run starts: %s", w.name, name, err))
+			continue
+		}
+		if f.Default != nil {
+			f.Optional = false
+		}
+		if holds(f.Type, pipeline.KindSecret) {
+			d := diag(codeTypeForm, pos, "composition %q: param %q must not be a reference to a secret", w.name, name)
+			d.Note = "which secrets a task can reach is decided by the file, not by who starts a run"
+			w.complain(d)
+			continue
+		}
+		w.out.Params = append(w.out.Params, f)
+	}
+}
+
+func (w *work) paramTooLate(name string) bool {
+	late := false
+	for _, p := range w.all.at(w.path("params", name)...) {
+		if p.value != nil && len(reaches(p.value)) > 0 {
+			w.complain(diag(codeTooLate, position(p.value.Pos()), "composition %q: param %q must not refer to params, event or tasks", w.name, name))
+			late = true
+		}
+	}
+	return late
+}
+
+func (w *work) param(name string) *pipeline.Field {
+	for i := range w.out.Params {
+		if w.out.Params[i].Name == name {
+			return &w.out.Params[i]
+		}
+	}
+	return nil
+}
+
+func (w *work) readTriggers() {
+	v := get(w.v, "triggers")
+	if !v.Exists() || !w.known(w.v, []string{"triggers"}) {
+		return
+	}
+	iter, err := v.List()
+	if err != nil {
+		return
+	}
+	for i := 0; iter.Next(); i++ {
+		w.readTrigger(i, iter.Value())
+	}
+}
+
+func (w *work) readTrigger(i int, v cue.Value) {
+	var t pipeline.Trigger
+	t.Pos, _ = w.all.label(w.path("triggers", itoa(i))...)
+	push := get(v, "push")
+	if !push.Exists() {
+		d := diag(codeRequired, t.Pos, "composition %q: the trigger says no event", w.name)
+		d.Help = `write {push: {branches: ["main"]}}`
+		w.complain(d)
+		return
+	}
+	var p pipeline.PushTrigger
+	if err := decode(push, &p); err != nil {
+		return // validated as concrete; anything else was reported
+	}
+	t.Push = &p
+	given := map[string]bool{}
+	if params := get(v, "params"); params.Exists() {
+		w.triggerParams(i, params, given)
+		t.Params, _ = params.MarshalJSON() // validated as concrete
+	}
+	for _, f := range w.out.Params {
+		if !given[f.Name] && f.Default == nil && !f.Optional {
+			d := diag(codeRequired, t.Pos, "composition %q: the trigger does not give param %q", w.name, f.Name)
+			d.Help = "add params: " + f.Name + ": " + f.Type.String() + " to the trigger, or give the param a default"
+			w.complain(d)
+		}
+	}
+	w.out.Triggers = append(w.out.Triggers, t)
+}
+
+func (w *work) triggerParams(i int, params cue.Value, given map[string]bool) {
+	iter, err := params.Fields()
+	if err != nil {
+		return
+	}
+	for iter.Next() {
+		name := iter.Selector().Unquoted()
+		given[name] = true
+		pos, _ := w.all.value(w.path("triggers", itoa(i), "params", name)...)
+		f := w.param(name)
+		if f == nil {
+			w.complain(withHelp(diag(codeParamRef, pos, "composition %q has no param %q", w.name, name), didYouMean(name, w.paramNames())))
+			continue
+		}
+		raw, err := iter.Value().MarshalJSON()
+		if err != nil {
+			continue // validated as concrete
+		}
+		if bad := f.Type.CheckJSON(raw); len(bad) > 0 {
+			d := diag(codeValue, pos, "composition %q: param %q: %s", w.name, name, plain(bad[0]))
+			d.Note = "it is declared as " + f.Type.String()
+			w.complain(d)
+		}
+	}
+}
+
+func (w *work) paramNames() []string {
+	var out []string
+	for _, f := range w.out.Params {
+		out = append(out, f.Name)
+	}
+	return out
+}

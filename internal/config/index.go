@@ -1,0 +1,214 @@
+package config
+
+import (
+	"strconv"
+	"strings"
+
+	"cuelang.org/go/cue/ast"
+	"cuelang.org/go/cue/token"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+)
+
+// An index finds the places where an author wrote a field, by its path. CUE's
+// own positions point as often at the schema as at the file to be changed.
+type index struct {
+	places map[string][]place
+}
+
+// place is one declaration of a field.
+type place struct {
+	label token.Pos
+	value ast.Expr
+	// guards are the clauses of comprehensions around it.
+	guards []ast.Node
+}
+
+const pathSep = "\x00"
+
+func keyOf(path []string) string { return strings.Join(path, pathSep) }
+
+func newIndex(files []*ast.File) *index {
+	x := &index{places: map[string][]place{}}
+	for _, f := range files {
+		x.decls("", f.Decls, nil)
+	}
+	return x
+}
+
+func (x *index) decls(prefix string, decls []ast.Decl, guards []ast.Node) {
+	for _, d := range decls {
+		switch d := d.(type) {
+		case *ast.Field:
+			x.field(prefix, d, guards)
+		case *ast.EmbedDecl:
+			x.expr(prefix, d.Expr, guards)
+		case *ast.Comprehension:
+			x.comprehension(prefix, d, guards)
+		}
+	}
+}
+
+func (x *index) comprehension(prefix string, c *ast.Comprehension, guards []ast.Node) {
+	inner := append([]ast.Node{}, guards...)
+	for _, clause := range c.Clauses {
+		inner = append(inner, clause)
+	}
+	x.expr(prefix, c.Value, inner)
+}
+
+func (x *index) field(prefix string, f *ast.Field, guards []ast.Node) {
+	label := f.Label
+	if a, ok := label.(*ast.Alias); ok {
+		if e, ok := a.Expr.(ast.Label); ok {
+			label = e
+		}
+	}
+	name, _, err := ast.LabelName(label)
+	if err != nil {
+		return
+	}
+	x.add(prefix, name, place{label: label.Pos(), value: f.Value, guards: guards})
+}
+
+func (x *index) add(prefix, name string, p place) {
+	key := name
+	if prefix != "" {
+		key = prefix + pathSep + name
+	}
+	x.places[key] = append(x.places[key], p)
+	x.expr(key, p.value, p.guards)
+}
+
+func (x *index) expr(key string, e ast.Expr, guards []ast.Node) {
+	switch e := e.(type) {
+	case *ast.StructLit:
+		x.decls(key, e.Elts, guards)
+	case *ast.BinaryExpr:
+		if e.Op == token.AND {
+			x.expr(key, e.X, guards)
+			x.expr(key, e.Y, guards)
+		}
+	case *ast.ParenExpr:
+		x.expr(key, e.X, guards)
+	case *ast.Alias:
+		x.expr(key, e.Expr, guards)
+	case *ast.Comprehension:
+		x.comprehension(key, e, guards)
+	case *ast.ListLit:
+		for i, elt := range e.Elts {
+			if c, ok := elt.(*ast.Comprehension); ok {
+				_ = c
+				continue // its elements have no fixed place
+			}
+			x.add(key, strconv.Itoa(i), place{label: elt.Pos(), value: elt, guards: guards})
+		}
+	}
+}
+
+// at returns the declarations of a path.
+func (x *index) at(path ...string) []place { return x.places[keyOf(path)] }
+
+// label is where the name is written, or the nearest enclosing name that is.
+func (x *index) label(path ...string) (pipeline.Position, bool) {
+	for n := len(path); n > 0; n-- {
+		if ps := x.at(path[:n]...); len(ps) > 0 {
+			return position(ps[len(ps)-1].label), n == len(path)
+		}
+	}
+	return pipeline.Position{}, false
+}
+
+// value is where the value of a path is written.
+func (x *index) value(path ...string) (pipeline.Position, bool) {
+	if ps := x.at(path...); len(ps) > 0 {
+		p := ps[len(ps)-1]
+		if p.value != nil {
+			return position(p.value.Pos()), true
+		}
+		return position(p.label), true
+	}
+	return x.label(path...)
+}
+
+// runtimeRoots are the names whose values are known only when a run exists.
+var runtimeRoots = map[string]bool{"tasks": true, "params": true, "event": true}
+
+// A reach answers what an expression refers to, through lets, aliases and helper
+// fields. It errs on the side of "yes": what it cannot follow counts as a
+// reference to all.
+type reach struct {
+	seen map[ast.Node]bool
+	// hits are the runtime roots that were met.
+	hits map[string]bool
+}
+
+func reaches(nodes ...ast.Node) map[string]bool {
+	r := &reach{seen: map[ast.Node]bool{}, hits: map[string]bool{}}
+	for _, n := range nodes {
+		r.walk(n)
+	}
+	return r.hits
+}
+
+func (r *reach) walk(n ast.Node) {
+	if n == nil || r.seen[n] {
+		return
+	}
+	r.seen[n] = true
+	ast.Walk(n, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.Field:
+			for _, part := range labelParts(n.Label) {
+				r.walk(part)
+			}
+			if n.Value != nil {
+				r.walk(n.Value)
+			}
+			return false
+		case *ast.SelectorExpr:
+			r.walk(n.X)
+			return false
+		case *ast.Ident:
+			r.ident(n)
+		}
+		return true
+	}, nil)
+}
+
+// labelParts are the expressions in a label; a plain name refers to nothing.
+func labelParts(l ast.Label) []ast.Node {
+	switch l := l.(type) {
+	case *ast.Interpolation, *ast.ParenExpr, *ast.ListLit:
+		return []ast.Node{l}
+	case *ast.Alias:
+		if inner, ok := l.Expr.(ast.Label); ok {
+			return labelParts(inner)
+		}
+	}
+	return nil
+}
+
+func (r *reach) ident(id *ast.Ident) {
+	if runtimeRoots[id.Name] {
+		r.hits[id.Name] = true
+		return
+	}
+	switch target := id.Node.(type) {
+	case nil, *ast.ImportSpec:
+	case *ast.LetClause:
+		r.walk(target.Expr)
+	case *ast.Alias:
+		r.walk(target.Expr)
+	case *ast.ForClause:
+		r.walk(target.Source)
+	case *ast.Field:
+		if target.Value != nil {
+			r.walk(target.Value)
+		}
+	case ast.Expr:
+		r.walk(target)
+	default:
+		r.hits["tasks"], r.hits["params"], r.hits["event"] = true, true, true
+	}
+}

@@ -1,0 +1,127 @@
+package config
+
+import (
+	"bytes"
+	"crypto/sha1"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+)
+
+// Tree is the files of one commit. Opening a symbolic link, a submodule, a Git
+// LFS pointer or a blob over the limit is an error that names the path.
+type Tree interface {
+	fs.FS
+	// Hash returns the Git tree id, in hexadecimal, of a directory ("." is the
+	// root), and "" when there is no such directory. Equal ids mean equal content.
+	Hash(dir string) (string, error)
+}
+
+// FSTree makes a Tree of any file system, such as os.DirFS of a working copy or
+// an embed.FS. Hash reads everything below the directory. A file is executable
+// when its mode says so, when it begins with "#!", or when it is named run or
+// checkout: an embed.FS knows no modes.
+func FSTree(fsys fs.FS) Tree { return fsTree{fsys} }
+
+type fsTree struct{ fs.FS }
+
+func (t fsTree) Hash(dir string) (string, error) {
+	sum, err := t.hash(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("hash tree %s: %w", dir, err)
+	}
+	return hex.EncodeToString(sum), nil
+}
+
+func (t fsTree) hash(dir string) ([]byte, error) {
+	entries, err := fs.ReadDir(t.FS, dir)
+	if err != nil {
+		return nil, err
+	}
+	// Git sorts a directory as if its name ended in a slash.
+	key := func(e fs.DirEntry) string {
+		if e.IsDir() {
+			return e.Name() + "/"
+		}
+		return e.Name()
+	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(key(a), key(b)) })
+	var body bytes.Buffer
+	for _, e := range entries {
+		if e.Name() == ".git" {
+			continue
+		}
+		mode, sum, err := t.entry(path.Join(dir, e.Name()), e)
+		if err != nil {
+			return nil, err
+		}
+		if sum == nil {
+			continue // Git keeps no empty directories.
+		}
+		fmt.Fprintf(&body, "%s %s\x00", mode, e.Name())
+		body.Write(sum)
+	}
+	if body.Len() == 0 && dir != "." {
+		return nil, nil
+	}
+	return gitObject("tree", body.Bytes()), nil
+}
+
+func (t fsTree) entry(name string, e fs.DirEntry) (mode string, sum []byte, err error) {
+	if e.IsDir() {
+		sum, err = t.hash(name)
+		return "40000", sum, err
+	}
+	if !e.Type().IsRegular() {
+		return "", nil, fmt.Errorf("%s is not a regular file", name)
+	}
+	b, err := fs.ReadFile(t.FS, name)
+	if err != nil {
+		return "", nil, err
+	}
+	info, err := e.Info()
+	if err != nil {
+		return "", nil, err
+	}
+	mode = "100644"
+	if info.Mode()&0o111 != 0 || Executable(e.Name(), b) {
+		mode = "100755"
+	}
+	return mode, gitObject("blob", b), nil
+}
+
+// Executable reports whether a file of a standard plugin is a program. The files
+// are embedded without their modes, so a name or a "#!" line has to tell.
+func Executable(name string, content []byte) bool {
+	return name == "run" || name == "checkout" || bytes.HasPrefix(content, []byte("#!"))
+}
+
+// Open refuses what is not a regular file or a directory, so that a symbolic
+// link in a working copy leads nowhere.
+func (t fsTree) Open(name string) (fs.File, error) {
+	if lf, ok := t.FS.(fs.ReadLinkFS); ok && name != "." {
+		info, err := lf.Lstat(name)
+		if err != nil {
+			return nil, err
+		}
+		if info.Mode()&fs.ModeSymlink != 0 {
+			return nil, &fs.PathError{Op: "open", Path: name, Err: errors.New("is a symbolic link, which is not followed")}
+		}
+	}
+	return t.FS.Open(name)
+}
+
+// gitObject is the id that Git gives to an object.
+func gitObject(kind string, body []byte) []byte {
+	h := sha1.New()
+	fmt.Fprintf(h, "%s %d\x00", kind, len(body))
+	h.Write(body)
+	return h.Sum(nil)
+}
