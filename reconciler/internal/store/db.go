@@ -31,7 +31,7 @@ type DB struct {
 // as it is. A record that was not closed is checked first. No agent is connected
 // to a program that has just started, so those shown online become offline.
 func Open(ctx context.Context, dir string, log *slog.Logger) (*DB, error) {
-	f, err := openFile(ctx, dir, "maestro.db", "record", "lock", log)
+	f, err := openFile(ctx, dir, layout{"maestro.db", "record", "lock", `PRAGMA quick_check(1)`}, log)
 	if err != nil {
 		return nil, fmt.Errorf("open the record: %w", err)
 	}

@@ -33,9 +33,17 @@ type file struct {
 	lock   *os.File
 }
 
-// openFile opens or makes DIR/name. set names its folder of migrations, lock the
-// file in DIR that is locked for as long as it is open.
-func openFile(ctx context.Context, dir, name, set, lock string, log *slog.Logger) (*file, error) {
+// layout says what a file of the data folder is made of.
+type layout struct {
+	name  string // of the file
+	steps string // folder of its migrations
+	lock  string // name of the file that is locked for as long as it is open
+	// check is run after a start that no close came before.
+	check string
+}
+
+// openFile opens or makes the file in dir.
+func openFile(ctx context.Context, dir string, l layout, log *slog.Logger) (*file, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("data folder: %w", err)
@@ -43,28 +51,23 @@ func openFile(ctx context.Context, dir, name, set, lock string, log *slog.Logger
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data folder: %w", err)
 	}
-	f := &file{path: filepath.Join(dir, name)}
-	if f.lock, err = lockFile(filepath.Join(dir, lock)); err != nil {
+	f := &file{path: filepath.Join(dir, l.name)}
+	if f.lock, err = lockFile(filepath.Join(dir, l.lock)); err != nil {
 		return nil, err
 	}
-	if err := f.open(ctx, set, log); err != nil {
+	if err := f.open(ctx, l, log); err != nil {
 		f.release()
 		return nil, f.explain(err)
 	}
 	return f, nil
 }
 
-func (f *file) open(ctx context.Context, set string, log *slog.Logger) error {
-	steps, err := fs.Sub(migrations, "migrations/"+set)
+func (f *file) open(ctx context.Context, l layout, log *slog.Logger) error {
+	steps, err := fs.Sub(migrations, "migrations/"+l.steps)
 	if err != nil {
 		return err
 	}
-	// Made here rather than by SQLite, so that nobody else on the machine reads it.
-	made, err := os.OpenFile(f.path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return err
-	}
-	if err := made.Close(); err != nil {
+	if err := f.create(); err != nil {
 		return err
 	}
 	clean, err := f.probe(ctx, steps)
@@ -78,7 +81,7 @@ func (f *file) open(ctx context.Context, set string, log *slog.Logger) error {
 	f.writer.SetMaxOpenConns(1)
 	if !clean {
 		log.Warn("the record was not closed and is checked", "file", f.path)
-		if err := quickCheck(ctx, f.writer); err != nil {
+		if err := f.check(ctx, l.check); err != nil {
 			return err
 		}
 	}
@@ -95,6 +98,20 @@ func (f *file) open(ctx context.Context, set string, log *slog.Logger) error {
 	f.reader.SetMaxOpenConns(readers)
 	f.reader.SetMaxIdleConns(readers)
 	return f.reader.PingContext(ctx)
+}
+
+// create makes the file when it is not there: for this user alone, which SQLite
+// would not do, and under a name that a crash does not take back.
+func (f *file) create() error {
+	made, err := os.OpenFile(f.path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	folder, err := os.Open(filepath.Dir(f.path))
+	if err != nil {
+		return errors.Join(err, made.Close())
+	}
+	return errors.Join(folder.Sync(), folder.Close(), made.Close())
 }
 
 // dsn names the file as a URI, because a folder's name may hold "?" or "%".
@@ -171,9 +188,9 @@ func migrate(ctx context.Context, db *sql.DB, steps fs.FS) error {
 	return nil
 }
 
-func quickCheck(ctx context.Context, db *sql.DB) error {
+func (f *file) check(ctx context.Context, check string) error {
 	var answer string
-	if err := db.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&answer); err != nil {
+	if err := f.writer.QueryRowContext(ctx, check).Scan(&answer); err != nil {
 		return err
 	}
 	if answer != "ok" {

@@ -73,7 +73,8 @@ type logItem struct {
 // OpenLogs opens the logs in dir, and makes folder and file when they are not
 // there. Its errors are those of Open.
 func OpenLogs(ctx context.Context, dir string, log *slog.Logger, opts LogOptions) (*Logs, error) {
-	f, err := openFile(ctx, dir, "logs.db", "logs", "logs.lock", log)
+	// Only the small table is checked: to read all logs there are would take minutes.
+	f, err := openFile(ctx, dir, layout{"logs.db", "logs", "logs.lock", `PRAGMA quick_check('logs')`}, log)
 	if err != nil {
 		return nil, fmt.Errorf("open the logs: %w", err)
 	}

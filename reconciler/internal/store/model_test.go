@@ -41,7 +41,7 @@ var errGiveUp = errors.New("the caller gives up")
 // stale, reopens the record now and then, and compares it with a model in memory.
 func TestRecordIsAsTheModel(t *testing.T) {
 	t.Parallel()
-	base := t.TempDir()
+	base := memoryDir(t)
 	rapid.Check(t, func(r *rapid.T) {
 		dir, err := os.MkdirTemp(base, "")
 		if err != nil {
@@ -93,6 +93,22 @@ func TestRecordIsAsTheModel(t *testing.T) {
 			compare(r, db, m)
 		}
 	})
+}
+
+// memoryDir is a folder in memory where there is one: thousands of transactions
+// would wait for the disk, which other tests are about.
+func memoryDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "store")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 // operate makes one random change, or a stale one, and returns its error.

@@ -135,7 +135,7 @@ func TestImpossibleRunsAreNotCreated(t *testing.T) {
 
 func TestEveryTransitionFromEveryState(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
+	dir := memoryDir(t)
 	c := composition("build", 2)
 	n := 0
 	for _, from := range pipeline.States() {
