@@ -267,7 +267,7 @@ func (l *Runs) result(ctx context.Context, p *pass, from pipeline.AgentID, m *wi
 	}
 	l.tell(p, from, &wire.Ack{Attempt: a.ID, Token: a.Token})
 	p.after = append(p.after, func(ctx context.Context) {
-		if err := l.cfg.Logs.Seal(ctx, a.ID); err != nil {
+		if err := l.cfg.Logs.Seal(ctx, a.ID, m.Result.LogBytes); err != nil {
 			l.cfg.Log.Error("log not sealed", "attempt_id", a.ID, "err", err)
 		}
 	})

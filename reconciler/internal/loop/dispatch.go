@@ -45,7 +45,7 @@ func (l *Runs) board() *place.Board {
 	for _, a := range l.agents {
 		agents = append(agents, place.Agent{
 			ID: a.ID, Pool: a.Pool, Untrusted: a.Untrusted, Facts: a.facts, Warm: a.warm, Load: a.load,
-			Usable: a.connected && !a.Revoked && time.Since(a.renewedAt) < stalledAfter,
+			Usable: a.connected && !a.Revoked && time.Since(a.renewedAt) < StalledAfter,
 		})
 	}
 	slices.SortFunc(agents, func(a, b place.Agent) int { return strings.Compare(string(a.ID), string(b.ID)) })

@@ -25,8 +25,8 @@ const (
 	maxBatch = 256
 	// offerTTL is how long an agent has to answer an offer. It only has to write it down.
 	offerTTL = 20 * time.Second
-	// stalledAfter is when a silent agent gets no new work. It keeps what it has.
-	stalledAfter = 30 * time.Second
+	// StalledAfter is when a silent agent gets no new work. It keeps what it has.
+	StalledAfter = 30 * time.Second
 	// tickEvery is the pace of everything that depends on time alone.
 	tickEvery = time.Second
 	// retryAfter is the pause after the record could not be written.
@@ -56,7 +56,7 @@ type Secrets interface {
 // Logs tells how much of an attempt's log is on disk, and closes it.
 type Logs interface {
 	Received(ctx context.Context, id pipeline.AttemptID) (int64, error)
-	Seal(ctx context.Context, id pipeline.AttemptID) error
+	Seal(ctx context.Context, id pipeline.AttemptID, length int64) error
 }
 
 // Config of Runs. All fields but URL are required.
@@ -83,7 +83,7 @@ type Runs struct {
 	cfg    Config
 	in     chan message
 	filled chan filled
-	done   chan struct{} // closed when Run has returned
+	done   chan struct{}  // closed when Run has returned
 	fills  sync.WaitGroup // of the goroutines that compute fields
 
 	// Owned by Run.
@@ -179,6 +179,9 @@ func New(cfg Config) *Runs {
 func (l *Runs) Run(ctx context.Context) error {
 	defer close(l.done)
 	if err := l.reload(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
 	defer l.fills.Wait()

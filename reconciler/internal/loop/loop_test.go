@@ -1,0 +1,502 @@
+package loop_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/internal/wire"
+	"github.com/maestro-cd/maestro/reconciler/internal/loop"
+	"github.com/maestro-cd/maestro/reconciler/internal/store"
+)
+
+const (
+	repoName = "/srv/ops.git"
+	mainRef  = pipeline.Ref("refs/heads/main")
+	patience = 20 * time.Second
+)
+
+type sent struct {
+	to pipeline.AgentID
+	m  wire.Message
+}
+
+// world is the loop with a real record. Agents are played by the test, over the
+// interface that their sessions use.
+type world struct {
+	t    *testing.T
+	dir  string
+	db   *store.DB
+	runs *loop.Runs
+	repo *fakeRepository
+	c    *loop.Commits
+	sent chan sent
+	stop func()
+
+	mu     sync.Mutex
+	logs   map[pipeline.AttemptID]int64
+	filled map[pipeline.TaskName]json.RawMessage
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{
+		t: t, dir: t.TempDir(), logs: map[pipeline.AttemptID]int64{}, filled: map[pipeline.TaskName]json.RawMessage{},
+		repo: &fakeRepository{configs: map[pipeline.CommitID]pipeline.Config{}},
+	}
+	w.start()
+	t.Cleanup(func() { w.stop() })
+	return w
+}
+
+// start opens the record and runs the loop; stop ends both, as a crash would, for
+// nothing is written at the end.
+func (w *world) start() {
+	w.t.Helper()
+	log := slog.New(slog.NewTextHandler(testWriter{w.t}, nil))
+	db, err := store.Open(w.t.Context(), w.dir, log)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.db, w.sent = db, make(chan sent, 1000)
+	w.runs = loop.New(loop.Config{
+		DB: db, Logs: w, Fleet: w, Filler: w, Secrets: noSecrets{}, Log: log, Default: mainRef, Repo: repoName,
+	})
+	w.c = loop.NewCommits(loop.CommitsConfig{
+		DB: db, Repository: w.repo, Runs: w.runs, Log: log, Name: repoName, Default: mainRef,
+	})
+	ctx, cancel := context.WithCancel(context.WithoutCancel(w.t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- w.runs.Run(ctx) }()
+	w.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			w.t.Error(err)
+		}
+		if err := db.Close(); err != nil {
+			w.t.Error(err)
+		}
+	})
+}
+
+func (w *world) restart() {
+	w.stop()
+	w.start()
+}
+
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	w.t.Logf("%s", p)
+	return len(p), nil
+}
+
+func (w *world) Send(id pipeline.AgentID, m wire.Message) bool {
+	w.sent <- sent{id, m}
+	return true
+}
+
+func (w *world) Drop(pipeline.AgentID, string) {}
+
+func (w *world) Received(_ context.Context, id pipeline.AttemptID) (int64, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.logs[id], nil
+}
+
+func (w *world) Seal(context.Context, pipeline.AttemptID, int64) error { return nil }
+
+func (w *world) Fill(_ context.Context, _ *pipeline.Run, t *pipeline.Task, outputs map[pipeline.TaskName]json.RawMessage) (json.RawMessage, error) {
+	if t.Description == "does not fit" {
+		return nil, fault.New(fault.Invalid, "field x does not fit")
+	}
+	return json.Marshal(map[string]any{"saw": len(outputs)})
+}
+
+type noSecrets struct{}
+
+func (noSecrets) Secret(name pipeline.SecretName) (string, error) {
+	return "", fault.New(fault.Invalid, "secret %s is not declared", name)
+}
+
+type fakeRepository struct {
+	mu      sync.Mutex
+	configs map[pipeline.CommitID]pipeline.Config
+	fail    error
+}
+
+func (r *fakeRepository) Evaluate(_ context.Context, id pipeline.CommitID) (pipeline.Config, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.configs[id], r.fail
+}
+
+func (*fakeRepository) Describe(context.Context, pipeline.CommitID) (author, subject string, err error) {
+	return "Ada", "change", nil
+}
+
+func (*fakeRepository) ChangedPaths(context.Context, pipeline.CommitID, pipeline.CommitID) ([]string, bool, error) {
+	return []string{"a"}, true, nil
+}
+
+// expect returns the next message of the type to an agent, passing over others.
+func expect[M wire.Message](w *world, to pipeline.AgentID) M {
+	w.t.Helper()
+	deadline := time.After(patience)
+	var seen []string
+	for {
+		select {
+		case s := <-w.sent:
+			if m, ok := s.m.(M); ok && (to == "" || s.to == to) {
+				return m
+			}
+			seen = append(seen, fmt.Sprintf("%T to %s", s.m, s.to))
+		case <-deadline:
+			var want M
+			w.t.Fatalf("no %T to %q; saw %v", want, to, seen)
+		}
+	}
+}
+
+// agent enrols an agent and connects it.
+func (w *world) agent(name string, held ...wire.Held) pipeline.Agent {
+	w.t.Helper()
+	key := sha256.Sum256([]byte(name))
+	hash := sha256.Sum256([]byte("token " + name))
+	a := pipeline.Agent{ID: pipeline.AgentIDOf(key[:]), Name: name, PublicKey: key[:], Facts: json.RawMessage(`{}`)}
+	if known, err := w.db.Agent(w.t.Context(), a.ID); err == nil {
+		a = known
+	} else {
+		if err := w.db.CreateJoinToken(w.t.Context(), hash, "default", false, time.Now().Add(time.Hour)); err != nil {
+			w.t.Fatal(err)
+		}
+		if a, err = w.db.Enrol(w.t.Context(), hash, a, time.Now()); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	w.runs.Connected(a, held)
+	return a
+}
+
+// commit makes a configuration of one composition with these tasks.
+func (w *world) commit(id string, tasks ...pipeline.Task) pipeline.CommitID {
+	for i := range tasks {
+		tasks[i].Plugin, tasks[i].Uses, tasks[i].Priority = "shell", "shell/run", -1
+		tasks[i].Outputs = pipeline.Type{Kind: pipeline.KindStruct, Open: true}
+	}
+	c := pipeline.CommitID(id)
+	w.repo.mu.Lock()
+	defer w.repo.mu.Unlock()
+	w.repo.configs[c] = pipeline.Config{
+		Commit:       c,
+		Plugins:      []pipeline.Plugin{{Name: "shell", Tree: "git:1", Programs: []pipeline.Program{{Argv: []string{"./run"}}}}},
+		Compositions: []pipeline.Composition{{Name: "c", Digest: "sha256:c", Tasks: tasks, Triggers: []pipeline.Trigger{{Push: &pipeline.PushTrigger{Branches: []string{"main"}}}}}},
+	}
+	return c
+}
+
+func (w *world) push(id pipeline.CommitID) {
+	w.t.Helper()
+	refs := map[pipeline.Ref]pipeline.CommitID{}
+	if id != "" {
+		refs[mainRef] = id
+	}
+	if err := w.c.Observe(w.t.Context(), refs); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// await returns the run once it is in the state.
+func (w *world) await(s pipeline.State) *pipeline.Run {
+	w.t.Helper()
+	signal, stop := w.db.Watch()
+	defer stop()
+	deadline := time.After(patience)
+	for {
+		r, err := w.db.RunByNumber(w.t.Context(), "c", 1)
+		if err == nil && r.State == s {
+			return r
+		}
+		select {
+		case <-signal:
+		case <-deadline:
+			w.t.Fatalf("run is not %s: %+v, %v", s, r, err)
+		}
+	}
+}
+
+func (w *world) accept(a pipeline.Agent) *wire.Offer {
+	w.t.Helper()
+	o := expect[*wire.Offer](w, a.ID)
+	w.runs.Message(a.ID, &wire.Accept{Attempt: o.Attempt, Token: o.Token})
+	expect[*wire.Go](w, a.ID)
+	return o
+}
+
+func success(o *wire.Offer, outputs string) *wire.Result {
+	return &wire.Result{Attempt: o.Attempt, Token: o.Token, Result: pipeline.Result{Outcome: pipeline.Success, Outputs: json.RawMessage(outputs)}}
+}
+
+func TestTaskGoesFromPushToAcknowledgedResult(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	a := w.agent("one")
+	w.push(w.commit("c1", pipeline.Task{Name: "a", Fields: json.RawMessage(`{"x":1}`)}))
+	o := w.accept(a)
+	if string(o.Spec.Fields) != `{"x":1}` || o.Spec.Plugin.Tree != "git:1" || o.Spec.Commit != "c1" {
+		t.Errorf("spec = %+v", o.Spec)
+	}
+	w.runs.Message(a.ID, success(o, `{}`))
+	expect[*wire.Ack](w, a.ID)
+	r := w.await(pipeline.Success)
+	statuses, err := w.db.StatusesOf(t.Context(), r.Commit)
+	if err != nil || len(statuses) != 2 || statuses[0].State != "success" || statuses[1].State != "success" {
+		t.Errorf("statuses = %+v, %v", statuses, err)
+	}
+}
+
+func TestSameEventStartsOneRunOverRestarts(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	c := w.commit("c1", pipeline.Task{Name: "a"})
+	w.push(c)
+	w.push(c)
+	w.restart()
+	w.push(c)
+	// A ref that goes back to where it was asks for the same run again.
+	w.push(w.commit("c2"))
+	w.push(c)
+	runs, err := w.db.Runs(t.Context(), store.Filter{Commit: c, Limit: 10})
+	if err != nil || len(runs) != 1 {
+		t.Errorf("%d runs of one event, %v", len(runs), err)
+	}
+}
+
+func TestFirstLookIsABaseline(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.commit("c1", pipeline.Task{Name: "a"})
+	w.push(c)
+	if runs, err := w.db.Runs(t.Context(), store.Filter{Limit: 10}); err != nil || len(runs) != 0 {
+		t.Errorf("the past ran: %d runs, %v", len(runs), err)
+	}
+	if w.c.Live() == nil || w.c.Live().Commit != c {
+		t.Error("the first commit is not live")
+	}
+}
+
+func TestUnavailableRepositoryIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	c := w.commit("c1", pipeline.Task{Name: "a"})
+	w.repo.fail = fault.New(fault.Unavailable, "the disk is away")
+	if err := w.c.Observe(t.Context(), map[pipeline.Ref]pipeline.CommitID{mainRef: c}); !fault.Is(err, fault.Unavailable) {
+		t.Fatalf("Observe = %v", err)
+	}
+	w.repo.fail = nil
+	w.push(c)
+	if runs, err := w.db.Runs(t.Context(), store.Filter{Limit: 10}); err != nil || len(runs) != 1 {
+		t.Errorf("%d runs, %v", len(runs), err)
+	}
+}
+
+func TestRestartGoesOnWhereTheRecordIs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	a := w.agent("one")
+	w.push(w.commit("c1", pipeline.Task{Name: "a"}))
+	o := w.accept(a)
+	w.restart()
+	w.logs[o.Attempt] = 5
+	w.agent("one", wire.Held{Attempt: o.Attempt, Token: o.Token, Phase: wire.HeldRunning})
+	if ack := expect[*wire.LogAck](w, a.ID); ack.Length != 5 {
+		t.Errorf("log goes on from %d, want 5", ack.Length)
+	}
+	w.runs.Message(a.ID, success(o, `{}`))
+	expect[*wire.Ack](w, a.ID)
+	r := w.await(pipeline.Success)
+	if r.Tasks[0].Epoch != 1 {
+		t.Errorf("the task was started %d times", r.Tasks[0].Epoch)
+	}
+	w.runs.Message(a.ID, success(o, `{}`))
+	expect[*wire.Ack](w, a.ID) // the first one may have been lost
+}
+
+func TestAcceptThatWasLostIsMadeUpForAtTheNextConnection(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	a := w.agent("one")
+	w.push(w.commit("c1", pipeline.Task{Name: "a"}))
+	o := expect[*wire.Offer](w, a.ID)
+	w.restart()
+	w.agent("one", wire.Held{Attempt: o.Attempt, Token: o.Token, Phase: wire.HeldAccepted})
+	expect[*wire.Go](w, a.ID)
+}
+
+func TestOfferOfAnAgentThatGoesAwayIsGivenToAnother(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	a := w.agent("one")
+	w.push(w.commit("c1", pipeline.Task{Name: "a"}))
+	o := expect[*wire.Offer](w, a.ID)
+	w.runs.Disconnected(a.ID)
+	b := w.agent("two")
+	o2 := expect[*wire.Offer](w, b.ID)
+	if o2.Token.Epoch != o.Token.Epoch+1 {
+		t.Errorf("second offer has epoch %d", o2.Token.Epoch)
+	}
+	w.agent("one", wire.Held{Attempt: o.Attempt, Token: o.Token, Phase: wire.HeldAccepted})
+	if f := expect[*wire.Fenced](w, a.ID); f.Attempt != o.Attempt {
+		t.Errorf("fenced %s", f.Attempt)
+	}
+}
+
+func TestNobodySpeaksForAnotherAgent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	a := w.agent("one")
+	w.push(w.commit("c1", pipeline.Task{Name: "a"}))
+	o := w.accept(a)
+	b := w.agent("two")
+	w.runs.Message(b.ID, success(o, `{}`))
+	expect[*wire.Fenced](w, b.ID)
+	forged := *o
+	forged.Token.Epoch++
+	w.runs.Message(a.ID, success(&forged, `{}`))
+	expect[*wire.Fenced](w, a.ID)
+	if r := w.await(pipeline.Running); r.Tasks[0].State != pipeline.Running {
+		t.Errorf("task is %s", r.Tasks[0].State)
+	}
+}
+
+func TestResultCountsOnlyWithItsWholeLog(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	a := w.agent("one")
+	w.push(w.commit("c1", pipeline.Task{Name: "a"}))
+	o := w.accept(a)
+	res := success(o, `{}`)
+	res.Result.LogBytes = 10
+	w.runs.Message(a.ID, res)
+	if ack := expect[*wire.LogAck](w, a.ID); !ack.Resend || ack.Length != 0 {
+		t.Errorf("answer = %+v", ack)
+	}
+	w.mu.Lock()
+	w.logs[o.Attempt] = 10
+	w.mu.Unlock()
+	w.runs.Message(a.ID, res)
+	expect[*wire.Ack](w, a.ID)
+}
+
+func TestAgentThatForgotATaskLosesIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	a := w.agent("one")
+	w.push(w.commit("c1", pipeline.Task{Name: "a"}))
+	w.accept(a)
+	w.runs.Disconnected(a.ID)
+	w.agent("one")
+	if o := expect[*wire.Offer](w, a.ID); o.Token.Epoch != 2 {
+		t.Errorf("epoch = %d, want a second start", o.Token.Epoch)
+	}
+}
+
+func TestOnceTaskOfAnAgentThatForgotItIsInDoubt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	a := w.agent("one")
+	w.push(w.commit("c1", pipeline.Task{Name: "a", Effect: pipeline.Once}))
+	o := w.accept(a)
+	w.runs.Disconnected(a.ID)
+	w.agent("one")
+	w.await(pipeline.InDoubt)
+	w.restart()
+	w.agent("one")
+	w.runs.Message(a.ID, success(o, `{}`)) // found after all
+	expect[*wire.Ack](w, a.ID)
+	w.await(pipeline.Success)
+}
+
+func TestBindingsAndFilledFieldsReachTheTask(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	a := w.agent("one")
+	w.push(w.commit("c1",
+		pipeline.Task{Name: "a"},
+		pipeline.Task{
+			Name: "b", Needs: []pipeline.TaskName{"a"}, Fields: json.RawMessage(`{"x":1}`),
+			Bindings: []pipeline.Binding{{Field: "dir", From: "a", Output: "workdir"}},
+		},
+		pipeline.Task{Name: "c", Needs: []pipeline.TaskName{"b"}, Deferred: true},
+		pipeline.Task{Name: "d", Needs: []pipeline.TaskName{"c"}, Deferred: true, Description: "does not fit"},
+	))
+	w.runs.Message(a.ID, success(w.accept(a), `{"workdir":"src"}`))
+	o := w.accept(a)
+	if string(o.Spec.Fields) != `{"dir":"src","x":1}` {
+		t.Errorf("fields of b = %s", o.Spec.Fields)
+	}
+	w.runs.Message(a.ID, success(o, `{}`))
+	o = w.accept(a)
+	if string(o.Spec.Fields) != `{"saw":2}` {
+		t.Errorf("fields of c = %s", o.Spec.Fields)
+	}
+	w.runs.Message(a.ID, success(o, `{}`))
+	if r := w.await(pipeline.Error); r.Task("d").Reason != "field x does not fit" {
+		t.Errorf("d: %s", r.Task("d").Reason)
+	}
+}
+
+func TestSecretThatIsMissingFailsTheTaskAndSaysWhich(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	w.agent("one")
+	w.push(w.commit("c1", pipeline.Task{Name: "a", Secrets: []pipeline.SecretName{"key"}}))
+	if r := w.await(pipeline.Error); r.Task("a").Reason != "secret key is not declared" {
+		t.Errorf("reason = %q", r.Task("a").Reason)
+	}
+}
+
+func TestCancelledRunTellsItsAgent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	a := w.agent("one")
+	w.push(w.commit("c1", pipeline.Task{Name: "a"}))
+	o := w.accept(a)
+	r := w.await(pipeline.Running)
+	w.runs.Cancel(r.ID, "no longer wanted")
+	if c := expect[*wire.Cancel](w, a.ID); c.Attempt != o.Attempt || c.Token != o.Token {
+		t.Errorf("cancel = %+v", c)
+	}
+	w.runs.Message(a.ID, &wire.Result{Attempt: o.Attempt, Token: o.Token, Result: pipeline.Result{Outcome: pipeline.Cancelled}})
+	w.await(pipeline.Cancelled)
+}
+
+func TestWaitingTaskIsExplained(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	w.push(w.commit("c1", pipeline.Task{Name: "a"}))
+	q, err := w.runs.Queue(t.Context(), "", 10)
+	if err != nil || len(q) != 1 || !q[0].Blocked {
+		t.Fatalf("queue = %+v, %v", q, err)
+	}
+}
