@@ -24,6 +24,9 @@ func TestMain(m *testing.M) {
 			os.Exit(emit.Env(os.Getenv, os.Stdin, os.Stdout, os.Stderr))
 		}
 	}
+	if dir := os.Getenv("FETCH_CHILD"); dir != "" {
+		os.Exit(fetchChild(dir))
+	}
 	os.Exit(m.Run())
 }
 
