@@ -3,6 +3,8 @@ package gitrepo_test
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -108,24 +110,38 @@ func TestChangedPathsAreThoseOfGitDiff(t *testing.T) {
 		blobs = append(blobs, g.blob(fmt.Sprint(i)))
 	}
 	gitlink := string(g.commit("one"))
-	// Trees are drawn as lists for update-index: names clash as file and
+	// Trees are drawn as lists for fast-import: names clash as file and
 	// directory, modes change, and links and submodules are among them.
 	name := rapid.SampledFrom([]string{"a", "b", "a.b", "a-b", "a0", "é", "x y"})
 	line := rapid.Custom(func(t *rapid.T) string {
 		path := strings.Join(rapid.SliceOfN(name, 1, 4).Draw(t, "path"), "/")
 		switch mode := rapid.SampledFrom([]string{"100644", "100755", "120000", "160000"}).Draw(t, "mode"); mode {
 		case "160000":
-			return mode + " " + gitlink + "\t" + path
+			return "M " + mode + " " + gitlink + " " + path
 		default:
-			return mode + " " + rapid.SampledFrom(blobs).Draw(t, "blob") + "\t" + path
+			return "M " + mode + " " + rapid.SampledFrom(blobs).Draw(t, "blob") + " " + path
 		}
 	})
-	commit := func(lines []string) pipeline.CommitID {
-		g.run("read-tree", "--empty")
-		for _, l := range lines { // one by one: a later entry replaces what it clashes with
-			g.pipe(l+"\x00", "update-index", "-z", "--add", "--replace", "--index-info")
+	commits := func(lists ...[]string) (ids []pipeline.CommitID) {
+		var in strings.Builder
+		for i, lines := range lists {
+			fmt.Fprintf(&in, "reset refs/heads/x\ncommit refs/heads/x\nmark :%d\ncommitter A <a> 1 +0000\ndata 0\n", i+1)
+			for _, l := range lines { // a later entry replaces what it clashes with
+				in.WriteString(l + "\n")
+			}
+			in.WriteString("\n")
 		}
-		return g.commitTree(g.run("write-tree"))
+		g.pipe(in.String(), "fast-import", "--quiet", "--force", "--export-marks=../marks")
+		marks, err := os.ReadFile(filepath.Join(filepath.Dir(g.dir), "marks"))
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		for _, mark := range strings.Fields(string(marks)) {
+			if !strings.HasPrefix(mark, ":") {
+				ids = append(ids, pipeline.CommitID(mark))
+			}
+		}
+		return ids
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		from := rapid.SliceOfN(line, 0, 4).Draw(t, "from")
@@ -135,7 +151,8 @@ func TestChangedPathsAreThoseOfGitDiff(t *testing.T) {
 		} else {
 			to = rapid.SliceOfN(line, 0, 4).Draw(t, "to")
 		}
-		base, head := commit(from), commit(to)
+		ids := commits(from, to)
+		base, head := ids[0], ids[1]
 		check := func(base, head pipeline.CommitID, out string) {
 			var want []string
 			if out != "" {
