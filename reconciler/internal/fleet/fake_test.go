@@ -321,7 +321,9 @@ func send(t *testing.T, c *wsconn.Conn, m wire.Message) {
 // receive waits for a message of type M.
 func receive[M wire.Message](t *testing.T, c *wsconn.Conn) M {
 	t.Helper()
-	f, err := c.Receive(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	f, err := c.Receive(ctx)
 	if err != nil {
 		t.Fatalf("Receive = %v, want %T", err, *new(M))
 	}
@@ -335,8 +337,10 @@ func receive[M wire.Message](t *testing.T, c *wsconn.Conn) M {
 // ends waits for the end of c and returns the code with which the fleet closed it.
 func ends(t *testing.T, c *wsconn.Conn) int {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
 	for {
-		if _, err := c.Receive(t.Context()); err != nil {
+		if _, err := c.Receive(ctx); err != nil {
 			return wsconn.CodeOf(err)
 		}
 	}

@@ -279,7 +279,7 @@ func (s *session) read() error {
 		frame, err := s.conn.Receive(s.f.life)
 		var unknown *wire.UnknownError
 		if errors.As(err, &unknown) {
-			_ = s.conn.TrySend(&wire.Unsupported{Kind: unknown.Kind})
+			s.reply(&wire.Unsupported{Kind: unknown.Kind})
 			err = nil
 		}
 		if err != nil {
@@ -324,7 +324,7 @@ func (s *session) take(m wire.Message) error {
 		s.f.mu.Lock()
 		s.f.seen[id] = time.Now()
 		s.f.mu.Unlock()
-		_ = s.conn.TrySend(&wire.BeatAck{N: m.N})
+		s.reply(&wire.BeatAck{N: m.N})
 	case *wire.Facts:
 		if !goodFacts(m.Facts) {
 			s.log.Warn("facts not taken", "bytes", len(m.Facts))
@@ -341,6 +341,10 @@ func (s *session) take(m wire.Message) error {
 	}
 	return nil
 }
+
+// reply answers the agent, and waits for it to read its answers before more is
+// read from it. When it never does, the connection ends and so does the wait.
+func (s *session) reply(m wire.Message) { _ = s.conn.Send(s.f.life, m) }
 
 func (s *session) end(code int, text string) { s.conn.Close(code, text) }
 

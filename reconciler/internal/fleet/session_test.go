@@ -77,6 +77,10 @@ func TestHelloIsRefusedWithAReason(t *testing.T) {
 	url := w.serve(t)
 	known, stranger, gone := w.enrolled(t), newKey(t), w.enrolled(t)
 	w.registry.revoke(gone.id)
+	alike := newKey(t)
+	w.registry.mu.Lock()
+	w.registry.agents[alike.id] = pipeline.Agent{ID: alike.id, PublicKey: known.public}
+	w.registry.mu.Unlock()
 	for name, c := range map[string]struct {
 		key    key
 		change func(*wire.Hello)
@@ -85,6 +89,7 @@ func TestHelloIsRefusedWithAReason(t *testing.T) {
 	}{
 		"not enrolled":     {stranger, nil, true, "is not enrolled with this server; make a join token"},
 		"revoked":          {gone, nil, true, "was revoked"},
+		"same short hash":  {alike, nil, true, "is not enrolled"},
 		"another's key":    {stranger, func(h *wire.Hello) { h.PublicKey = known.public }, false, "signature"},
 		"no key":           {known, func(h *wire.Hello) { h.PublicKey = nil }, false, "signature"},
 		"half a signature": {known, func(h *wire.Hello) { h.Signature = h.Signature[:32] }, false, "signature"},
@@ -340,7 +345,7 @@ func TestHalfOpenConnectionsGiveTheirPlacesBack(t *testing.T) {
 		defer end()
 		k := w.enrolled(t)
 		var halves []*wsconntest.Raw
-		for {
+		for range 1000 {
 			conn, err := p.Dial(t.Context(), "", "")
 			if err != nil {
 				t.Fatal(err)

@@ -166,6 +166,6 @@ func (s *session) fence(l wire.LogFrame) bool {
 	s.fenced[l.Attempt] = true
 	s.log.Warn("log bytes of an attempt that is not this agent's", "audit", true,
 		"attempt", l.Attempt, "incarnation", l.Token.Incarnation, "epoch", l.Token.Epoch)
-	_ = s.conn.TrySend(&wire.Fenced{Attempt: l.Attempt, Token: l.Token, Reason: "this attempt is not assigned to you"})
+	s.reply(&wire.Fenced{Attempt: l.Attempt, Token: l.Token, Reason: "this attempt is not assigned to you"})
 	return true
 }
