@@ -542,7 +542,7 @@ func TestKilledCheckoutLeavesNothingInTheWay(t *testing.T) {
 	t.Cleanup(server.Close)
 	t.Cleanup(func() { close(release) })
 	url := server.URL + "/x.git"
-	cmd, _ := s.command(t, standard(t, "git/checkout"), map[string]any{"url": url, "ref": "main"})
+	cmd, _ := s.command(t, standard(t, "git/checkout"), map[string]any{"url": url, "ref": "main"}, nil)
 	cmd.Stdin = nil
 	setGroup(cmd)
 	if err := cmd.Start(); err != nil {

@@ -56,7 +56,13 @@ type ended struct {
 // fields and secrets as FIELD_ variables, nothing else of the environment.
 func (s seat) run(t testing.TB, argv []string, fields map[string]any, env ...string) ended {
 	t.Helper()
-	cmd, events := s.command(t, argv, fields, env...)
+	return s.runAfter(t, argv, fields, nil, env...)
+}
+
+// runAfter is run with the outputs of the last successful run.
+func (s seat) runAfter(t testing.TB, argv []string, fields, previous map[string]any, env ...string) ended {
+	t.Helper()
+	cmd, events := s.command(t, argv, fields, previous, env...)
 	out, err := cmd.CombinedOutput()
 	if _, failed := err.(*exec.ExitError); err != nil && !failed {
 		t.Fatalf("start %q: %v", argv, err)
@@ -64,7 +70,7 @@ func (s seat) run(t testing.TB, argv []string, fields map[string]any, env ...str
 	return finish(t, cmd.ProcessState.ExitCode(), string(out), events)
 }
 
-func (s seat) command(t testing.TB, argv []string, fields map[string]any, env ...string) (*exec.Cmd, string) {
+func (s seat) command(t testing.TB, argv []string, fields, previous map[string]any, env ...string) (*exec.Cmd, string) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -74,7 +80,7 @@ func (s seat) command(t testing.TB, argv []string, fields map[string]any, env ..
 	events := filepath.Join(scratch, "events")
 	task, err := json.Marshal(map[string]any{
 		"task": "t", "composition": "c", "run": "01JDXXXXXXXXXXXXXXXXXXXXXX", "number": 7, "try": 1,
-		"fields": fields, "previous": nil, "workspace": s.workspace, "cache": s.cache,
+		"fields": fields, "previous": previous, "workspace": s.workspace, "scratch": scratch, "cache": s.cache,
 	})
 	if err != nil {
 		t.Fatal(err)
