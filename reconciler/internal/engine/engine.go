@@ -254,7 +254,8 @@ func (m *machine) lost(e Lost) error {
 	switch {
 	case t.Spec.Effect == pipeline.Once:
 		m.move(t, pipeline.InDoubt, fmt.Sprintf(
-			"%s; it may have run and is not started again by itself: its agent's late report settles it, or a person does", e.Reason))
+			"%s; it may have run and is not started again by itself: its agent's late report settles it, or a person does", e.Reason,
+		))
 	case m.run.Cancel:
 		m.move(t, pipeline.Cancelled, e.Reason)
 	case t.Failures < max(t.Spec.Retries.Max, lostRetries):

@@ -13,7 +13,9 @@ import (
 
 // Register is the desired state, one row for each commit and context, as the
 // record keeps it. A row is due while what was last posted has another digest
-// than what is desired, and its time has come.
+// than what is desired, and its time has come. When the desire changes, the
+// register forgets what was posted: a post whose reply was lost may have arrived,
+// so a return to an earlier status has to be posted again.
 type Register interface {
 	// DueStatuses returns rows that are due, at most limit, the longest waiting
 	// first.

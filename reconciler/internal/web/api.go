@@ -284,7 +284,7 @@ func (s *server) apiWhy(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	state, sentence := waitsOf(queue).shown(&run, t)
+	state, sentence := tellerOf(queue).shown(&run, t)
 	return s.sendJSON(w, r, whyAnswer{refOf(&run, t), t.State, state == blocked, sentence})
 }
 

@@ -76,14 +76,14 @@ func (s *server) board(r *http.Request) (view, error) {
 			v.OldestQueued = w.Since
 		}
 	}
-	ws := waitsOf(b.Queue)
+	say := tellerOf(b.Queue)
 	usual := map[pipeline.CompositionName]time.Duration{}
 	for _, c := range b.Compositions {
 		usual[c.Name] = time.Duration(c.Median)
 		v.Compositions = append(v.Compositions, rowOf(c, v.Now))
 	}
 	for i := range b.Unfinished {
-		v.Running = append(v.Running, runningOf(&b.Unfinished[i], ws, usual))
+		v.Running = append(v.Running, runningOf(&b.Unfinished[i], say, usual))
 	}
 	if b.Newest != nil && pipeline.HasErrors(b.Newest.Diagnostics) {
 		v.Rejected, v.Errors = b.Newest, countErrors(b.Newest.Diagnostics)
@@ -126,7 +126,7 @@ func needsOf(b *Board) []need {
 		run := &b.Unfinished[i]
 		for k := range run.Tasks {
 			if t := &run.Tasks[k]; t.State == pipeline.InDoubt {
-				_, sentence := waits(nil).shown(run, t)
+				_, sentence := teller{}.shown(run, t)
 				out = append(out, need{State: t.State, Name: nameOf(refOf(run, t)), URL: refOf(run, t).URL(), Sentence: sentence, Since: t.StartedAt})
 			}
 		}
@@ -142,7 +142,7 @@ func needsOf(b *Board) []need {
 		}
 		run := c.Latest
 		n := need{State: run.State, Name: string(c.Name) + " #" + itoa(run.Number), URL: runURL(c.Name, run.Number),
-			Sentence: waits(nil).why(run), Since: run.FinishedAt}
+			Sentence: teller{}.why(run), Since: run.FinishedAt}
 		if t := firstBad(run); t != nil {
 			n.Links = append(n.Links, crumb{"log of " + string(t.Name), refOf(run, t).URL()})
 		}
@@ -166,8 +166,8 @@ func firstBad(run *pipeline.Run) *pipeline.RunTask {
 	return nil
 }
 
-func runningOf(run *pipeline.Run, ws waits, usual map[pipeline.CompositionName]time.Duration) runningRow {
-	row := runningRow{Run: *run, URL: runURL(run.Composition, run.Number), Sentence: ws.why(run),
+func runningOf(run *pipeline.Run, say teller, usual map[pipeline.CompositionName]time.Duration) runningRow {
+	row := runningRow{Run: *run, URL: runURL(run.Composition, run.Number), Sentence: say.why(run),
 		Total: len(run.Tasks), Usual: usual[run.Composition]}
 	for i := range run.Tasks {
 		if run.Tasks[i].State.Terminal() {

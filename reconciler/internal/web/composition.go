@@ -92,7 +92,7 @@ func (s *server) composition(r *http.Request) (view, error) {
 	v.Median = medianOf(runs)
 	for i := range runs {
 		run := &runs[i]
-		v.Runs = append(v.Runs, runRow{Run: *run, URL: runURL(name, run.Number), Sentence: waits(nil).why(run), Took: took(run, v.Now)})
+		v.Runs = append(v.Runs, runRow{Run: *run, URL: runURL(name, run.Number), Sentence: teller{}.why(run), Took: took(run, v.Now)})
 		if !run.State.Terminal() {
 			v.Topics = append(v.Topics, topicRun(run.ID))
 			v.Refresh = true

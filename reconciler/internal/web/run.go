@@ -119,9 +119,12 @@ func (s *server) run(r *http.Request) (view, error) {
 	if v.Agents, v.Others, err = s.agentsOf(r, &run); err != nil {
 		return nil, err
 	}
-	ws := waitsOf(queue)
+	say := tellerOf(queue)
+	for _, a := range v.Agents {
+		say.names[a.ID] = a.Name
+	}
 	v.URL = runURL(run.Composition, run.Number)
-	v.Sentence, v.Took = ws.why(&run), took(&run, v.Now)
+	v.Sentence, v.Took = say.why(&run), took(&run, v.Now)
 	v.Crumbs = []crumb{{"Board", "/"}, {string(run.Composition), compositionURL(run.Composition)}, {"#" + itoa(run.Number), ""}}
 	v.Topics = []string{topicRun(run.ID)}
 	if !run.State.Terminal() {
@@ -131,7 +134,7 @@ func (s *server) run(r *http.Request) (view, error) {
 	v.Counts = countsOf(&run)
 	v.Params = valuesOf(run.Params)
 	v.Outputs = outputsOf(&run)
-	v.addTasks(ws, attempts)
+	v.addTasks(say, attempts)
 	v.Picture = v.pictureOfRun()
 	return v, s.addNeighbours(r, v)
 }
@@ -182,12 +185,8 @@ func countsOf(run *pipeline.Run) []stateCount {
 	return out
 }
 
-func (v *runView) addTasks(ws waits, attempts []pipeline.Attempt) {
+func (v *runView) addTasks(say teller, attempts []pipeline.Attempt) {
 	run := &v.Run
-	names := map[pipeline.AgentID]string{}
-	for _, a := range v.Agents {
-		names[a.ID] = a.Name
-	}
 	by := map[pipeline.TaskName][]pipeline.Attempt{}
 	for _, a := range attempts {
 		by[a.Task] = append(by[a.Task], a)
@@ -198,11 +197,8 @@ func (v *runView) addTasks(ws waits, attempts []pipeline.Attempt) {
 	v.Tasks = make([]taskRow, len(run.Tasks))
 	for i := range run.Tasks {
 		t := &run.Tasks[i]
-		row := taskRow{Task: t, URL: taskURL(run.Composition, run.Number, t.Name), Tries: len(by[t.Name]), AgentName: string(t.Agent)}
-		row.State, row.Sentence = ws.shown(run, t)
-		if n := names[t.Agent]; n != "" {
-			row.AgentName = n
-		}
+		row := taskRow{Task: t, URL: taskURL(run.Composition, run.Number, t.Name), Tries: len(by[t.Name]), AgentName: say.agent(t.Agent)}
+		row.State, row.Sentence = say.shown(run, t)
 		row.Live = t.State == pipeline.Running
 		row.Waited, row.Ran = durationsOf(t, v.Now)
 		row.Segments = line.segments(t, by[t.Name])

@@ -44,10 +44,11 @@ func sample() *fakeSource {
 		{Commit: shaLive, Ref: "refs/heads/main", Composition: "release", Outcome: pipeline.VerdictRejected, Sentence: "compositions/release/release.cue has an error"},
 	}
 	f.board = sampleBoard(f)
-	for _, id := range []int{100, 101, 102, 103} {
-		f.logs[attemptID(id)] = &fakeLog{text: []byte(buildLog(120)), sealed: true}
+	for _, a := range f.attempts {
+		if a.Task != "load" && a.Task != "docs" {
+			f.logs[a.ID] = &fakeLog{text: []byte(buildLog(120)), sealed: a.State != pipeline.AttemptRunning}
+		}
 	}
-	f.logs[attemptID(104)] = &fakeLog{text: []byte(buildLog(60))}
 	for i := range 40 {
 		f.changes = append(f.changes, pipeline.Change{Seq: pipeline.Seq(i + 1), At: ago(time.Hour), Kind: pipeline.ChangeTask, Run: runIDOf(128), Task: "checkout", State: pipeline.Running})
 	}

@@ -11,20 +11,31 @@ import (
 // It is never stored.
 const blocked pipeline.State = "blocked"
 
-// waits finds the entries of a queue by run and task.
-type waits map[taskKey]Waiting
+// teller puts states into words. The zero teller knows of no queue and calls
+// agents by their ids.
+type teller struct {
+	queue map[taskKey]Waiting
+	names map[pipeline.AgentID]string
+}
 
 type taskKey struct {
 	run  pipeline.RunID
 	task pipeline.TaskName
 }
 
-func waitsOf(queue []Waiting) waits {
-	m := make(waits, len(queue))
+func tellerOf(queue []Waiting) teller {
+	t := teller{queue: make(map[taskKey]Waiting, len(queue)), names: map[pipeline.AgentID]string{}}
 	for _, w := range queue {
-		m[taskKey{w.Run, w.Task}] = w
+		t.queue[taskKey{w.Run, w.Task}] = w
 	}
-	return m
+	return t
+}
+
+func (say teller) agent(id pipeline.AgentID) string {
+	if name := say.names[id]; name != "" {
+		return name
+	}
+	return string(id)
 }
 
 func refOf(run *pipeline.Run, t *pipeline.RunTask) TaskRef {
@@ -33,9 +44,9 @@ func refOf(run *pipeline.Run, t *pipeline.RunTask) TaskRef {
 
 // shown returns the state that people see, and a sentence: why the task is in
 // it, and what ends it. Only an outcome may have none.
-func (ws waits) shown(run *pipeline.Run, t *pipeline.RunTask) (pipeline.State, string) {
+func (say teller) shown(run *pipeline.Run, t *pipeline.RunTask) (pipeline.State, string) {
 	if t.State == pipeline.Ready {
-		if w, ok := ws[taskKey{run.ID, t.Name}]; ok && w.Sentence != "" {
+		if w, ok := say.queue[taskKey{run.ID, t.Name}]; ok && w.Sentence != "" {
 			if w.Blocked {
 				return blocked, w.Sentence
 			}
@@ -45,10 +56,10 @@ func (ws waits) shown(run *pipeline.Run, t *pipeline.RunTask) (pipeline.State, s
 	if t.Reason != "" {
 		return t.State, t.Reason
 	}
-	return t.State, defaultSentence(run, t)
+	return t.State, say.byState(run, t)
 }
 
-func defaultSentence(run *pipeline.Run, t *pipeline.RunTask) string {
+func (say teller) byState(run *pipeline.Run, t *pipeline.RunTask) string {
 	switch t.State {
 	case pipeline.Pending:
 		var open []string
@@ -64,11 +75,11 @@ func defaultSentence(run *pipeline.Run, t *pipeline.RunTask) string {
 	case pipeline.Ready:
 		return "is queued for an agent"
 	case pipeline.Offered:
-		return fmt.Sprintf("was offered to agent %s, which has not answered yet", t.Agent)
+		return fmt.Sprintf("was offered to agent %s, which has not answered yet", say.agent(t.Agent))
 	case pipeline.Running:
-		return fmt.Sprintf("runs on agent %s", t.Agent)
+		return fmt.Sprintf("runs on agent %s", say.agent(t.Agent))
 	case pipeline.InDoubt:
-		return fmt.Sprintf("agent %s was lost while it ran, and it may be started only once; a late result or a person decides", t.Agent)
+		return fmt.Sprintf("agent %s was lost while it ran, and it may be started only once; a late result or a person decides", say.agent(t.Agent))
 	case pipeline.Failure:
 		if t.Exit != nil {
 			return fmt.Sprintf("exit %d", *t.Exit)
@@ -78,7 +89,7 @@ func defaultSentence(run *pipeline.Run, t *pipeline.RunTask) string {
 }
 
 // why returns the sentence of a whole run.
-func (ws waits) why(run *pipeline.Run) string {
+func (say teller) why(run *pipeline.Run) string {
 	if run.Reason != "" {
 		return run.Reason
 	}
@@ -95,14 +106,14 @@ func (ws waits) why(run *pipeline.Run) string {
 	case run.State.Terminal():
 		return outcome(run, by)
 	case len(by[pipeline.Running]) > 0:
-		return fmt.Sprintf("%s · %d of %d tasks done", verb(by[pipeline.Running], "runs", "run"), done, len(run.Tasks))
+		return fmt.Sprintf("%s · %d of %d tasks done", verb(by[pipeline.Running], "is running", "are running"), done, len(run.Tasks))
 	case len(by[pipeline.InDoubt]) > 0:
 		return verb(by[pipeline.InDoubt], "is", "are") + " in doubt: a late result or a person decides"
 	case len(by[pipeline.Offered]) > 0:
 		return verb(by[pipeline.Offered], "was", "were") + " offered to an agent, which has not answered yet"
 	case len(by[pipeline.Ready]) > 0:
 		t := run.Task(pipeline.TaskName(by[pipeline.Ready][0]))
-		_, sentence := ws.shown(run, t)
+		_, sentence := say.shown(run, t)
 		return string(t.Name) + ": " + sentence
 	}
 	return "nothing has been queued yet"

@@ -158,7 +158,6 @@ func (s *server) task(r *http.Request) (view, error) {
 		Attempts: attempts, Attempt: chosen}
 	v.Crumbs = []crumb{{"Board", "/"}, {string(run.Composition), compositionURL(run.Composition)},
 		{"#" + itoa(run.Number), v.RunURL}, {string(t.Name), ""}}
-	v.State, v.Sentence = waitsOf(queue).shown(&run, t)
 	v.Waited, v.Ran = durationsOf(t, v.Now)
 	v.Topics = []string{topicRun(run.ID)}
 	if t.State == pipeline.Ready {
@@ -177,14 +176,19 @@ func (s *server) task(r *http.Request) (view, error) {
 			v.Links = append(v.Links, crumb{l.Name, u})
 		}
 	}
-	if chosen == nil {
-		return v, nil
-	}
-	if v.Agent, err = s.agentByID(r, chosen.Agent); err != nil {
-		return nil, err
+	say := tellerOf(queue)
+	if chosen != nil {
+		if v.Agent, err = s.agentByID(r, chosen.Agent); err != nil {
+			return nil, err
+		}
 	}
 	if v.Agent != nil {
+		say.names[v.Agent.ID] = v.Agent.Name
 		v.Machine, v.Facts = machineOf(v.Agent.Facts), factsOf(v.Agent.Facts)
+	}
+	v.State, v.Sentence = say.shown(&run, t)
+	if chosen == nil {
+		return v, nil
 	}
 	if r.URL.Query().Has("fragment") {
 		return v, nil

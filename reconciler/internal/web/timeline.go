@@ -90,11 +90,7 @@ func (l timeline) segments(t *pipeline.RunTask, attempts []pipeline.Attempt) []s
 		}
 		add("dispatch", "", a.OfferedAt, handed)
 		if !a.StartedAt.IsZero() {
-			state := a.Outcome
-			if state == "" {
-				state = pipeline.Running
-			}
-			add("run", state, a.StartedAt, a.FinishedAt)
+			add("run", outcomeOf(a, t), a.StartedAt, a.FinishedAt)
 		}
 		waitFrom = a.FinishedAt
 	}
@@ -102,4 +98,17 @@ func (l timeline) segments(t *pipeline.RunTask, attempts []pipeline.Attempt) []s
 		add("wait", "", waitFrom, time.Time{})
 	}
 	return out
+}
+
+// outcomeOf is the state that an attempt's run is drawn in.
+func outcomeOf(a pipeline.Attempt, t *pipeline.RunTask) pipeline.State {
+	switch {
+	case a.Outcome != "":
+		return a.Outcome
+	case a.State == pipeline.AttemptLost && t.State == pipeline.InDoubt:
+		return pipeline.InDoubt
+	case a.State == pipeline.AttemptLost:
+		return pipeline.Error
+	}
+	return pipeline.Running
 }

@@ -44,7 +44,7 @@ const (
 	columnGap = 44
 	margin    = 8
 	charWidth = 7  // of the 12 px type that names are set in
-	boxExtra  = 36 // glyph and padding
+	boxExtra  = 42 // glyph and padding
 	leastBox  = 84
 	mostBox   = 230
 	dummySize = 6

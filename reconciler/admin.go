@@ -1,0 +1,113 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/reconciler/internal/fleet"
+)
+
+// The admin socket is how the operator of the machine speaks to a running server:
+// a Unix socket that only the server's own user can open. It never listens on a
+// network, and nothing in Git can reach it.
+
+const adminSocket = "admin.sock"
+
+// tokenLife is how long a join token may lie around before it is used.
+const tokenLife = 15 * time.Minute
+
+// listenAdmin opens the socket, replacing what a killed server left there. The
+// lock on the data folder has made sure that no other server is alive.
+func listenAdmin(data string) (net.Listener, error) {
+	path := filepath.Join(data, adminSocket)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("admin socket: %w", err)
+	}
+	// The folder is 0700; the mask closes the instant before chmod all the same.
+	old := syscall.Umask(0o177)
+	ln, err := net.Listen("unix", path)
+	syscall.Umask(old)
+	if err != nil {
+		return nil, fault.New(fault.Invalid, "admin socket %s: %w; a shorter --data path may help", path, err)
+	}
+	return ln, nil
+}
+
+type inviteRequest struct {
+	Pool      pipeline.PoolName `json:"pool"`
+	Untrusted bool              `json:"untrusted"`
+}
+
+type inviteResponse struct {
+	Token   string    `json:"token"`
+	Expires time.Time `json:"expires"`
+	Intake  string    `json:"intake"`
+}
+
+func (s *server) adminHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /invite", s.invite)
+	return mux
+}
+
+func (s *server) invite(w http.ResponseWriter, r *http.Request) {
+	var req inviteRequest
+	if err := json.NewDecoder(io.LimitReader(r.Body, 1<<10)).Decode(&req); err != nil {
+		http.Error(w, "not an invitation: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	if !pipeline.ValidName(string(req.Pool)) {
+		http.Error(w, fmt.Sprintf("%q cannot name a pool: a lower-case letter, then a-z, 0-9 and -", req.Pool), http.StatusBadRequest)
+		return
+	}
+	token, hash := fleet.NewJoinToken()
+	expires := time.Now().Add(tokenLife).UTC()
+	if err := s.db.CreateJoinToken(r.Context(), hash, req.Pool, req.Untrusted, expires); err != nil {
+		s.log.Error("join token not recorded", "err", err)
+		http.Error(w, "the record could not be written", http.StatusInternalServerError)
+		return
+	}
+	s.log.Info("agent invited", "pool", req.Pool, "untrusted", req.Untrusted, "expires", expires)
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(inviteResponse{token, expires, "http://" + s.intake.Addr().String()})
+}
+
+// askAdmin posts a request to the server that runs on the data folder.
+func askAdmin(ctx context.Context, data, path string, req, resp any) error {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return fmt.Errorf("ask the server: %w", err)
+	}
+	client := &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(data, adminSocket))
+		},
+	}}
+	defer client.CloseIdleConnections()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://admin"+path, bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("ask the server: %w", err)
+	}
+	answer, err := client.Do(r)
+	if err != nil {
+		return fault.New(fault.Unavailable, "no server runs on %s: start one with `reconciler serve`, or name its folder with --data (%w)", data, err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(answer.Body, 4<<10))
+		return fault.New(fault.Invalid, "%s", string(text))
+	}
+	return json.NewDecoder(answer.Body).Decode(resp)
+}

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/maestro-cd/maestro/internal/config"
+	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/gitrepo"
+	"github.com/maestro-cd/maestro/internal/pipeline"
+)
+
+func checkData(_ context.Context, opt options, _ *client) finding {
+	f := finding{what: "data"}
+	if err := os.MkdirAll(opt.data, 0o700); err != nil {
+		f.err = fault.New(fault.Invalid, "%s cannot be made: %w; name another folder with --data", opt.data, err)
+		return f
+	}
+	probe, err := os.CreateTemp(opt.data, "check-*")
+	if err != nil {
+		f.err = fault.New(fault.Invalid, "%s cannot be written: %w", opt.data, err)
+		return f
+	}
+	defer os.Remove(probe.Name())
+	defer probe.Close()
+	f.result = opt.data + " can be written"
+	if _, err := os.Stat(filepath.Join(opt.data, "maestro.db")); err == nil {
+		f.result += ", holds a record"
+	}
+	return f
+}
+
+func openForCheck(ctx context.Context, opt options) (*gitrepo.Repo, gitrepo.Refs, error) {
+	s := &server{opt: opt, log: slog.New(slog.DiscardHandler)}
+	repo, err := gitrepo.Open(ctx, gitrepo.Options{
+		URL: opt.repo, Dir: filepath.Join(os.TempDir(), fmt.Sprintf("maestro-check-%d", os.Getpid())), Credentials: s.credentials,
+	})
+	if err != nil {
+		return nil, gitrepo.Refs{}, err
+	}
+	refs, err := repo.Fetch(ctx)
+	return repo, refs, err
+}
+
+func checkGit(ctx context.Context, opt options, _ *client) finding {
+	f := finding{what: "git"}
+	repo, refs, err := openForCheck(ctx, opt)
+	if repo != nil {
+		defer closeForCheck(repo)
+	}
+	if err != nil {
+		f.err = err
+		return f
+	}
+	tip, ok := refs.Tips[opt.ref()]
+	if !ok {
+		f.err = fault.New(fault.NotFound, "%s has no branch %s; push one, or name another with --branch", repo, opt.branch)
+		return f
+	}
+	f.result = fmt.Sprintf("%s, %s at %s", repo, opt.branch, tip.Short())
+	return f
+}
+
+func closeForCheck(repo *gitrepo.Repo) {
+	_ = repo.Close()
+	_ = os.RemoveAll(filepath.Join(os.TempDir(), fmt.Sprintf("maestro-check-%d", os.Getpid())))
+}
+
+func checkForge(_ context.Context, opt options, _ *client) finding {
+	f := finding{what: "forge"}
+	switch opt.forge {
+	case "github":
+		if _, err := secretFile(opt.githubTokenFile); err != nil {
+			f.err = err
+			return f
+		}
+		f.result = "github " + opt.githubRepo + ", a token is there"
+	case "local":
+		f.result = "local: statuses as Git notes, refs/notes/maestro/status"
+	default:
+		f.result = "none: statuses go nowhere"
+	}
+	return f
+}
+
+func checkRepository(ctx context.Context, opt options, _ *client) finding {
+	f := finding{what: "configuration"}
+	repo, refs, err := openForCheck(ctx, opt)
+	if repo != nil {
+		defer closeForCheck(repo)
+	}
+	tip, ok := refs.Tips[opt.ref()]
+	if err != nil || !ok {
+		f.err, f.warning = fault.New(fault.NotFound, "not looked at: there is no commit to evaluate"), true
+		return f
+	}
+	tree, err := repo.Tree(ctx, tip)
+	if err != nil {
+		f.err = err
+		return f
+	}
+	e, err := newEvaluator(slog.New(slog.NewTextHandler(io.Discard, nil)))
+	if err != nil {
+		f.err = err
+		return f
+	}
+	defer e.Close()
+	cfg, err := e.Evaluate(ctx, tip, tree)
+	if err != nil {
+		f.err = err
+		return f
+	}
+	f.result = describe(&cfg)
+	if n := count(cfg.Diagnostics, pipeline.SeverityError); n > 0 {
+		f.err = fault.New(fault.Invalid, "%d errors; see them with: reconciler vet", n)
+	}
+	return f
+}
+
+func describe(cfg *pipeline.Config) string {
+	return fmt.Sprintf("%d compositions, %d pools, %d plugins, %d secrets",
+		len(cfg.Compositions), len(cfg.Pools), len(cfg.Plugins), len(cfg.Secrets))
+}
+
+func count(ds []pipeline.Diagnostic, s pipeline.Severity) int {
+	n := 0
+	for _, d := range ds {
+		if d.Severity == s {
+			n++
+		}
+	}
+	return n
+}
+
+func newEvaluator(log *slog.Logger) (*config.Evaluator, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	return config.New(config.Options{Child: []string{self, evaluateCommand}, Log: log}), nil
+}
+
+func checkServer(ctx context.Context, _ options, c *client) finding {
+	f := finding{what: "server"}
+	if _, err := c.lastSeq(ctx); err != nil {
+		f.err, f.warning = err, true
+		return f
+	}
+	f.result = "answers at " + c.base
+	return f
+}
+
+func checkAgents(ctx context.Context, _ options, c *client) finding {
+	f := finding{what: "agents"}
+	var list struct {
+		Agents []struct {
+			Name   string `json:"name"`
+			Online bool   `json:"online"`
+		} `json:"agents"`
+	}
+	if err := c.get(ctx, "/agents", nil, &list); err != nil {
+		f.err, f.warning = fault.New(fault.Unavailable, "not looked at: no server answers"), true
+		return f
+	}
+	online := 0
+	for _, a := range list.Agents {
+		if a.Online {
+			online++
+		}
+	}
+	f.result = fmt.Sprintf("%d of %d online", online, len(list.Agents))
+	if online == 0 {
+		f.err, f.warning = fault.New(fault.Unavailable, "%s: nothing can run; invite one with: reconciler agents invite", f.result), true
+	}
+	return f
+}

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/pipeline"
+)
+
+// options are those of a server. Each flag has an environment variable of the same
+// name, RECONCILER_ and upper case; a flag wins.
+type options struct {
+	repo, branch    string
+	gitUser         string
+	gitTokenFile    string
+	data            string
+	listen, intake  string
+	public          string
+	forge           string
+	githubRepo      string
+	githubAPI       string
+	githubTokenFile string
+	poll            time.Duration
+	logFormat       string
+	verbose         bool
+	runTip          bool
+	lenientPorts    bool // take another port when one is in use
+}
+
+func (o *options) flags(f *pflag.FlagSet) {
+	f.StringVar(&o.repo, "repo", "", "the ops repository: a path, file:// or https:// (required)")
+	f.StringVar(&o.branch, "branch", "main", "the branch that holds the desired state")
+	f.StringVar(&o.gitUser, "git-user", "maestro", "user name for an https:// repository")
+	f.StringVar(&o.gitTokenFile, "git-token-file", "", "file with the password or token for an https:// repository")
+	f.StringVar(&o.data, "data", defaultData(), "folder for the record, logs and caches")
+	f.StringVar(&o.listen, "listen", "127.0.0.1:8420", "address of the read-only web view")
+	f.StringVar(&o.intake, "intake", "127.0.0.1:8421", "address that agents connect to")
+	f.StringVar(&o.public, "public-url", "", "address of the web view as people reach it, for links")
+	f.StringVar(&o.forge, "forge", "local", "where statuses go: local (Git notes in the repository), github or none")
+	f.StringVar(&o.githubRepo, "github-repo", "", "OWNER/NAME, with --forge github")
+	f.StringVar(&o.githubAPI, "github-api", "https://api.github.com/", "base of GitHub's API")
+	f.StringVar(&o.githubTokenFile, "github-token-file", "", "file with a token that may write commit statuses")
+	f.DurationVar(&o.poll, "poll", 30*time.Second, "how often the repository is looked at without a hint")
+	f.StringVar(&o.logFormat, "log-format", "text", "text or json, on standard error")
+	f.BoolVarP(&o.verbose, "verbose", "v", false, "log every step")
+}
+
+// fromEnvironment sets the flags that were not given from RECONCILER_… variables.
+func fromEnvironment(cmd *cobra.Command, prefix string) error {
+	var errs []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		name := prefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		v, ok := os.LookupEnv(name)
+		if !ok || f.Changed {
+			return
+		}
+		if err := cmd.Flags().Set(f.Name, v); err != nil {
+			errs = append(errs, fmt.Sprintf("%s: %v", name, err))
+		}
+	})
+	if len(errs) > 0 {
+		return fault.New(fault.Invalid, "%s", strings.Join(errs, "; "))
+	}
+	return nil
+}
+
+// check finds everything that is wrong with the options.
+func (o *options) check() error {
+	var wrong []string
+	if o.repo == "" {
+		wrong = append(wrong, "--repo is missing: name the ops repository, as --repo /srv/ops.git (make one with: reconciler init)")
+	}
+	if o.forge != "local" && o.forge != "github" && o.forge != "none" {
+		wrong = append(wrong, fmt.Sprintf("--forge %q is not local, github or none", o.forge))
+	}
+	if o.forge == "github" {
+		if owner, name, ok := strings.Cut(o.githubRepo, "/"); !ok || owner == "" || name == "" || strings.Contains(name, "/") {
+			wrong = append(wrong, "--github-repo must be OWNER/NAME")
+		}
+		if o.githubTokenFile == "" {
+			wrong = append(wrong, "--github-token-file is missing: a token that may write commit statuses of "+o.githubRepo)
+		}
+	}
+	if o.public != "" {
+		if u, err := url.Parse(o.public); err != nil || u.Scheme == "" || u.Host == "" {
+			wrong = append(wrong, fmt.Sprintf("--public-url %q is not a URL", o.public))
+		}
+	}
+	if o.poll < time.Second {
+		wrong = append(wrong, "--poll must be at least 1s")
+	}
+	if o.logFormat != "text" && o.logFormat != "json" {
+		wrong = append(wrong, fmt.Sprintf("--log-format %q is not text or json", o.logFormat))
+	}
+	if len(wrong) > 0 {
+		return fault.New(fault.Invalid, "%s", strings.Join(wrong, "\n       "))
+	}
+	if o.isPath() {
+		abs, err := filepath.Abs(o.repo)
+		if err != nil {
+			return fmt.Errorf("path of %s: %w", o.repo, err)
+		}
+		o.repo = abs
+	}
+	return nil
+}
+
+func (o *options) isPath() bool { return !strings.Contains(o.repo, "://") }
+
+func (o *options) ref() pipeline.Ref { return pipeline.Ref("refs/heads/" + o.branch) }
+
+func (o *options) logger(w io.Writer) *slog.Logger {
+	level := slog.LevelInfo
+	if o.verbose {
+		level = slog.LevelDebug
+	}
+	ho := &slog.HandlerOptions{Level: level}
+	if o.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, ho))
+	}
+	return slog.New(slog.NewTextHandler(w, ho))
+}
+
+// defaultData follows the XDG rules for a person, and the file system hierarchy
+// for a service that systemd gave a state folder.
+func defaultData() string {
+	if d := os.Getenv("STATE_DIRECTORY"); d != "" {
+		return d
+	}
+	if d := os.Getenv("XDG_STATE_HOME"); d != "" {
+		return filepath.Join(d, "maestro", "reconciler")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "maestro-data"
+	}
+	return filepath.Join(home, ".local", "state", "maestro", "reconciler")
+}
+
+// secretFile reads a file that holds one secret. It is read anew at each use, so
+// that a token can be replaced without a restart.
+func secretFile(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fault.New(fault.Invalid, "read %s: %w", path, err)
+	}
+	s := strings.TrimSpace(string(b))
+	if s == "" {
+		return "", fault.New(fault.Invalid, "%s is empty", path)
+	}
+	return s, nil
+}

@@ -1,0 +1,246 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/maestro-cd/maestro/internal/fault"
+)
+
+func newServe() *cobra.Command {
+	var opt options
+	cmd := &cobra.Command{
+		Use: "serve --repo REPOSITORY", Short: "Run the control plane", Args: cobra.NoArgs,
+		Long: `Run the control plane: watch the ops repository, run what its commits ask for on
+the agents that connect, and show it all.
+
+The first time a repository is seen its commits are the past: nothing runs until
+the next push. All that this program keeps is in the data folder.`,
+		Example: "  reconciler serve --repo /srv/ops.git\n  reconciler serve --repo https://git.example.com/ops.git --git-token-file /run/secrets/git",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := fromEnvironment(cmd, "RECONCILER_"); err != nil {
+				return err
+			}
+			if err := opt.check(); err != nil {
+				return err
+			}
+			return serve(cmd.Context(), opt, opt.logger(os.Stderr), func(at addresses) {
+				fmt.Fprintf(cmd.OutOrStdout(), "web    %s\nagents %s\ndata   %s\n", at.Web, at.Intake, opt.data)
+			})
+		},
+	}
+	opt.flags(cmd.Flags())
+	return cmd
+}
+
+func serve(ctx context.Context, opt options, log *slog.Logger, ready func(addresses)) error {
+	s, err := openServer(ctx, opt, log)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	return s.run(ctx, ready)
+}
+
+func newDev() *cobra.Command {
+	var opt options
+	var agents int
+	cmd := &cobra.Command{
+		Use: "dev --repo REPOSITORY", Short: "Control plane, agents and web view on this machine", Args: cobra.NoArgs,
+		Long: `Run the control plane and one agent as processes on this machine, for trying
+things out. Unlike serve it runs the newest commit at the first start, and takes
+another port when one is in use. Each agent is an ordinary agentd.`,
+		Example: "  reconciler dev --repo ~/pipelines.git",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !cmd.Flags().Changed("data") {
+				opt.data = filepath.Join(filepath.Dir(defaultData()), "dev")
+			}
+			if err := fromEnvironment(cmd, "RECONCILER_"); err != nil {
+				return err
+			}
+			if err := opt.check(); err != nil {
+				return err
+			}
+			opt.runTip, opt.lenientPorts = true, true
+			return dev(cmd, opt, agents)
+		},
+	}
+	opt.flags(cmd.Flags())
+	cmd.Flags().IntVar(&agents, "agents", 1, "how many agents to start, in the pool default")
+	return cmd
+}
+
+func dev(cmd *cobra.Command, opt options, agents int) error {
+	binary, err := findAgentd()
+	if err != nil {
+		return err
+	}
+	log := opt.logger(os.Stderr)
+	g, ctx := errgroup.WithContext(cmd.Context())
+	started := make(chan addresses, 1)
+	g.Go(func() error { return serve(ctx, opt, log, func(at addresses) { started <- at }) })
+	g.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case at := <-started:
+			fmt.Fprintf(cmd.OutOrStdout(), "web    %s\nCtrl-C ends it; the state stays in %s\n", at.Web, opt.data)
+			for i := range agents {
+				a := localAgent{binary: binary, dir: filepath.Join(opt.data, fmt.Sprintf("agent-%d", i+1)), name: fmt.Sprintf("local-%d", i+1)}
+				g.Go(func() error { return a.run(ctx, opt.data, at, log) })
+			}
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// localAgent is an agentd that dev and demo start as a child process.
+type localAgent struct {
+	binary, dir, name string
+	pool              string
+	facts             string // content of an external fact file, "" for none
+	stderr            *os.File
+}
+
+// run keeps the agent up until ctx ends: a crash of it is not the end of the work.
+func (a *localAgent) run(ctx context.Context, data string, at addresses, log *slog.Logger) error {
+	for {
+		cmd, err := a.command(ctx, data, at)
+		if err != nil {
+			return err
+		}
+		started := time.Now()
+		err = cmd.Run()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if time.Since(started) < time.Second {
+			return fault.New(fault.Internal, "agent %s ended at once: %v; its messages are above", a.name, err)
+		}
+		log.Warn("agent ended and is started again", "name", a.name, "err", err)
+	}
+}
+
+// command prepares the agent's folder, invites it when it is new, and returns the
+// process to start. Ending ctx asks the process to stop; what it runs goes on.
+func (a *localAgent) command(ctx context.Context, data string, at addresses) (*exec.Cmd, error) {
+	factsDir := filepath.Join(a.dir, "facts.d")
+	if err := os.MkdirAll(factsDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the agent's folder: %w", err)
+	}
+	if a.facts != "" {
+		if err := os.WriteFile(filepath.Join(factsDir, "local.txt"), []byte(a.facts), 0o600); err != nil {
+			return nil, fmt.Errorf("write the agent's facts: %w", err)
+		}
+	}
+	args := []string{"--server", at.Intake, "--data", a.dir, "--name", a.name}
+	if _, err := os.Stat(filepath.Join(a.dir, "enrolled.json")); errors.Is(err, os.ErrNotExist) {
+		pool := a.pool
+		if pool == "" {
+			pool = "default"
+		}
+		var resp inviteResponse
+		if err := askAdmin(ctx, data, "/invite", map[string]string{"pool": pool}, &resp); err != nil {
+			return nil, err
+		}
+		tokenFile := filepath.Join(a.dir, "token")
+		if err := os.WriteFile(tokenFile, []byte(resp.Token), 0o600); err != nil {
+			return nil, fmt.Errorf("write the join token: %w", err)
+		}
+		args = append(args, "--token-file", tokenFile)
+	}
+	cmd := exec.CommandContext(ctx, a.binary, args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = shutdownTime
+	cmd.Stderr = a.stderr
+	if a.stderr == nil {
+		cmd.Stderr = os.Stderr
+	}
+	return cmd, nil
+}
+
+// findAgentd looks beside this program first, so that the two are of one build.
+func findAgentd() (string, error) {
+	name := "agentd"
+	if runtime.GOOS == "windows" {
+		name += ".exe"
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find this program: %w", err)
+	}
+	beside := filepath.Join(filepath.Dir(self), name)
+	if _, err := os.Stat(beside); err == nil {
+		return beside, nil
+	}
+	if p, err := exec.LookPath(name); err == nil {
+		return p, nil
+	}
+	return "", fault.New(fault.NotFound, "agentd is neither beside %s nor in PATH: build both with `make`, or `go install ./reconciler ./agentd`", self)
+}
+
+func newCheck() *cobra.Command {
+	var opt options
+	var c client
+	cmd := &cobra.Command{
+		Use: "check --repo REPOSITORY", Short: "Diagnose configuration, git, forge, record and agents", Args: cobra.NoArgs,
+		Long: "Look at everything a server needs and say of each whether it is well, and what\nto do when it is not. The exit code is 1 when something is wrong.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := fromEnvironment(cmd, "RECONCILER_"); err != nil {
+				return err
+			}
+			if err := opt.check(); err != nil {
+				return err
+			}
+			return check(cmd, opt, &c)
+		},
+	}
+	opt.flags(cmd.Flags())
+	serverFlag(cmd, &c)
+	return cmd
+}
+
+// finding is a line of check.
+type finding struct {
+	what, result string
+	err          error
+	warning      bool
+}
+
+func check(cmd *cobra.Command, opt options, c *client) error {
+	ctx, w := cmd.Context(), cmd.OutOrStdout()
+	problems, warnings := 0, 0
+	say := func(f finding) {
+		mark := "✓"
+		text := f.result
+		switch {
+		case f.err != nil && f.warning:
+			mark, text = "!", f.err.Error()
+			warnings++
+		case f.err != nil:
+			mark, text = "✗", f.err.Error()
+			problems++
+		}
+		fmt.Fprintf(w, "%-14s %s %s\n", f.what, mark, strings.ReplaceAll(text, "\n", " "))
+	}
+	for _, probe := range []func(context.Context, options, *client) finding{checkData, checkGit, checkForge, checkRepository, checkServer, checkAgents} {
+		say(probe(ctx, opt, c))
+	}
+	fmt.Fprintf(w, "\n%d problems, %d warnings\n", problems, warnings)
+	if problems > 0 {
+		return &exitError{code: exitFailed}
+	}
+	return nil
+}

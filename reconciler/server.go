@@ -1,0 +1,350 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/maestro-cd/maestro/internal/config"
+	"github.com/maestro-cd/maestro/internal/durable"
+	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/gitrepo"
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/internal/wire"
+	"github.com/maestro-cd/maestro/reconciler/internal/fleet"
+	"github.com/maestro-cd/maestro/reconciler/internal/forge"
+	"github.com/maestro-cd/maestro/reconciler/internal/loop"
+	"github.com/maestro-cd/maestro/reconciler/internal/sources"
+	"github.com/maestro-cd/maestro/reconciler/internal/store"
+	"github.com/maestro-cd/maestro/reconciler/internal/web"
+)
+
+// shutdownTime bounds how long an orderly stop may take. Nothing is lost when it
+// is not met: the record is written before anything is acknowledged.
+const shutdownTime = 5 * time.Second
+
+// server is the control plane, wired: each room with those that it talks to. It
+// lives from open to close.
+type server struct {
+	opt options
+	log *slog.Logger
+
+	db        *store.DB
+	logs      *store.Logs
+	repo      *gitrepo.Repo
+	evaluator *config.Evaluator
+	bundles   *bundles
+	fleet     *fleet.Fleet
+	runs      *loop.Runs
+	commits   *loop.Commits
+	watcher   *sources.Source
+	converger *forge.Converger // nil with --forge none
+	secrets   *secrets
+	seenAt    atomic.Int64 // when the repository last answered, Unix nanoseconds
+
+	web, intake, admin net.Listener
+}
+
+// addresses is what a running server writes to its data folder, for the commands
+// that talk to it and for tests that let it choose its ports.
+type addresses struct {
+	Web    string `json:"web"`
+	Intake string `json:"intake"`
+	PID    int    `json:"pid"`
+}
+
+const addressesFile = "server.json"
+
+// openServer takes hold of all that the server needs, or of nothing.
+func openServer(ctx context.Context, opt options, log *slog.Logger) (_ *server, err error) {
+	s := &server{opt: opt, log: log}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if err := os.MkdirAll(opt.data, 0o700); err != nil {
+		return nil, fault.New(fault.Invalid, "make the data folder: %w", err)
+	}
+	if s.db, err = store.Open(ctx, opt.data, log); err != nil {
+		return nil, err
+	}
+	// The fleet and the loop know each other; the loop is made first and finds the
+	// fleet here once it exists.
+	late := &lateFleet{}
+	if s.logs, err = store.OpenLogs(ctx, opt.data, log, store.LogOptions{OnDurable: late.logDurable}); err != nil {
+		return nil, err
+	}
+	if err := s.openRepository(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.openRooms(late); err != nil {
+		return nil, err
+	}
+	if err := s.listen(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *server) openRepository(ctx context.Context) error {
+	var err error
+	s.repo, err = gitrepo.Open(ctx, gitrepo.Options{
+		URL: s.opt.repo, Dir: filepath.Join(s.opt.data, "mirror"), Log: s.log, Credentials: s.credentials,
+	})
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	s.evaluator = config.New(config.Options{
+		Child: []string{self, evaluateCommand}, CacheDir: filepath.Join(s.opt.data, "evaluated"), Log: s.log,
+	})
+	s.bundles, err = openBundles(s.opt.data, s.log)
+	return err
+}
+
+func (s *server) credentials() (user, secret string) {
+	if s.opt.gitTokenFile == "" {
+		return "", ""
+	}
+	token, err := secretFile(s.opt.gitTokenFile)
+	if err != nil {
+		s.log.Error("git token not read", "err", err)
+		return "", ""
+	}
+	return s.opt.gitUser, token
+}
+
+func (s *server) openRooms(late *lateFleet) error {
+	s.secrets = &secrets{}
+	repository := &repository{db: s.db, repo: s.repo, evaluator: s.evaluator, bundles: s.bundles}
+	wake, err := s.openForge()
+	if err != nil {
+		return err
+	}
+	s.runs = loop.New(loop.Config{
+		DB: s.db, Logs: logLengths{s.logs}, Fleet: late, Filler: repository, Secrets: s.secrets, Log: s.log,
+		Default: s.opt.ref(), Repo: s.opt.repo, URL: s.opt.public, StatusesChanged: wake,
+	})
+	s.commits = loop.NewCommits(loop.CommitsConfig{
+		DB: s.db, Repository: repository, Runs: s.runs, Log: s.log, Name: s.opt.repo, Default: s.opt.ref(),
+		RunTip: s.opt.runTip, URL: s.opt.public, StatusesChanged: wake, Live: s.secrets.declare,
+	})
+	s.watcher = sources.New(sources.Config{
+		Repo: s.repo, Poll: s.opt.poll, Log: s.log, Observe: s.observe, Problem: s.problem,
+	})
+	s.fleet = fleet.New(fleet.Config{
+		Server: s.db.ID(), Incarnation: s.db.Incarnation(), Log: s.log, Registry: s.db, Events: s.runs,
+		Logs: s.logs, Bundles: s.bundles, Seq: s.lastSeq,
+	})
+	late.fleet.Store(s.fleet)
+	return nil
+}
+
+// openForge makes the converger and returns what wakes it.
+func (s *server) openForge() (wake func(), err error) {
+	var f forge.Forge
+	switch s.opt.forge {
+	case "local":
+		f = forge.NewLocal(s.repo)
+	case "github":
+		f, err = newGitHub(s.opt, s.log)
+		if err != nil {
+			return nil, err
+		}
+	default:
+		return func() {}, nil
+	}
+	s.converger = forge.NewConverger(forge.Config{Forge: f, Register: s.db, Log: s.log})
+	return s.converger.Wake, nil
+}
+
+func (s *server) lastSeq() pipeline.Seq {
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
+	defer cancel()
+	seq, err := s.db.LastSeq(ctx)
+	if err != nil {
+		s.log.Error("sequence not read", "err", err)
+	}
+	return seq
+}
+
+// observe is called with the refs as they are now.
+func (s *server) observe(ctx context.Context, refs gitrepo.Refs) error {
+	s.seenAt.Store(time.Now().UnixNano())
+	err := s.commits.Observe(ctx, refs.Tips)
+	if _, ok := refs.Tips[s.opt.ref()]; !ok && err == nil {
+		err = fault.New(fault.NotFound, "branch %s does not exist: push a commit to it; what was live stays live", s.opt.branch)
+		s.problem(ctx, err)
+		return nil
+	}
+	if err == nil {
+		s.problem(ctx, nil)
+	}
+	return err
+}
+
+// problem records why the repository cannot be read, nil when it can.
+func (s *server) problem(ctx context.Context, problem error) {
+	sentence := ""
+	if problem != nil {
+		sentence = problem.Error()
+	}
+	err := s.db.Write(ctx, func(tx *store.Tx) error { return tx.RepositoryProblem(s.opt.repo, sentence) })
+	if err != nil && ctx.Err() == nil {
+		s.log.Error("repository problem not recorded", "err", err)
+	}
+}
+
+func (s *server) listen() error {
+	var err error
+	if s.web, err = s.listenOn(s.opt.listen, "--listen"); err != nil {
+		return err
+	}
+	if s.intake, err = s.listenOn(s.opt.intake, "--intake"); err != nil {
+		return err
+	}
+	if s.opt.public == "" {
+		s.opt.public = "http://" + s.web.Addr().String()
+	}
+	s.admin, err = listenAdmin(s.opt.data)
+	return err
+}
+
+func (s *server) listenOn(addr, flag string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", addr)
+	if err == nil {
+		return ln, nil
+	}
+	host, _, splitErr := net.SplitHostPort(addr)
+	if s.opt.lenientPorts && splitErr == nil {
+		if ln, err2 := net.Listen("tcp", net.JoinHostPort(host, "0")); err2 == nil {
+			fmt.Fprintf(os.Stderr, "%s is in use; took %s instead\n", addr, ln.Addr())
+			return ln, nil
+		}
+	}
+	return nil, fault.New(fault.Invalid, "listen on %s: %w; choose another address with %s", addr, err, flag)
+}
+
+// run serves until ctx ends, then stops in order: nothing new comes in, what is
+// under way is written, and the record is closed last, by close.
+func (s *server) run(ctx context.Context, ready func(addresses)) error {
+	pages, err := web.New(web.Config{
+		Source: &view{s}, Version: version(), Public: s.opt.public, Log: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	at := addresses{Web: "http://" + s.web.Addr().String(), Intake: "http://" + s.intake.Addr().String(), PID: os.Getpid()}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.runs.Run(ctx) })
+	g.Go(func() error { return s.watcher.Run(ctx) })
+	if s.converger != nil {
+		g.Go(func() error { return s.converger.Run(ctx) })
+	}
+	s.serveHTTP(ctx, g, s.web, pages)
+	s.serveHTTP(ctx, g, s.intake, s.fleet.Handler())
+	s.serveHTTP(ctx, g, s.admin, s.adminHandler())
+	g.Go(func() error {
+		<-ctx.Done()
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
+		defer cancel()
+		return s.fleet.Close(stop)
+	})
+	if err := s.announce(at); err != nil {
+		return err
+	}
+	ready(at)
+	err = g.Wait()
+	if errors.Is(err, context.Canceled) || errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+func (s *server) announce(at addresses) error {
+	b, err := json.Marshal(at)
+	if err != nil {
+		return fmt.Errorf("write addresses: %w", err)
+	}
+	return durable.WriteFile(filepath.Join(s.opt.data, addressesFile), b, 0o600)
+}
+
+func (s *server) serveHTTP(ctx context.Context, g *errgroup.Group, ln net.Listener, h http.Handler) {
+	srv := &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	g.Go(func() error { return srv.Serve(ln) })
+	g.Go(func() error {
+		<-ctx.Done()
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
+		defer cancel()
+		if err := srv.Shutdown(stop); err != nil {
+			return srv.Close()
+		}
+		return nil
+	})
+}
+
+func (s *server) close() {
+	for _, ln := range []net.Listener{s.web, s.intake, s.admin} {
+		if ln != nil {
+			_ = ln.Close()
+		}
+	}
+	type closer interface{ Close() error }
+	var all []closer
+	if s.evaluator != nil {
+		all = append(all, s.evaluator)
+	}
+	if s.repo != nil {
+		all = append(all, s.repo)
+	}
+	if s.logs != nil {
+		all = append(all, s.logs)
+	}
+	if s.db != nil {
+		all = append(all, s.db)
+	}
+	for _, c := range all {
+		if err := c.Close(); err != nil {
+			s.log.Error("not closed cleanly", "what", fmt.Sprintf("%T", c), "err", err)
+		}
+	}
+}
+
+// lateFleet is the fleet for those that are made before it. Until then no agent is
+// connected, which is what it says.
+type lateFleet struct{ fleet atomic.Pointer[fleet.Fleet] }
+
+func (l *lateFleet) Send(id pipeline.AgentID, m wire.Message) bool {
+	f := l.fleet.Load()
+	return f != nil && f.Send(id, m)
+}
+
+func (l *lateFleet) Drop(id pipeline.AgentID, reason string) {
+	if f := l.fleet.Load(); f != nil {
+		f.Drop(id, reason)
+	}
+}
+
+func (l *lateFleet) logDurable(id pipeline.AttemptID, length int64, gap bool) {
+	if f := l.fleet.Load(); f != nil {
+		f.LogDurable(id, length, gap)
+	}
+}
