@@ -23,7 +23,7 @@ func run(args []string) int {
 		case "emit":
 			return emit.Run(args[1:], os.Getenv, os.Stdout)
 		case "env":
-			return emit.Env(os.Getenv, os.Stdin, os.Stdout, os.Stderr)
+			return emit.Env(os.Stdin, os.Stdout, os.Stderr)
 		}
 	}
 	cmd := newCommand()

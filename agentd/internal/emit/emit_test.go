@@ -135,7 +135,7 @@ func TestEnvSurvivesTheShell(t *testing.T) {
 			t.Fatal(err)
 		}
 		var out, log strings.Builder
-		if code := emit.Env(vars("", ""), bytes.NewReader(task), &out, &log); code != 0 {
+		if code := emit.Env(bytes.NewReader(task), &out, &log); code != 0 {
 			t.Fatalf("exit %d: %s", code, &log)
 		}
 		cmd := exec.Command("sh", "-c", `eval "$1"; printf %s "$X"`, "sh", out.String())
@@ -151,17 +151,8 @@ func TestEnvTakesScalarsAndSecrets(t *testing.T) {
 	const task = `{"fields":{"env":{"N":3.0,"B":true,"S":{"secret":"key","value":"CANARY-1"},"http_proxy":"p"}}}`
 	const want = "export B='true'\nexport N='3.0'\nexport S='CANARY-1'\nexport http_proxy='p'\n"
 	var out, log strings.Builder
-	if code := emit.Env(vars("", ""), strings.NewReader(task), &out, &log); code != 0 || out.String() != want {
+	if code := emit.Env(strings.NewReader(task), &out, &log); code != 0 || out.String() != want {
 		t.Errorf("exit %d, %s; got\n%swant\n%s", code, &log, &out, want)
-	}
-
-	file := filepath.Join(t.TempDir(), "input")
-	if err := os.WriteFile(file, []byte(task), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	out.Reset()
-	if code := emit.Env(vars("MAESTRO_INPUT", file), strings.NewReader(""), &out, &log); code != 0 || out.String() != want {
-		t.Errorf("from the file: exit %d, %s; got\n%s", code, &log, &out)
 	}
 }
 
@@ -176,12 +167,12 @@ func TestEnvRefusesWhatDecidesWhichCodeRuns(t *testing.T) {
 	}
 	for _, task := range bad {
 		var out, log strings.Builder
-		if code := emit.Env(vars("", ""), strings.NewReader(task), &out, &log); code == 0 || out.Len() > 0 || log.Len() == 0 {
+		if code := emit.Env(strings.NewReader(task), &out, &log); code == 0 || out.Len() > 0 || log.Len() == 0 {
 			t.Errorf("%s: exit %d, printed %q, said %q", task, code, &out, &log)
 		}
 	}
 	var out, log strings.Builder
-	if code := emit.Env(vars("", ""), strings.NewReader(`{"fields":{}}`), &out, &log); code != 0 || out.Len() > 0 {
+	if code := emit.Env(strings.NewReader(`{"fields":{}}`), &out, &log); code != 0 || out.Len() > 0 {
 		t.Errorf("no env field: exit %d, %q", code, &log)
 	}
 }
@@ -191,7 +182,7 @@ func FuzzEnv(f *testing.F) {
 	f.Add(`{"fields":{"env":{"A":{"secret":"x","value":1}}}}`)
 	f.Fuzz(func(t *testing.T, task string) {
 		var out, log strings.Builder
-		code := emit.Env(vars("", ""), strings.NewReader(task), &out, &log)
+		code := emit.Env(strings.NewReader(task), &out, &log)
 		if (code == 0) == (log.Len() > 0) || code != 0 && out.Len() > 0 {
 			t.Errorf("exit %d, printed %q, said %q", code, &out, &log)
 		}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,13 +15,12 @@ import (
 // maxInput bounds the task that Env reads; the agent sends far less.
 const maxInput = 4 << 20
 
-// Env is "agentd env": it reads the task's JSON from in, or from the file that
-// env("MAESTRO_INPUT") names when in is empty, and writes a line export NAME='VALUE'
-// to out for each member of the field env, sorted by name, for a shell to eval. A
-// task without that field has no lines. Complaints go to log, and then out gets
-// nothing. The result is the exit code.
-func Env(env func(string) string, in io.Reader, out, log io.Writer) int {
-	lines, err := exports(env("MAESTRO_INPUT"), in)
+// Env is "agentd env": it reads the task's JSON from in, and writes a line
+// export NAME='VALUE' to out for each member of the field env, sorted by name, for
+// a shell to eval. A task without that field has no lines. Complaints go to log,
+// and then out gets nothing. The result is the exit code.
+func Env(in io.Reader, out, log io.Writer) int {
+	lines, err := exports(in)
 	if err == nil {
 		_, err = io.WriteString(out, lines)
 	}
@@ -33,10 +31,15 @@ func Env(env func(string) string, in io.Reader, out, log io.Writer) int {
 	return 0
 }
 
-func exports(inputFile string, in io.Reader) (string, error) {
-	raw, err := input(inputFile, in)
-	if err != nil {
-		return "", err
+func exports(in io.Reader) (string, error) {
+	raw, err := io.ReadAll(io.LimitReader(in, maxInput+1))
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("read the task: %w", err)
+	case len(raw) > maxInput:
+		return "", fmt.Errorf("the task has more than %d bytes", maxInput)
+	case len(bytes.TrimSpace(raw)) == 0:
+		return "", errors.New("there is no task on standard input; something has read it before")
 	}
 	var task struct {
 		Fields struct {
@@ -58,26 +61,6 @@ func exports(inputFile string, in io.Reader) (string, error) {
 		b.WriteString("export " + name + "='" + strings.ReplaceAll(value, "'", `'\''`) + "'\n")
 	}
 	return b.String(), nil
-}
-
-func input(file string, in io.Reader) ([]byte, error) {
-	raw, err := io.ReadAll(io.LimitReader(in, maxInput+1))
-	if err == nil && len(bytes.TrimSpace(raw)) == 0 && file != "" {
-		var f *os.File
-		if f, err = os.Open(file); err == nil {
-			raw, err = io.ReadAll(io.LimitReader(f, maxInput+1))
-			err = errors.Join(err, f.Close())
-		}
-	}
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("read the task: %w", err)
-	case len(raw) > maxInput:
-		return nil, fmt.Errorf("the task has more than %d bytes", maxInput)
-	case len(bytes.TrimSpace(raw)) == 0:
-		return nil, errors.New("there is no task to read: standard input is empty and MAESTRO_INPUT is not set")
-	}
-	return raw, nil
 }
 
 // text is the value of a variable: a string, a number or a boolean as it is

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 		case "emit":
 			os.Exit(emit.Run(os.Args[2:], os.Getenv, os.Stderr))
 		case "env":
-			os.Exit(emit.Env(os.Getenv, os.Stdin, os.Stdout, os.Stderr))
+			os.Exit(emit.Env(os.Stdin, os.Stdout, os.Stderr))
 		}
 	}
 	if dir := os.Getenv("FETCH_CHILD"); dir != "" {
