@@ -10,6 +10,7 @@ import (
 
 	"cuelang.org/go/cue"
 	"cuelang.org/go/cue/ast"
+	"cuelang.org/go/cue/errors"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
@@ -19,7 +20,7 @@ type work struct {
 	*checker
 	name  string
 	v     cue.Value
-	out   composition
+	out   pipeline.Composition
 	tasks []*task
 	agent cue.Value // the default requirement
 	// failed: something is wrong with it, so it is not offered.
@@ -65,7 +66,7 @@ func (c *checker) compositions() {
 		before := len(c.res.Diagnostics)
 		w.run()
 		if !pipeline.HasErrors(c.res.Diagnostics[before:]) && !w.failed {
-			w.out.Digest = digestOf(w.out.Composition)
+			w.out.Digest = digestOf(w.out)
 			c.res.Compositions = append(c.res.Compositions, w.out)
 		}
 	})
@@ -79,8 +80,8 @@ func (w *work) run() {
 	w.out.Name, w.out.Unit = pipeline.CompositionName(w.name), w.unit
 	w.out.Pos, _ = w.all.label(w.path()...)
 	broken := w.validate()
-	if w.v.IncompleteKind() != cue.StructKind {
-		return
+	if !get(w.v, "name").Exists() {
+		return // not even a struct; CUE has said so
 	}
 	w.checkTaskSet()
 	w.readTasks(broken)
@@ -101,7 +102,8 @@ func (w *work) validate() map[string]bool {
 	w.failed = true
 	ds := w.x.errors(err)
 	w.complain(ds...)
-	for _, p := range errorPaths(err) {
+	for _, e := range errors.Errors(err) {
+		p := pathOf(e)
 		if len(p) > 3 && p[2] == "tasks" {
 			broken[p[3]] = true
 		}
@@ -138,9 +140,8 @@ func dependsOnRun(c *ast.Comprehension) bool {
 }
 
 func (w *work) readTasks(broken map[string]bool) {
-	tasks := get(w.v, "tasks")
-	iter, err := tasks.Fields()
-	if !tasks.Exists() || err != nil {
+	names := w.namesIn("tasks")
+	if len(names) == 0 {
 		if !w.failed {
 			d := diag(codeRequired, w.out.Pos, "composition %q has no tasks", w.name)
 			d.Help = "add tasks: NAME: shell.#Run & {fields: script: \"…\"}"
@@ -148,9 +149,9 @@ func (w *work) readTasks(broken map[string]bool) {
 		}
 		return
 	}
-	for iter.Next() {
+	for _, name := range names {
 		t := &task{
-			name: iter.Selector().Unquoted(), v: iter.Value(),
+			name: name, v: get(w.v, "tasks", name),
 			deferred: map[string]bool{}, outputs: map[string]cue.Value{}, edges: map[string]edge{},
 		}
 		t.broken = broken[t.name]
@@ -166,6 +167,24 @@ func (w *work) readTasks(broken map[string]bool) {
 	for _, t := range w.tasks {
 		w.readTask(t)
 	}
+}
+
+// namesIn lists the fields of a struct of the composition. CUE does not iterate
+// over a struct with a mistake in it, so then the syntax is asked.
+func (w *work) namesIn(name string) []string {
+	v := get(w.v, name)
+	if !v.Exists() {
+		return nil
+	}
+	iter, err := v.Fields()
+	if err != nil {
+		return slices.DeleteFunc(w.all.children(w.path(name)...), func(n string) bool { return !get(v, n).Exists() })
+	}
+	var out []string
+	for iter.Next() {
+		out = append(out, iter.Selector().Unquoted())
+	}
+	return out
 }
 
 func (w *work) task(name string) *task {
@@ -280,7 +299,7 @@ func (w *work) known(v cue.Value, names []string, at ...string) bool {
 				continue
 			}
 			ok = false
-			d := diag(codeTooLate, position(p.value.Pos()), "%s must be known when the commit is planned", w.x.subject(path))
+			d := diag(codeTooLate, firstRef(p.value, w.name), "%s must be known when the commit is planned", w.x.subject(path))
 			d.Note = "only fields may refer to params, event and the outputs of tasks"
 			w.complain(d)
 		}
@@ -317,14 +336,14 @@ func (w *work) readFields(t *task) {
 	for _, f := range t.def.fields {
 		fv := get(fields, f.Name)
 		if !fv.Exists() {
-			if f.presence == presenceRequired && f.inherit == "" && !t.broken {
+			if f.presence == presenceRequired && f.inherit == "" && fields.Exists() {
 				w.missing(t, &f)
 			}
 			continue
 		}
 		if loose[f.Name] {
 			t.deferred[f.Name] = true
-			continue
+			w.deferredSecrets(t, &f)
 		}
 	}
 	// A default that is made of other fields waits when any of them does.
@@ -458,11 +477,61 @@ func (w *work) mentionSecrets(t *task, f *fieldDef, raw json.RawMessage) {
 	}
 	for _, name := range secretsIn(f.Type, v) {
 		pos, _ := w.all.value(w.path("tasks", t.name, "fields", f.Name)...)
-		w.out.Mentions = append(w.out.Mentions, mention{Kind: mentionSecret, Name: name, Task: t.spec.Name, Pos: pos})
-		if s := pipeline.SecretName(name); !slices.Contains(t.spec.Secrets, s) {
-			t.spec.Secrets = append(t.spec.Secrets, s)
-			slices.Sort(t.spec.Secrets)
+		w.mentionSecret(t, name, pos)
+	}
+}
+
+// deferredSecrets looks at a field that waits for the run. Which secrets it can
+// reach must be written out all the same.
+func (w *work) deferredSecrets(t *task, f *fieldDef) {
+	if !holds(f.Type, pipeline.KindSecret) {
+		return
+	}
+	base := keyOf(w.path("tasks", t.name, "fields", f.Name))
+	for _, key := range sortedKeys(w.all.places) {
+		if key != base && !strings.HasPrefix(key, base+pathSep) || !strings.HasSuffix(key, pathSep+"secret") {
+			continue
 		}
+		for _, p := range w.all.places[key] {
+			lit, ok := p.value.(*ast.BasicLit)
+			if !ok {
+				continue
+			}
+			w.mentionSecret(t, unquote(lit.Value), position(lit.Pos()))
+		}
+	}
+	if f.Type.Kind == pipeline.KindSecret && len(w.all.at(append(strings.Split(base, pathSep), "secret")...)) == 0 ||
+		w.secretRefers(base) {
+		pos, _ := w.all.value(strings.Split(base, pathSep)...)
+		d := diag(codeSecret, pos, "task %q: field %q: a secret must be named where it is used", t.name, f.Name)
+		d.Note = "which secrets a task can reach is decided by the file, not by the run"
+		d.Help = "write " + f.Name + `: secret: "NAME"`
+		w.complain(d)
+	}
+}
+
+// secretRefers reports whether the name of a secret below a path waits for the run.
+func (w *work) secretRefers(base string) bool {
+	for key, places := range w.all.places {
+		if !strings.HasPrefix(key, base+pathSep) || !strings.HasSuffix(key, pathSep+"secret") {
+			continue
+		}
+		if slices.ContainsFunc(places, func(p place) bool { return p.value != nil && len(reaches(p.value)) > 0 }) {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *work) mention(kind, name string, t *task, pos pipeline.Position) {
+	w.res.Mentions = append(w.res.Mentions, mention{Kind: kind, Name: name, Composition: w.out.Name, Task: t.spec.Name, Pos: pos})
+}
+
+func (w *work) mentionSecret(t *task, name string, pos pipeline.Position) {
+	w.mention(mentionSecret, name, t, pos)
+	if s := pipeline.SecretName(name); !slices.Contains(t.spec.Secrets, s) {
+		t.spec.Secrets = append(t.spec.Secrets, s)
+		slices.Sort(t.spec.Secrets)
 	}
 }
 

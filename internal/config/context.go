@@ -15,10 +15,11 @@ type order struct {
 	tasks     map[string]*task
 	ancestors map[string]map[string]bool
 	sure      map[string]map[string]bool
+	skip      map[string]string
 }
 
 func newOrder(tasks []*task) *order {
-	g := &order{tasks: map[string]*task{}, ancestors: map[string]map[string]bool{}, sure: map[string]map[string]bool{}}
+	g := &order{tasks: map[string]*task{}, ancestors: map[string]map[string]bool{}, sure: map[string]map[string]bool{}, skip: map[string]string{}}
 	for _, t := range tasks {
 		g.tasks[t.name] = t
 	}
@@ -62,14 +63,50 @@ func (g *order) succeeded(name string) map[string]bool {
 	return s
 }
 
-// certain reports whether the outputs of p exist when t starts. A task that runs
-// after failures is judged more mildly: when an earlier failure took the outputs
-// away it is skipped, but a task that may be skipped by its own rule is no basis.
+// certain reports whether t can rely on the outputs of p. Reading them makes t
+// wait for p, and t is skipped when p fails; so p may be any earlier task, unless
+// it may be skipped in a run without failures, or its failure is tolerated.
 func (g *order) certain(t, p *task) bool {
-	if t.when() != pipeline.OnSuccess {
-		return g.before(t.name)[p.name] && p.when() == pipeline.OnSuccess && !p.spec.Continue
+	if g.succeeded(t.name)[p.name] {
+		return true
 	}
-	return g.succeeded(t.name)[p.name]
+	return g.before(t.name)[p.name] && !p.spec.Continue && g.conditional(p.name) == ""
+}
+
+// conditional names the task because of which a task is skipped when nothing
+// fails: itself or one that it needs; "" when there is none.
+func (g *order) conditional(name string) string {
+	t := g.tasks[name]
+	switch t.when() {
+	case pipeline.OnFailure:
+		return name
+	case pipeline.Always:
+		return ""
+	}
+	if why, ok := g.skip[name]; ok {
+		return why
+	}
+	why := ""
+	for _, need := range sortedKeys(t.edges) {
+		if why = g.conditional(need); why != "" {
+			break
+		}
+	}
+	g.skip[name] = why
+	return why
+}
+
+// whyAbsent says why a task may not have outputs.
+func (g *order) whyAbsent(p *task) string {
+	switch why := g.conditional(p.name); {
+	case p.spec.Continue:
+		return `it has onFailure: "continue", so the run goes on without them`
+	case why == p.name:
+		return `it has run: "on-failure" and is skipped when nothing fails`
+	case why != "":
+		return fmt.Sprintf(`it needs %q, which has run: "on-failure" and is skipped when nothing fails`, why)
+	}
+	return "it is not ordered before"
 }
 
 func (t *task) when() pipeline.RunWhen {
@@ -77,19 +114,6 @@ func (t *task) when() pipeline.RunWhen {
 		return pipeline.OnSuccess
 	}
 	return t.spec.When
-}
-
-// whyAbsent says why a task may not have outputs.
-func (t *task) whyAbsent() string {
-	switch {
-	case t.when() == pipeline.OnFailure:
-		return `it has run: "on-failure" and is skipped when nothing fails`
-	case t.spec.Continue:
-		return `it has onFailure: "continue", so the run goes on without them`
-	case t.when() == pipeline.Always:
-		return `it may fail, and what lies between does not wait for its success`
-	}
-	return `what lies between runs even after a failure`
 }
 
 // bind fills the fields that a task inherits from the context: each from the
@@ -162,7 +186,7 @@ func (w *work) bindField(t *task, f *fieldDef, g *order) {
 	case len(nearest) > 1:
 		w.ambiguous(t, f, nearest)
 	case len(earlier) > 0:
-		w.maySkip(t, f, earlier)
+		w.maySkip(t, f, earlier, g)
 	case len(all) > 0:
 		w.notOrdered(t, f, all, g)
 	case !f.soft:
@@ -229,9 +253,9 @@ func (w *work) ambiguous(t *task, f *fieldDef, ps []provider) {
 	w.complain(d)
 }
 
-func (w *work) maySkip(t *task, f *fieldDef, ps []provider) {
+func (w *work) maySkip(t *task, f *fieldDef, ps []provider, g *order) {
 	p := ps[len(ps)-1]
-	d := w.unbound(codeMaySkip, t, f, fmt.Sprintf("and task %q, which provides it, may not have: %s", p.task.name, p.task.whyAbsent()))
+	d := w.unbound(codeMaySkip, t, f, fmt.Sprintf("and task %q, which provides it, may not have: %s", p.task.name, g.whyAbsent(p.task)))
 	d.Help = "set " + f.Name + ", or let it come from a task that surely succeeds before this one"
 	w.complain(d)
 }

@@ -44,15 +44,17 @@ func assemble(commit pipeline.CommitID, s *survey, results map[string]*unitResul
 	slices.SortFunc(r.cfg.Plugins, func(a, b pipeline.Plugin) int { return cmp.Compare(a.Name, b.Name) })
 	r.duplicates()
 	for _, res := range r.results {
+		for _, m := range res.Mentions {
+			r.checkMention(res.Dir, m)
+		}
 		for i := range res.Compositions {
-			r.checkMentions(&res.Compositions[i])
 			r.checkAgents(&res.Compositions[i])
 		}
 	}
 	for _, res := range r.results {
 		for i := range res.Compositions {
 			if c := &res.Compositions[i]; !r.unusable[c.Name] {
-				r.cfg.Compositions = append(r.cfg.Compositions, c.Composition)
+				r.cfg.Compositions = append(r.cfg.Compositions, *c)
 			}
 		}
 	}
@@ -123,29 +125,28 @@ func (r *repository) duplicates() {
 	}
 }
 
-func (r *repository) complain(c *composition, d pipeline.Diagnostic) {
-	d.Unit = c.Unit
+// complain speaks against a composition.
+func (r *repository) complain(unit string, c pipeline.CompositionName, d pipeline.Diagnostic) {
+	d.Unit = unit
 	r.cfg.Diagnostics = append(r.cfg.Diagnostics, d)
-	if d.Severity == pipeline.SeverityError {
-		r.unusable[c.Name] = true
-	}
+	r.unusable[c] = true
 }
 
-func (r *repository) checkMentions(c *composition) {
-	for _, m := range c.Mentions {
-		switch m.Kind {
-		case mentionPool:
-			if !slices.ContainsFunc(r.cfg.Pools, func(p pipeline.Pool) bool { return string(p.Name) == m.Name }) {
-				d := diag(codePool, m.Pos, "task %q requires pool %q, which the repository does not declare", m.Task, m.Name)
-				d.Help = fmt.Sprintf("declare it in pools/%s/%s.cue: pools: %s: {}", m.Name, m.Name, m.Name)
-				r.complain(c, withHelp(d, didYouMean(m.Name, poolNames(r.cfg.Pools))))
-			}
-		case mentionSecret:
-			if !slices.ContainsFunc(r.cfg.Secrets, func(s pipeline.Secret) bool { return string(s.Name) == m.Name }) {
-				d := diag(codeSecret, m.Pos, "task %q refers to secret %q, which the repository does not declare", m.Task, m.Name)
-				d.Help = fmt.Sprintf("declare it in ops.cue: secrets: %s: from: env: \"NAME\"", quoteLabel(m.Name))
-				r.complain(c, withHelp(d, didYouMean(m.Name, secretNames(r.cfg.Secrets))))
-			}
+func (r *repository) checkMention(unit string, m mention) {
+	switch m.Kind {
+	case mentionPool:
+		known := poolNames(r.cfg.Pools)
+		if !slices.Contains(known, m.Name) {
+			d := diag(codePool, m.Pos, "task %q requires pool %q, which the repository does not declare", m.Task, m.Name)
+			d.Help = fmt.Sprintf("declare it in pools/%s/%s.cue: pools: %s: {}", m.Name, m.Name, quoteLabel(m.Name))
+			r.complain(unit, m.Composition, withHelp(d, didYouMean(m.Name, known)))
+		}
+	case mentionSecret:
+		known := secretNames(r.cfg.Secrets)
+		if !slices.Contains(known, m.Name) {
+			d := diag(codeSecret, m.Pos, "task %q refers to secret %q, which the repository does not declare", m.Task, m.Name)
+			d.Help = fmt.Sprintf("declare it in ops.cue: secrets: %s: from: env: \"NAME\"", quoteLabel(m.Name))
+			r.complain(unit, m.Composition, withHelp(d, didYouMean(m.Name, known)))
 		}
 	}
 }
@@ -176,7 +177,7 @@ func secretNames(ss []pipeline.Secret) []string {
 
 // checkAgents reports tasks that no agent could ever take, as far as pools
 // promise facts. A fact that a pool does not promise may still be reported.
-func (r *repository) checkAgents(c *composition) {
+func (r *repository) checkAgents(c *pipeline.Composition) {
 	for i := range c.Tasks {
 		t := &c.Tasks[i]
 		var why []string
@@ -202,7 +203,7 @@ func (r *repository) checkAgents(c *composition) {
 		}
 		d := diag(codeNoAgent, pos, "no agent can ever take task %q", t.Name)
 		d.Note = strings.Join(why, "; ")
-		r.complain(c, d)
+		r.complain(c.Unit, c.Name, d)
 	}
 }
 

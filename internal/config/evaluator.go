@@ -195,6 +195,9 @@ func (r *evaluation) layer(ctx context.Context, units []unitRef) error {
 // directory above it that has no value, or an import that used up its limits.
 func (r *evaluation) blocked(u unitRef) ([]pipeline.Diagnostic, bool) {
 	for _, dir := range r.s.closure(u) {
+		if pipeline.HasErrors(r.s.dirs[dir].problems) {
+			return nil, true // said already; what is left of it must not count as the whole
+		}
 		res := r.results[dir]
 		if dir == u.Dir || res == nil || !res.Fatal {
 			continue

@@ -62,12 +62,23 @@ func innermost(e errors.Error) (format string, args []any) {
 	return e.Msg()
 }
 
+// pathOf is the path of an error with its labels as they are, not as CUE quotes them.
+func pathOf(e errors.Error) []string {
+	p := slices.Clone(e.Path())
+	for i, s := range p {
+		if strings.HasPrefix(s, `"`) {
+			p[i] = unquote(s)
+		}
+	}
+	return p
+}
+
 // errors explains what validating a value gave.
 func (x *explainer) errors(err error) []pipeline.Diagnostic {
 	var out []pipeline.Diagnostic
 	done := map[string]bool{}
 	for _, e := range errors.Errors(err) {
-		key := keyOf(e.Path())
+		key := keyOf(pathOf(e))
 		if done[key] {
 			continue
 		}
@@ -85,11 +96,11 @@ func (x *explainer) explain(e errors.Error) pipeline.Diagnostic {
 }
 
 func (x *explainer) classify(e errors.Error, format string, args []any) pipeline.Diagnostic {
-	p := e.Path()
+	p := pathOf(e)
 	switch {
-	case format == cueNotAllowed:
+	case format == cueNotAllowed && len(p) > 0:
 		return x.unknownField(p, e)
-	case format == cueRequired:
+	case format == cueRequired && len(p) > 0:
 		return x.missingField(p)
 	case format == cueUndefined:
 		return x.undefined(p, args, e)
@@ -333,9 +344,10 @@ func (x *explainer) wrongValue(p []string, e errors.Error) pipeline.Diagnostic {
 		d.Note = x.others(p, pos, e)
 		return d
 	}
-	want := constraintText(decl)
+	want := describe(decl)
 	d := diag(codeValue, pos, "%s must be %s%s", x.subject(p), want, x.written(p))
 	d.Note = declaredAt(position(decl.Pos()))
+	d.Help = x.nearestValue(p, decl)
 	if strings.Contains(want, "#Duration") {
 		d.Message = fmt.Sprintf("%s must be a duration%s", x.subject(p), x.written(p))
 		d.Help = `write "30s", "30m" or "1h30m"`
@@ -344,6 +356,41 @@ func (x *explainer) wrongValue(p []string, e errors.Error) pipeline.Diagnostic {
 		d.Help = "it is set more than once: " + x.others(p, pos, e)
 	}
 	return d
+}
+
+// describe says what a declaration asks for: the values of an enumeration, the
+// text of a constraint, but not a whole struct.
+func describe(decl cue.Value) string {
+	s := constraintText(decl)
+	switch decl.IncompleteKind() {
+	case cue.StructKind:
+		return "a struct"
+	case cue.ListKind:
+		return s
+	}
+	if _, name, ok := strings.Cut(s, "#"); ok && !strings.ContainsAny(name, " &|") && name != "Duration" {
+		if t, err := compileType(decl); err == nil && len(t.Enum) > 0 {
+			return t.String()
+		}
+	}
+	return s
+}
+
+// nearestValue suggests the value of an enumeration that may have been meant.
+func (x *explainer) nearestValue(p []string, decl cue.Value) string {
+	if x.idx == nil {
+		return ""
+	}
+	t, err := compileType(decl)
+	wrote := x.idx.literal(p...)
+	if err != nil || wrote == "" {
+		return ""
+	}
+	var known []string
+	for _, raw := range t.Enum {
+		known = append(known, unquote(string(raw)))
+	}
+	return didYouMean(wrote, known)
 }
 
 // written shows what the author wrote, if it is short.

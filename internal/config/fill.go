@@ -113,7 +113,7 @@ func (c *checker) valueProblem(err error) string {
 	var out []string
 	done := map[string]bool{}
 	for _, e := range errors.Errors(err) {
-		key := keyOf(e.Path())
+		key := keyOf(pathOf(e))
 		if done[key] {
 			continue
 		}

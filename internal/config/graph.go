@@ -119,7 +119,7 @@ func (w *work) checkTaskRef(t *task, c chain, direct string) {
 func (w *work) unknownOutput(t, p *task, at link) {
 	// CUE says the same of closed outputs; it is said once.
 	w.res.Diagnostics = slices.DeleteFunc(w.res.Diagnostics, func(d pipeline.Diagnostic) bool {
-		return d.Pos == at.pos && d.Code == codeOutputRef
+		return d.Code == codeOutputRef && d.Pos.File == at.pos.File && d.Pos.Line == at.pos.Line && !strings.Contains(d.Message, "of task")
 	})
 	d := diag(codeOutputRef, at.pos, "task %q refers to output %q of task %q, which does not have it", t.name, at.name, p.name)
 	known := sortedKeys(p.outputs)
@@ -312,7 +312,7 @@ func (w *work) checkEdges(t *task, g *order) {
 	for _, ref := range t.refs {
 		p := w.task(ref.task)
 		if !g.certain(t, p) {
-			w.maybeAbsent(t, p, ref)
+			w.maybeAbsent(t, p, ref, g)
 			continue
 		}
 		if ref.direct == "" || ref.output == "" {
@@ -357,8 +357,8 @@ func hasPattern(t pipeline.Type) bool {
 		slices.ContainsFunc(t.Fields, func(f pipeline.Field) bool { return hasPattern(f.Type) })
 }
 
-func (w *work) maybeAbsent(t, p *task, ref taskRef) {
-	d := diag(codeMaySkip, ref.pos, "task %q reads an output of task %q, which may have none: %s", t.name, p.name, p.whyAbsent())
+func (w *work) maybeAbsent(t, p *task, ref taskRef, g *order) {
+	d := diag(codeMaySkip, ref.pos, "task %q reads an output of task %q, which may have none: %s", t.name, p.name, g.whyAbsent(p))
 	w.complain(d)
 }
 

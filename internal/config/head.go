@@ -2,18 +2,9 @@ package config
 
 import (
 	"cuelang.org/go/cue"
-	"cuelang.org/go/cue/errors"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
-
-func errorPaths(err error) [][]string {
-	var out [][]string
-	for _, e := range errors.Errors(err) {
-		out = append(out, e.Path())
-	}
-	return out
-}
 
 // readHead reads what a composition says apart from its tasks.
 func (w *work) readHead() {
@@ -83,22 +74,34 @@ func (w *work) param(name string) *pipeline.Field {
 }
 
 func (w *work) readTriggers() {
-	v := get(w.v, "triggers")
-	if !v.Exists() || !w.known(w.v, []string{"triggers"}) {
-		return
-	}
-	iter, err := v.List()
-	if err != nil {
-		return
-	}
-	for i := 0; iter.Next(); i++ {
-		w.readTrigger(i, iter.Value())
+	list := get(w.v, "triggers")
+	for i := 0; ; i++ {
+		v := list.LookupPath(cue.MakePath(cue.Index(i)))
+		if !v.Exists() {
+			return
+		}
+		w.readTrigger(i, v)
 	}
 }
 
 func (w *work) readTrigger(i int, v cue.Value) {
+	at := w.path("triggers", itoa(i))
 	var t pipeline.Trigger
-	t.Pos, _ = w.all.label(w.path("triggers", itoa(i))...)
+	t.Pos, _ = w.all.label(at...)
+	for _, p := range w.all.at(at...) {
+		if len(reaches(p.value)) > 0 {
+			d := diag(codeTooLate, firstRef(p.value, w.name), "composition %q: a trigger must be known when the commit is planned", w.name)
+			d.Help = "tasks can refer to the event themselves"
+			w.complain(d)
+			return
+		}
+	}
+	if err := v.Validate(cue.Concrete(true)); err != nil {
+		if v.Validate() == nil { // else it has been reported
+			w.complain(w.x.errors(err)...)
+		}
+		return
+	}
 	push := get(v, "push")
 	if !push.Exists() {
 		d := diag(codeRequired, t.Pos, "composition %q: the trigger says no event", w.name)

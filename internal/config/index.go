@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -14,6 +15,8 @@ import (
 // own positions point as often at the schema as at the file to be changed.
 type index struct {
 	places map[string][]place
+	// names are the fields in a path, in the order of the files.
+	names map[string][]string
 }
 
 // place is one declaration of a field.
@@ -29,7 +32,7 @@ const pathSep = "\x00"
 func keyOf(path []string) string { return strings.Join(path, pathSep) }
 
 func newIndex(files []*ast.File) *index {
-	x := &index{places: map[string][]place{}}
+	x := &index{places: map[string][]place{}, names: map[string][]string{}}
 	for _, f := range files {
 		x.decls("", f.Decls, nil)
 	}
@@ -76,6 +79,9 @@ func (x *index) add(prefix, name string, p place) {
 	if prefix != "" {
 		key = prefix + pathSep + name
 	}
+	if len(x.places[key]) == 0 {
+		x.names[prefix] = append(x.names[prefix], name)
+	}
 	x.places[key] = append(x.places[key], p)
 	x.expr(key, p.value, p.guards)
 }
@@ -97,8 +103,7 @@ func (x *index) expr(key string, e ast.Expr, guards []ast.Node) {
 		x.comprehension(key, e, guards)
 	case *ast.ListLit:
 		for i, elt := range e.Elts {
-			if c, ok := elt.(*ast.Comprehension); ok {
-				_ = c
+			if _, ok := elt.(*ast.Comprehension); ok {
 				continue // its elements have no fixed place
 			}
 			x.add(key, strconv.Itoa(i), place{label: elt.Pos(), value: elt, guards: guards})
@@ -108,6 +113,9 @@ func (x *index) expr(key string, e ast.Expr, guards []ast.Node) {
 
 // at returns the declarations of a path.
 func (x *index) at(path ...string) []place { return x.places[keyOf(path)] }
+
+// children are the names that are written in a path.
+func (x *index) children(path ...string) []string { return slices.Clone(x.names[keyOf(path)]) }
 
 // label is where the name is written, or the nearest enclosing name that is.
 func (x *index) label(path ...string) (pipeline.Position, bool) {

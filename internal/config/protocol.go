@@ -64,32 +64,29 @@ type filled struct {
 
 // unitResult is all that evaluating one unit gave. It is what the cache keeps.
 type unitResult struct {
-	Dir          string                `json:"dir"`
-	Compositions []composition         `json:"compositions,omitempty"`
-	Pools        []pipeline.Pool       `json:"pools,omitempty"`
-	Secrets      []pipeline.Secret     `json:"secrets,omitempty"`
-	Plugin       *pipeline.Plugin      `json:"plugin,omitempty"`
-	Diagnostics  []pipeline.Diagnostic `json:"diagnostics,omitempty"`
+	Dir          string                 `json:"dir"`
+	Compositions []pipeline.Composition `json:"compositions,omitempty"`
+	Pools        []pipeline.Pool        `json:"pools,omitempty"`
+	Secrets      []pipeline.Secret      `json:"secrets,omitempty"`
+	Plugin       *pipeline.Plugin       `json:"plugin,omitempty"`
+	Diagnostics  []pipeline.Diagnostic  `json:"diagnostics,omitempty"`
 	// Fatal: there was no value to look at, so nothing below the directory has one.
 	Fatal bool `json:"fatal,omitempty"`
 	// Declared are the places of the names that the unit declares, valid or not:
 	// a name in two units is a mistake even if one of them is broken.
 	Declared []mention `json:"declared,omitempty"`
-}
-
-// composition adds to a pipeline.Composition what only the comparison of all
-// units can judge.
-type composition struct {
-	pipeline.Composition
+	// Mentions are the pools and secrets that tasks name, those of broken
+	// compositions too.
 	Mentions []mention `json:"mentions,omitempty"`
 }
 
 // mention is a name at a place.
 type mention struct {
-	Kind string            `json:"kind"` // one of the mention… constants
-	Name string            `json:"name"`
-	Task pipeline.TaskName `json:"task,omitempty"`
-	Pos  pipeline.Position `json:"pos"`
+	Kind        string                   `json:"kind"` // one of the mention… constants
+	Name        string                   `json:"name"`
+	Composition pipeline.CompositionName `json:"composition,omitempty"`
+	Task        pipeline.TaskName        `json:"task,omitempty"`
+	Pos         pipeline.Position        `json:"pos"`
 }
 
 const (

@@ -95,6 +95,18 @@ func chainsIn(n ast.Node, composition string, visit func(chain)) {
 	}, nil)
 }
 
+// firstRef is the place of the first reference to the run in an expression.
+func firstRef(e ast.Expr, composition string) pipeline.Position {
+	pos := position(e.Pos())
+	found := false
+	chainsIn(e, composition, func(c chain) {
+		if !found {
+			pos, found = c[0].pos, true
+		}
+	})
+	return pos
+}
+
 // localize turns compositions.NAME.tasks… into tasks….
 func localize(c chain, composition string) chain {
 	if len(c) > 2 && c[0].name == "compositions" && c[1].name == composition {

@@ -40,7 +40,7 @@ func (w *work) requirement(t *task) {
 	slices.SortFunc(r.Facts, func(a, b pipeline.Clause) int { return slices.Compare(a.Path, b.Path) })
 	t.spec.Requirement = r
 	if r.Pool != "" {
-		w.out.Mentions = append(w.out.Mentions, mention{Kind: mentionPool, Name: string(r.Pool), Task: t.spec.Name, Pos: poolPos})
+		w.mention(mentionPool, string(r.Pool), t, poolPos)
 	}
 }
 
@@ -113,7 +113,7 @@ func (c *clauses) place(path []string) pipeline.Position {
 }
 
 func (c *clauses) refuse(path []string, why string) {
-	d := diag(codeRequirement, c.place(path), "%s: facts.%s cannot be matched against agents: %s", c.subject, dotted(path), why)
+	d := diag(codeRequirement, c.place(path), "%s: %s cannot be matched against agents: %s", c.subject, dotted(append([]string{"facts"}, path...)), why)
 	if !slices.ContainsFunc(c.res.Diagnostics, func(o pipeline.Diagnostic) bool { return o.Pos == d.Pos && o.Code == d.Code }) {
 		c.complain(d)
 	}

@@ -50,7 +50,7 @@ func syntaxDiagnostics(name string, err error) []pipeline.Diagnostic {
 			pos.File = name
 		}
 		format, args := e.Msg()
-		d := diag(codeSyntax, pos, "this is not CUE")
+		d := diag(codeSyntax, pos, "this cannot be read as CUE")
 		d.Note = plain(errors.Newf(token.NoPos, format, args...).Error())
 		out = append(out, d)
 		if len(out) == 3 {
@@ -77,7 +77,7 @@ func refusedAttributes(f *ast.File) []pipeline.Diagnostic {
 			out = append(out, d)
 		case "inherit", "provide":
 		default:
-			if hint := didYouMean(name, []string{"inherit", "provide"}); hint != "" {
+			if hint := didYouMean("@"+name, []string{"@inherit", "@provide"}); hint != "" {
 				out = append(out, withHelp(diag(codeAttribute, position(a.Pos()), "unknown attribute @%s", name), hint))
 			}
 		}

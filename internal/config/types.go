@@ -53,7 +53,7 @@ func compileAt(v cue.Value, depth int) (pipeline.Type, error) {
 		return compileAt(rest, depth+1)
 	}
 	if err := v.Err(); err != nil && v.IncompleteKind() == cue.BottomKind {
-		return pipeline.Type{}, inexpressible("has no value: %s", plain(err.Error()))
+		return pipeline.Type{}, inexpressible("it cannot be evaluated by itself")
 	}
 	switch v.IncompleteKind() {
 	case cue.StructKind:

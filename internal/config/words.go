@@ -40,7 +40,15 @@ func didYouMean(written string, known []string) string {
 	if best == "" {
 		return ""
 	}
-	return fmt.Sprintf("did you mean %q?", best)
+	return fmt.Sprintf("did you mean %s?", quoted(best))
+}
+
+// quoted puts a name in quotes, but not an attribute or a definition.
+func quoted(s string) string {
+	if strings.HasPrefix(s, "@") || strings.HasPrefix(s, "#") {
+		return s
+	}
+	return fmt.Sprintf("%q", s)
 }
 
 // distance is the number of insertions, deletions, replacements and swaps of
