@@ -31,6 +31,9 @@ type Identity struct {
 // String returns the ID.
 func (i Identity) String() string { return string(i.ID) }
 
+// GoString returns the ID.
+func (i Identity) GoString() string { return string(i.ID) }
+
 // PublicKey returns the half that the server knows.
 func (i Identity) PublicKey() []byte { return i.key.Public().(ed25519.PublicKey) }
 
