@@ -203,6 +203,13 @@ func TestOverlappingSecretsAreMaskedWhole(t *testing.T) {
 	if got != "<***a***>" {
 		t.Errorf("got %q", got)
 	}
+	one := []redact.Secret{{"a", "abcdefgh"}, {"b", "hijklmno"}}
+	if got := mask(t, one, "<abcdefghijklmno>"); got != "<***a***>" {
+		t.Errorf("one byte shared: %q", got)
+	}
+	if got := mask(t, one, "<abcdefghhijklmno>"); got != "<***a******b***>" {
+		t.Errorf("side by side: %q", got)
+	}
 }
 
 func TestLinesAreEmittedAtOnce(t *testing.T) {

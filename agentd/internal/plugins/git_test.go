@@ -109,8 +109,15 @@ func TestCheckoutFindsEveryKindOfRef(t *testing.T) {
 	u.git(u.work, "checkout", "-q", "main")
 	tip := u.commit("two", "file", "2\n")
 	for _, c := range []struct{ ref, want string }{
-		{"main", tip}, {"topic/a", topic}, {"v1", first}, {"refs/tags/v1", first},
-		{"refs/pull/3/head", topic}, {"both", topic}, {"refs/tags/both", first}, {first, first}, {"", tip},
+		{"main", tip},
+		{"topic/a", topic},
+		{"v1", first},
+		{"refs/tags/v1", first},
+		{"refs/pull/3/head", topic},
+		{"both", topic},
+		{"refs/tags/both", first},
+		{first, first},
+		{"", tip},
 	} {
 		for _, depth := range []any{nil, 1} {
 			if depth != nil && strings.HasPrefix(c.ref, "refs/") {
@@ -302,16 +309,40 @@ func TestHostileFieldsAreRefused(t *testing.T) {
 	}
 	token := map[string]any{"secret": "t", "value": "CANARY-token"}
 	for _, f := range []map[string]any{
-		{"url": "--upload-pack=touch hacked"}, {"url": "ext::sh -c touch% hacked"}, {"url": "http://git.acme.example/x.git"},
-		{"url": "http://127.0.0.1.evil.example/x.git"}, {"url": "http://localhost@evil.example/x.git"},
-		{"url": "git://git.acme.example/x.git"}, {"url": "ftp://x/y"}, {"url": "relative/path"}, {"url": "https://u:CANARY-p@h/x"},
-		{"url": "ssh://-oProxyCommand=touch hacked/x"}, {"url": "git@-oProxyCommand=touch:x"}, {"url": "https://x/\ny"},
-		{"url": "file://relative"}, {"url": "fd::17"}, {"url": "ssh://h/x", "credentials": token}, {"url": u.bare, "credentials": token},
-		{"url": u.bare, "ref": "--force"}, {"url": u.bare, "ref": "a..b"}, {"url": u.bare, "ref": "a b"}, {"url": u.bare, "ref": "refs/heads/*"},
-		{"url": u.bare, "ref": "x:refs/heads/main"}, {"url": u.bare, "ref": "main\nx"}, {"url": u.bare, "ref": "@{-1}"},
-		{"url": u.bare, "dir": "../out"}, {"url": u.bare, "dir": "/abs"}, {"url": u.bare, "dir": "a/../../b"}, {"url": u.bare, "dir": "-x"},
-		{"url": u.bare, "dir": "."}, {"url": u.bare, "dir": "a/.git"}, {"url": u.bare, "dir": "link/x"}, {"url": u.bare, "dir": "link"},
-		{"url": u.bare, "dir": "a\nb"}, {"url": u.bare, "depth": 0}, {"url": u.bare, "depth": "1 --upload-pack=x"},
+		{"url": "--upload-pack=touch hacked"},
+		{"url": "ext::sh -c touch% hacked"},
+		{"url": "http://git.acme.example/x.git"},
+		{"url": "http://127.0.0.1.evil.example/x.git"},
+		{"url": "http://localhost@evil.example/x.git"},
+		{"url": "git://git.acme.example/x.git"},
+		{"url": "ftp://x/y"},
+		{"url": "relative/path"},
+		{"url": "https://u:CANARY-p@h/x"},
+		{"url": "ssh://-oProxyCommand=touch hacked/x"},
+		{"url": "git@-oProxyCommand=touch:x"},
+		{"url": "https://x/\ny"},
+		{"url": "file://relative"},
+		{"url": "fd::17"},
+		{"url": "ssh://h/x", "credentials": token},
+		{"url": u.bare, "credentials": token},
+		{"url": u.bare, "ref": "--force"},
+		{"url": u.bare, "ref": "a..b"},
+		{"url": u.bare, "ref": "a b"},
+		{"url": u.bare, "ref": "refs/heads/*"},
+		{"url": u.bare, "ref": "x:refs/heads/main"},
+		{"url": u.bare, "ref": "main\nx"},
+		{"url": u.bare, "ref": "@{-1}"},
+		{"url": u.bare, "dir": "../out"},
+		{"url": u.bare, "dir": "/abs"},
+		{"url": u.bare, "dir": "a/../../b"},
+		{"url": u.bare, "dir": "-x"},
+		{"url": u.bare, "dir": "."},
+		{"url": u.bare, "dir": "a/.git"},
+		{"url": u.bare, "dir": "link/x"},
+		{"url": u.bare, "dir": "link"},
+		{"url": u.bare, "dir": "a\nb"},
+		{"url": u.bare, "depth": 0},
+		{"url": u.bare, "depth": "1 --upload-pack=x"},
 	} {
 		e := checkout(t, s, f)
 		e.bad(t, "git/checkout: ")
