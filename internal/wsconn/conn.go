@@ -247,9 +247,21 @@ func (c *Conn) write() {
 			return
 		}
 		if err := c.writeFrame(op, b, messageTime); err != nil {
-			c.end(0, "", fault.New(fault.Unavailable, "write to peer: %w", err))
+			c.giveUp(err)
 			return
 		}
+	}
+}
+
+// giveUp ends the connection after a write that failed. A peer that closes makes
+// writes fail, and the reader is about to find the close frame that says why.
+func (c *Conn) giveUp(err error) {
+	t := time.NewTimer(lingerTime)
+	defer t.Stop()
+	select {
+	case <-c.ending:
+	case <-t.C:
+		c.end(0, "", fault.New(fault.Unavailable, "write to peer: %w", err))
 	}
 }
 

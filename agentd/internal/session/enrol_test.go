@@ -120,7 +120,7 @@ func TestDamagedMemoryIsNoObstacle(t *testing.T) {
 			}
 			r := run(cfg)
 			defer r.stop()
-			s.next(t)
+			<-r.runner.links
 			if strings.Contains(r.logged.String(), "record is older") {
 				t.Errorf("%q: another agent's memory was believed", content)
 			}

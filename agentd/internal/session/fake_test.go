@@ -83,7 +83,7 @@ func (s *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write(make([]byte, 1<<16))
 		panic(http.ErrAbortHandler)
 	case r.URL.Path == wire.PathPlugin+"moved.tar":
-		http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound)
+		http.Redirect(w, r, wire.PathPlugin+"good.tar", http.StatusFound)
 	default:
 		http.Error(w, `{"error":"no such plugin"}`, http.StatusNotFound)
 	}

@@ -313,12 +313,26 @@ func TestSteadyConnectionMakesTheNextReturnQuick(t *testing.T) {
 			time.Sleep(time.Minute)
 			start := time.Now()
 			c.Close(wsconn.CodeGoingAway, "restart")
-			c = s.next(t)
+			s.conns <- s.next(t)
 			if took := time.Since(start); took > time.Second {
 				t.Errorf("came back after %v", took)
 			}
-			// A connection that does not last is no reason to hurry.
-			c.Close(wsconn.CodeGoingAway, "restart")
+		}
+	})
+}
+
+func TestConnectionsThatDoNotLastAreNoReasonToHurry(t *testing.T) {
+	t.Parallel()
+	onPipe(t, func(t *testing.T, s *fakeServer, cfg session.Config) {
+		r := run(cfg)
+		defer r.stop()
+		start := time.Now()
+		const times = 40
+		for range times {
+			s.next(t).Close(wsconn.CodeGoingAway, "restart")
+		}
+		if took := time.Since(start); took < 4*time.Minute {
+			t.Errorf("connected %d times in %v, want about one in 15 s", times, took)
 		}
 	})
 }
