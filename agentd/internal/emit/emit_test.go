@@ -63,9 +63,23 @@ func TestEveryVerbAppendsItsLine(t *testing.T) {
 func TestMistakesAreToldAndWriteNothing(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
-		{}, {"dance"}, {"output"}, {"output", "a"}, {"output", "a", "b", "c"}, {"output", "", "x"}, {"output-json", "a", "{"},
-		{"output-json", "a", "1 2"}, {"link", "x", "javascript:alert(1)"}, {"link", "x", "file:///etc/passwd"}, {"progress", "2"},
-		{"progress", "NaN"}, {"progress", "-1"}, {"progress", "half"}, {"text"}, {"text", "a\xff"}, {"not-needed", "a", "b"},
+		{},
+		{"dance"},
+		{"output"},
+		{"output", "a"},
+		{"output", "a", "b", "c"},
+		{"output", "", "x"},
+		{"output-json", "a", "{"},
+		{"output-json", "a", "1 2"},
+		{"link", "x", "javascript:alert(1)"},
+		{"link", "x", "file:///etc/passwd"},
+		{"progress", "2"},
+		{"progress", "NaN"},
+		{"progress", "-1"},
+		{"progress", "half"},
+		{"text"},
+		{"text", "a\xff"},
+		{"not-needed", "a", "b"},
 	} {
 		file := filepath.Join(t.TempDir(), "events")
 		var log strings.Builder

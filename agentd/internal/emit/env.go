@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -93,8 +92,6 @@ func text(raw json.RawMessage) (string, error) {
 	return s, nil
 }
 
-var nameRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
-
 // Variables that say which code a shell, a loader or Git runs, or that belong to
 // the agent. A script that really wants one sets it itself, where it can be seen.
 var (
@@ -105,8 +102,24 @@ var (
 	}
 )
 
+// maxName bounds the name of a variable.
+const maxName = 64
+
+// isName is written out, because compiling an expression would cost every call of
+// agentd more than the rest of its start.
+func isName(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_'
+		if !letter && (i == 0 || c < '0' || c > '9') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= maxName
+}
+
 func checkName(name string) error {
-	if !nameRE.MatchString(name) {
+	if !isName(name) {
 		return fmt.Errorf("env: %.80q cannot be the name of a variable (a letter or _, then up to 63 letters, digits and _)", name)
 	}
 	upper := strings.ToUpper(name)

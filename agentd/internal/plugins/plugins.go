@@ -24,7 +24,6 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -102,20 +101,19 @@ type source struct {
 	single string
 }
 
-var (
-	treeRE   = regexp.MustCompile(`^git:[0-9a-f]{40}$`)
-	sha256RE = regexp.MustCompile(`^[0-9a-f]{64}$`)
-)
-
 // check keeps a digest that is none out of paths and URLs.
 func (s source) check(url string) error {
-	if !treeRE.MatchString(string(s.tree)) {
+	if !strings.HasPrefix(string(s.tree), "git:") || !isHex(s.treeHex(), 40) {
 		return fault.New(fault.Invalid, "its digest %.80q is not a Git tree (git: and 40 hexadecimal digits)", s.tree)
 	}
-	if url != "" && !sha256RE.MatchString(s.sha256) {
+	if url != "" && !isHex(s.sha256, 64) {
 		return fault.New(fault.Invalid, "the sha256 %.80q of %s is not 64 lower-case hexadecimal digits", s.sha256, url)
 	}
 	return nil
+}
+
+func isHex(s string, digits int) bool {
+	return len(s) == digits && strings.Trim(s, "0123456789abcdef") == ""
 }
 
 func (s source) treeHex() string { return strings.TrimPrefix(string(s.tree), "git:") }
