@@ -220,14 +220,18 @@ func (w *work) bindTo(t *task, f *fieldDef, p provider) {
 		w.complain(d)
 		return
 	}
-	w.checkEdgeType(what, pos, f, p.value)
+	proved := w.checkEdgeType(what, pos, f, p.value)
 	if pipeline.HasErrors(w.res.Diagnostics[before:]) {
 		return
 	}
 	t.spec.Bindings = append(t.spec.Bindings, pipeline.Binding{
 		Field: f.Name, From: pipeline.TaskName(p.task.name), Output: p.output, Key: f.inherit,
 	})
-	t.spec.Deferred = true
+	// The value is merged in as it is, without evaluating anything, unless it has
+	// yet to be checked or the manifest makes other fields of it.
+	if !proved || slices.ContainsFunc(t.def.fields, func(d fieldDef) bool { return d.derived }) {
+		t.spec.Deferred = true
+	}
 	if _, ok := t.edges[p.task.name]; !ok {
 		t.edges[p.task.name] = edge{pos: t.pos}
 	}

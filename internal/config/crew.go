@@ -50,6 +50,8 @@ type errDied struct {
 	why string
 	// transient: a busy machine may have caused it, so it is not to be remembered.
 	transient bool
+	// certain: what came before it in the batch has no part in it.
+	certain bool
 }
 
 func (e *errDied) Error() string { return e.why }
@@ -230,12 +232,15 @@ func (w *worker) died(ctx context.Context) error {
 	status, _ := w.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	switch {
 	case w.overdue.Load():
-		return &errDied{why: "it took longer than allowed", transient: true}
+		return &errDied{why: "it took longer than allowed", transient: true, certain: true}
 	case w.cmd.ProcessState.ExitCode() == exitCPU, status.Signaled() && status.Signal() == syscall.SIGXCPU:
-		return &errDied{why: "it used up its CPU time"}
+		return &errDied{why: "it used up its CPU time", certain: true}
 	case strings.Contains(said, "stack exceeds") || strings.Contains(said, "stack overflow"):
 		return &errDied{why: "it nests too deeply"}
-	case strings.Contains(said, "out of memory") || strings.Contains(said, "cannot allocate"):
+	case strings.Contains(said, "out of memory"), strings.Contains(said, "cannot allocate"),
+		// The collector itself falls over when it gets no memory; nothing else in
+		// the child can touch memory that is not its own.
+		strings.Contains(said, "SIGSEGV"):
 		return &errDied{why: "it used up its memory"}
 	}
 	return &errDied{why: "the evaluator ended while working on it", transient: true}

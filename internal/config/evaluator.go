@@ -238,8 +238,9 @@ func (r *evaluation) spread(ctx context.Context, units []unitRef) error {
 	return context.Cause(ctx)
 }
 
-// batch evaluates units on one child. When the child dies, the unit it was at is
-// tried alone; if it dies again the unit is blamed. The rest go on.
+// batch evaluates units on one child. When the child dies of what the units before
+// may have a part in, such as memory, the unit it was at is tried alone and blamed
+// if it dies again. The rest go on.
 func (r *evaluation) batch(ctx context.Context, units []unitRef) error {
 	alone := 0 // how many units at the front must be tried alone
 	for len(units) > 0 {
@@ -258,9 +259,9 @@ func (r *evaluation) batch(ctx context.Context, units []unitRef) error {
 		var died *errDied
 		switch {
 		case err == nil && answered == n:
-		case errors.As(err, &died) && answered == 0 && n == 1:
-			r.blame(units[0], died)
-			answered = 1
+		case errors.As(err, &died) && (died.certain || answered == 0 && n == 1):
+			r.blame(units[answered], died)
+			answered++
 		case errors.As(err, &died):
 			alone = 1
 		case err == nil:
@@ -380,6 +381,14 @@ func (e *Evaluator) Fill(ctx context.Context, req FillRequest) (json.RawMessage,
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", where, err)
 	}
+	if !json.Valid(orNull(req.Params)) {
+		return nil, fault.New(fault.Invalid, "%s: the params of the run are not JSON", where)
+	}
+	for name, raw := range req.Outputs {
+		if !json.Valid(orNull(raw)) {
+			return nil, fault.New(fault.Invalid, "%s: the outputs of task %s are not JSON", where, name)
+		}
+	}
 	w, err := e.crew.take()
 	if err != nil {
 		return nil, fault.New(fault.Internal, "%s: %w", where, err)
@@ -412,6 +421,13 @@ func (e *Evaluator) Fill(ctx context.Context, req FillRequest) (json.RawMessage,
 		return nil, fault.New(fault.Invalid, "%s: %s", where, got.Problem)
 	}
 	return got.Fields, nil
+}
+
+func orNull(raw json.RawMessage) json.RawMessage {
+	if len(raw) == 0 {
+		return json.RawMessage("null")
+	}
+	return raw
 }
 
 // eventFields is an event as compositions see it: every field of #Event, as text.

@@ -153,6 +153,9 @@ func (x *explainer) buildError(e errors.Error, format string, args []any) (pipel
 		}
 		d := diag(codeUnused, pos, "%q is imported but not used", name)
 		d.Help = "remove the import"
+		if short := ast.ParseImportPath(name).Qualifier; x.idx.hasLabel(short) {
+			d.Help = fmt.Sprintf("a field here is called %q too, which hides the import: rename the field, or import it under another name", short)
+		}
 		return d, true
 	case strings.HasPrefix(format, cueLetNotUsed):
 		d := diag(codeUnused, pos, "a let or alias is declared but not used")

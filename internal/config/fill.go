@@ -38,6 +38,12 @@ func (b *batch) fill(f *fillRequest) filled {
 		return filled{Problem: fmt.Sprintf("composition %q of %s has no task %q", f.Composition, f.Unit, f.Task)}
 	}
 	def := c.definitionOf(string(f.Composition), string(f.Task))
+	if problem := c.checkGiven(f); problem != "" {
+		return filled{Problem: problem}
+	}
+	if name := c.absent(f); name != "" {
+		return filled{Problem: fmt.Sprintf("it reads an output of task %q, which has none", name)}
+	}
 	v, problem := b.pour(v, comp, taskPath, f)
 	if problem != "" {
 		return filled{Problem: problem}
@@ -57,6 +63,58 @@ func (b *batch) fill(f *fillRequest) filled {
 		return filled{Problem: problem}
 	}
 	return filled{Fields: raw}
+}
+
+// checkGiven compares the run's values with their declarations, in plainer words
+// than CUE would find for what follows from a wrong one.
+func (c *checker) checkGiven(f *fillRequest) string {
+	w := &work{checker: c, name: string(f.Composition), v: get(c.root, "compositions", string(f.Composition))}
+	w.readParams()
+	params := pipeline.Type{Kind: pipeline.KindStruct, Fields: w.out.Params}
+	if bad := misfits(params, f.Params); len(bad) > 0 {
+		return "the params of the run: " + strings.Join(bad, "; ")
+	}
+	for _, name := range sortedNames(f.Outputs) {
+		t := &task{name: string(name), v: get(w.v, "tasks", string(name)), outputs: map[string]cue.Value{}}
+		if t.def = c.definitionOf(w.name, t.name); t.def == nil {
+			continue
+		}
+		w.readOutputs(t)
+		if bad := misfits(t.spec.Outputs, f.Outputs[name]); len(bad) > 0 {
+			return fmt.Sprintf("the outputs of task %q: %s", name, strings.Join(bad, "; "))
+		}
+	}
+	return ""
+}
+
+func misfits(t pipeline.Type, raw json.RawMessage) []string {
+	if len(raw) == 0 {
+		raw = json.RawMessage("{}")
+	}
+	bad := t.CheckJSON(raw)
+	for i := range bad {
+		bad[i] = plain(bad[i])
+	}
+	return bad[:min(len(bad), 5)]
+}
+
+// absent names a task whose outputs the fields refer to and that has none.
+func (c *checker) absent(f *fillRequest) string {
+	missing := ""
+	for _, p := range c.all.at("compositions", string(f.Composition), "tasks", string(f.Task)) {
+		if p.value == nil {
+			continue
+		}
+		chainsIn(p.value, string(f.Composition), func(ch chain) {
+			if len(ch) < 2 || ch[0].name != "tasks" || missing != "" {
+				return
+			}
+			if _, ok := f.Outputs[pipeline.TaskName(ch[1].name)]; !ok {
+				missing = ch[1].name
+			}
+		})
+	}
+	return missing
 }
 
 // pour puts the run's values in their places. Filling from the root keeps closed
@@ -121,8 +179,8 @@ func (c *checker) valueProblem(err error) string {
 		format, args := innermost(e)
 		d := c.x.classify(e, format, args)
 		s := d.Message
-		if d.Code == codeValue && len(args) > 0 {
-			s += " (the run has " + plain(fmt.Sprint(args[len(args)-1])) + ")"
+		if v := valueAt(err, key); d.Code == codeValue && v != "" {
+			s += ": in this run it is " + v
 		}
 		if d.Pos.File != "" {
 			s = d.Pos.String() + ": " + s
@@ -132,6 +190,16 @@ func (c *checker) valueProblem(err error) string {
 		}
 	}
 	return strings.Join(out, "; ")
+}
+
+// valueAt is the value that an error at a path is about, if CUE says it.
+func valueAt(err error, key string) string {
+	for _, e := range errors.Errors(err) {
+		if format, args := innermost(e); format == cueOutOfBound && len(args) > 0 && keyOf(pathOf(e)) == key {
+			return plain(fmt.Sprint(args[0]))
+		}
+	}
+	return ""
 }
 
 func undeclaredSecret(def *definition, raw json.RawMessage, allowed []pipeline.SecretName) string {

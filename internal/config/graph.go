@@ -328,9 +328,10 @@ func (w *work) checkEdges(t *task, g *order) {
 	}
 }
 
-func (w *work) checkEdgeType(what string, pos pipeline.Position, f *fieldDef, got cue.Value) {
+// checkEdgeType reports whether it is proved that an output always fits a field.
+func (w *work) checkEdgeType(what string, pos pipeline.Position, f *fieldDef, got cue.Value) bool {
 	if f.value.Subsume(got, cue.Raw()) == nil {
-		return
+		return true
 	}
 	have, want := constraintText(got), f.Type.Text
 	if want == "" {
@@ -340,11 +341,12 @@ func (w *work) checkEdgeType(what string, pos pipeline.Position, f *fieldDef, go
 		d := warn(codeUnproved, pos, "%s, which is only known to be %s: that it fits %s is checked when the task starts", what, have, want)
 		d.Note = declaredAt(f.pos)
 		w.complain(d)
-		return
+		return false
 	}
 	d := diag(codeEdgeType, pos, "%s, which is %s and need not be %s", what, have, want)
 	d.Note = declaredAt(f.pos)
 	w.complain(d)
+	return false
 }
 
 // hasPattern reports whether a type has a pattern, of which it cannot be decided

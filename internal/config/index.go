@@ -117,6 +117,19 @@ func (x *index) at(path ...string) []place { return x.places[keyOf(path)] }
 // children are the names that are written in a path.
 func (x *index) children(path ...string) []string { return slices.Clone(x.names[keyOf(path)]) }
 
+// hasLabel reports whether any field has that name.
+func (x *index) hasLabel(name string) bool {
+	if x == nil {
+		return false
+	}
+	for _, names := range x.names {
+		if slices.Contains(names, name) {
+			return true
+		}
+	}
+	return false
+}
+
 // label is where the name is written, or the nearest enclosing name that is.
 func (x *index) label(path ...string) (pipeline.Position, bool) {
 	for n := len(path); n > 0; n-- {

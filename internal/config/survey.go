@@ -186,16 +186,9 @@ func (s *survey) look(dir string) (*dirInfo, error) {
 	if d := s.dirs[dir]; d != nil {
 		return d, nil
 	}
-	hash, err := s.tree.Hash(dir)
+	d, err := s.remembered(dir)
 	if err != nil {
-		return nil, fault.New(fault.Internal, "read tree of %s: %w", dir, err)
-	}
-	d := s.memo.get(hash)
-	if d == nil {
-		if d, err = s.readDir(dir); err != nil {
-			return nil, err
-		}
-		s.memo.put(hash, d)
+		return nil, err
 	}
 	s.dirs[dir] = d
 	for _, p := range d.problems {
@@ -211,6 +204,26 @@ func (s *survey) look(dir string) (*dirInfo, error) {
 			"the commit has more than %d CUE files or %d MiB of CUE", maxFiles, maxBytes>>20))
 	}
 	return d, nil
+}
+
+// remembered reads a directory, or knows it from another commit. The root differs
+// in every commit, and is small without its subdirectories.
+func (s *survey) remembered(dir string) (*dirInfo, error) {
+	if dir == "." {
+		return s.readDir(dir)
+	}
+	hash, err := s.tree.Hash(dir)
+	if err != nil {
+		return nil, fault.New(fault.Internal, "read tree of %s: %w", dir, err)
+	}
+	if d := s.memo.get(hash); d != nil {
+		return d, nil
+	}
+	d, err := s.readDir(dir)
+	if err == nil {
+		s.memo.put(hash, d)
+	}
+	return d, err
 }
 
 // goodName is what a CUE file and a directory of units may be called. It is
@@ -235,7 +248,12 @@ func (s *survey) readDir(dir string) (*dirInfo, error) {
 		case dangerousName(name):
 			d.problem(name, codeFileName, "the name %q is refused", plain(name))
 			continue
-		case !e.IsDir() && !isCUE, hidden, name == "cue.mod":
+		case hidden, name == "cue.mod":
+			continue
+		case !e.IsDir() && !e.Type().IsRegular() && dir != ".":
+			d.problem(name, codeUnreadable, "%s is a symbolic link or a submodule, which is not followed", name)
+			continue
+		case !e.IsDir() && !isCUE:
 			continue
 		case strings.HasSuffix(name, "_test.cue"), strings.HasSuffix(name, "_tool.cue"):
 			continue

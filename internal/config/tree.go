@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Tree is the files of one commit. Opening a symbolic link, a submodule, a Git
@@ -22,15 +23,21 @@ type Tree interface {
 }
 
 // FSTree makes a Tree of any file system, such as os.DirFS of a working copy or
-// an embed.FS. Hash reads everything below the directory. A file is executable
-// when its mode says so, when it begins with "#!", or when it is named run or
-// checkout: an embed.FS knows no modes.
-func FSTree(fsys fs.FS) Tree { return fsTree{fsys} }
+// an embed.FS, as it is at the time: Hash reads everything below a directory once.
+// A file is executable when its mode says so, when it begins with "#!", or when it
+// is named run or checkout: an embed.FS knows no modes. It is safe for concurrent use.
+func FSTree(fsys fs.FS) Tree { return &fsTree{FS: fsys, known: map[string][]byte{}} }
 
-type fsTree struct{ fs.FS }
+type fsTree struct {
+	fs.FS
+	mu    sync.Mutex
+	known map[string][]byte // guarded by mu; hashes of directories
+}
 
-func (t fsTree) Hash(dir string) (string, error) {
-	sum, err := t.hash(dir)
+func (t *fsTree) Hash(dir string) (string, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	sum, err := t.hashLocked(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
@@ -40,7 +47,10 @@ func (t fsTree) Hash(dir string) (string, error) {
 	return hex.EncodeToString(sum), nil
 }
 
-func (t fsTree) hash(dir string) ([]byte, error) {
+func (t *fsTree) hashLocked(dir string) ([]byte, error) {
+	if sum, ok := t.known[dir]; ok {
+		return sum, nil
+	}
 	entries, err := fs.ReadDir(t.FS, dir)
 	if err != nil {
 		return nil, err
@@ -58,12 +68,12 @@ func (t fsTree) hash(dir string) ([]byte, error) {
 		if e.Name() == ".git" {
 			continue
 		}
-		mode, sum, err := t.entry(path.Join(dir, e.Name()), e)
+		mode, sum, err := t.entryLocked(path.Join(dir, e.Name()), e)
 		if err != nil {
 			return nil, err
 		}
 		if sum == nil {
-			continue // Git keeps no empty directories.
+			continue // Git keeps no empty directories, and no sockets.
 		}
 		fmt.Fprintf(&body, "%s %s\x00", mode, e.Name())
 		body.Write(sum)
@@ -71,16 +81,22 @@ func (t fsTree) hash(dir string) ([]byte, error) {
 	if body.Len() == 0 && dir != "." {
 		return nil, nil
 	}
-	return gitObject("tree", body.Bytes()), nil
+	sum := gitObject("tree", body.Bytes())
+	t.known[dir] = sum
+	return sum, nil
 }
 
-func (t fsTree) entry(name string, e fs.DirEntry) (mode string, sum []byte, err error) {
+func (t *fsTree) entryLocked(name string, e fs.DirEntry) (mode string, sum []byte, err error) {
 	if e.IsDir() {
-		sum, err = t.hash(name)
+		sum, err = t.hashLocked(name)
 		return "40000", sum, err
 	}
+	if e.Type()&fs.ModeSymlink != 0 {
+		to, err := fs.ReadLink(t.FS, name)
+		return "120000", gitObject("blob", []byte(to)), err
+	}
 	if !e.Type().IsRegular() {
-		return "", nil, fmt.Errorf("%s is not a regular file", name)
+		return "", nil, nil
 	}
 	b, err := fs.ReadFile(t.FS, name)
 	if err != nil {
@@ -105,7 +121,7 @@ func Executable(name string, content []byte) bool {
 
 // Open refuses what is not a regular file or a directory, so that a symbolic
 // link in a working copy leads nowhere.
-func (t fsTree) Open(name string) (fs.File, error) {
+func (t *fsTree) Open(name string) (fs.File, error) {
 	if lf, ok := t.FS.(fs.ReadLinkFS); ok && name != "." {
 		info, err := lf.Lstat(name)
 		if err != nil {
