@@ -95,8 +95,9 @@ func TestNewRecordAtTheSameAddressTakesTheToken(t *testing.T) {
 	t.Parallel()
 	onPipe(t, func(t *testing.T, s *fakeServer, cfg session.Config) {
 		r := run(cfg)
-		s.next(t)
+		<-r.runner.links
 		_ = r.stop()
+		<-s.conns
 		s.set(func() {
 			s.record, s.enrolled = "record-2", map[pipeline.AgentID]bool{}
 			s.tokens["join-2"] = ""

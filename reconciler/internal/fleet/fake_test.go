@@ -102,6 +102,7 @@ func (e *fakeEvents) Connected(a pipeline.Agent, held []wire.Held) {
 	}
 	e.ch <- event{kind: "connected", id: a.ID, agent: a, held: held}
 }
+
 func (e *fakeEvents) Disconnected(id pipeline.AgentID) { e.ch <- event{kind: "disconnected", id: id} }
 func (e *fakeEvents) Renewed(id pipeline.AgentID)      { e.ch <- event{kind: "renewed", id: id} }
 func (e *fakeEvents) Message(id pipeline.AgentID, m wire.Message) {

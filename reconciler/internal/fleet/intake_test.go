@@ -374,6 +374,7 @@ func FuzzHello(f *testing.F) {
 	f.Add([]byte(`{"kind":"hello","body":{"versions":[1,1],"public_key":"AAAA","signature":"AAAA"}}`))
 	f.Add([]byte(`{"kind":"hello","body":{"versions":[1,1,1,1],"facts":{"a":[]}}}`))
 	f.Add([]byte(`{"kind":"beat","body":{"n":1}}`))
+	f.Add([]byte(`{}`))
 	f.Add([]byte{0xff})
 	w := newWorld()
 	p := wsconntest.NewPipe(w.fleet.Handler())

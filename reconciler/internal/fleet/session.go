@@ -123,7 +123,8 @@ func (f *Fleet) handshake(conn *wsconn.Conn, log *slog.Logger, host string) (*se
 		return nil, nil, err
 	}
 	frame, err := conn.Receive(ctx)
-	if err != nil {
+	var unknown *wire.UnknownError
+	if err != nil && !errors.As(err, &unknown) {
 		return nil, nil, err
 	}
 	hello, ok := frame.Message.(*wire.Hello)
