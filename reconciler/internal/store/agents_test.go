@@ -142,6 +142,8 @@ func TestAgentIsSavedAndTouched(t *testing.T) {
 	if n := seq(); n != before+1 {
 		t.Errorf("saved twice: seq %d -> %d, want one change", before, n)
 	}
+	signal, stop := db.Watch()
+	defer stop()
 	later := noon.Add(time.Hour)
 	if err := db.TouchAgents(t.Context(), map[pipeline.AgentID]time.Time{a.ID: later, "a-nobody": later}); err != nil {
 		t.Fatal(err)
@@ -156,6 +158,11 @@ func TestAgentIsSavedAndTouched(t *testing.T) {
 	}
 	if n := seq(); n != before+1 {
 		t.Errorf("a touch is not a change: seq %d", n)
+	}
+	select {
+	case <-signal:
+		t.Error("a touch woke a watcher")
+	default:
 	}
 	// Nobody is connected to a program that has just started.
 	db.Close()

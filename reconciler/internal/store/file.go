@@ -215,7 +215,7 @@ func (f *file) release() error {
 	if f.writer != nil {
 		errs = append(errs, f.writer.Close())
 	}
-	return errors.Join(append(errs, f.lock.Close())...)
+	return errors.Join(append(errs, unlock(f.lock))...)
 }
 
 // explain adds to an error of SQLite what a person can do about it. Errors of

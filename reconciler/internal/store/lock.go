@@ -38,3 +38,9 @@ func lockFile(path string) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// unlock ends the lock by name, not only by closing the file: a child process that
+// is being started at this moment has the same file open until it is under way.
+func unlock(f *os.File) error {
+	return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
+}

@@ -120,8 +120,8 @@ func (l *Logs) Append(id pipeline.AttemptID, off int64, data []byte) error {
 }
 
 // Seal marks the log of an attempt as complete, after what was appended before,
-// and returns when that is durable. A log that is not of that length, and was not
-// truncated, is a fault.Conflict: something is still to come, or was lost.
+// and returns when that is durable. A log of which not that much
+// was received is a fault.Conflict: something is still to come, or was lost.
 func (l *Logs) Seal(ctx context.Context, id pipeline.AttemptID, length int64) error {
 	sealed := make(chan error, 1)
 	if err := l.put(logItem{attempt: id, off: length, seal: sealed}); err != nil {

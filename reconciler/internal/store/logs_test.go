@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -229,6 +230,23 @@ func TestLogGoesOnWhereItWasAfterReopening(t *testing.T) {
 	}
 }
 
+func TestCloseWritesWhatIsQueued(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	a := newAcks()
+	l := openLogs(t, dir, store.LogOptions{OnDurable: a.durable})
+	appendAll(t, l, "a1", 0, []byte("written, "))
+	a.reach("a1", 9)
+	appendAll(t, l, "a1", 9, []byte("queued")) // until the next group
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = openLogs(t, dir, store.LogOptions{})
+	if got, err := l.Read(t.Context(), "a1", 0, 100); string(got) != "written, queued" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
+
 func TestTooLongALogIsCutVisiblyAndStillAcknowledged(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -287,6 +305,34 @@ func TestStreamsAreWrittenInGroups(t *testing.T) {
 	if commits > attempts*10 {
 		t.Errorf("%d acknowledgements for %d frames of %d attempts: they are not written in groups", commits, attempts*frames, attempts)
 	}
+}
+
+func TestFirstBytesAreWrittenAtOnceAndLaterOnesInGroups(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := newAcks()
+		l := openLogs(t, t.TempDir(), store.LogOptions{OnDurable: a.durable})
+		begin := time.Now()
+		appendAll(t, l, "a1", 0, []byte("x"))
+		a.reach("a1", 1)
+		if d := time.Since(begin); d != 0 {
+			t.Errorf("the first byte waited %s", d)
+		}
+		for n := range 100 { // a byte each 10 ms, for a second
+			appendAll(t, l, "a1", int64(n+1), []byte("x"))
+			time.Sleep(10 * time.Millisecond)
+		}
+		a.reach("a1", 101)
+		if n := len(a.all["a1"]); n < 5 || n > 7 {
+			t.Errorf("got %d commits in a second, want about 5", n)
+		}
+		begin = time.Now()
+		appendAll(t, l, "a1", 101, make([]byte, 4<<20)) // does not wait for the end of the pause
+		a.reach("a1", 101+4<<20)
+		if d := time.Since(begin); d != 0 {
+			t.Errorf("4 MiB waited %s", d)
+		}
+	})
 }
 
 func TestSlowLogIsUnitedIntoFewRows(t *testing.T) {

@@ -129,7 +129,7 @@ func (g *logGroup) open(id pipeline.AttemptID) (*outcome, error) {
 }
 
 func (s *logState) seal(id pipeline.AttemptID, length int64) error {
-	if s.received != length && !s.truncated {
+	if s.received != length {
 		return fault.New(fault.Conflict, "seal the log of %s: it ends at byte %d, and %d are stored", id, length, s.received)
 	}
 	s.dirty = s.dirty || !s.sealed

@@ -310,6 +310,20 @@ func TestDamageSaysWhatToDo(t *testing.T) {
 	}
 }
 
+func TestEveryConnectionHasItsPragmas(t *testing.T) {
+	t.Parallel()
+	db := open(t, t.TempDir())
+	writer, readers := db.Pragmas(t, "synchronous", "foreign_keys", "busy_timeout", "query_only", "journal_mode")
+	if got := fmt.Sprint(writer); got != "[2 1 10000 0 wal]" {
+		t.Errorf("writer: got %s", got)
+	}
+	for i, r := range readers {
+		if got := fmt.Sprint(r[1:]); got != "[1 10000 1 wal]" {
+			t.Errorf("reader %d: got %s", i, got)
+		}
+	}
+}
+
 func TestCloseInGoodOrderLeavesOneFile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

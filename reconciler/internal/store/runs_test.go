@@ -202,6 +202,26 @@ func TestStaleWriterIsRefused(t *testing.T) {
 	}
 }
 
+func TestTaskThatIsNotAsItWasReadIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	db := open(t, t.TempDir())
+	c := composition("build", 1)
+	r := newRun(c, 1)
+	create(t, db, r, c)
+	r = bring(t, db, r, pipeline.Running)
+	for name, pretend := range map[string]func(*pipeline.RunTask){
+		"state": func(t *pipeline.RunTask) { t.State = pipeline.InDoubt },
+		"epoch": func(t *pipeline.RunTask) { t.Epoch = 7 },
+	} {
+		before := r.Clone() // of the right version
+		pretend(&before.Tasks[0])
+		want(t, save(t, db, before, move(before, "t0", pipeline.Success)), fault.Conflict)
+		if got, err := db.Run(t.Context(), r.ID); !cmp.Equal(r, got) || err != nil {
+			t.Errorf("%s: %v: want - got +\n%s", name, err, cmp.Diff(r, got))
+		}
+	}
+}
+
 func TestOfTwoWritersRacingOneWins(t *testing.T) {
 	t.Parallel()
 	db := open(t, t.TempDir())
