@@ -59,7 +59,8 @@ type Source interface {
 	Watch() (signal <-chan struct{}, stop func())
 
 	// LogInfo describes an attempt's log; an attempt that has not written any has
-	// an empty one.
+	// an empty one. An attempt that ended is sealed, also when it never wrote: who
+	// follows a log waits for that.
 	LogInfo(ctx context.Context, id pipeline.AttemptID) (LogInfo, error)
 	// LogLines returns up to n lines from line number from, which counts from 1.
 	// A last line without a newline is a line. Text comes as it was written, its
