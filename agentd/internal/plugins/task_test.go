@@ -93,6 +93,8 @@ func (s seat) command(t testing.TB, argv []string, fields, previous map[string]a
 		"MAESTRO_AGENTD=" + self, "MAESTRO_EVENTS=" + events, "MAESTRO_WORKSPACE=" + s.workspace,
 		"MAESTRO_SCRATCH=" + scratch, "MAESTRO_CACHE=" + s.cache, "MAESTRO_TASK=t", "MAESTRO_RUN=01JDXXXXXXXXXXXXXXXXXXXXXX",
 		"MAESTRO_PLUGIN_DIR=" + filepath.Dir(argv[0]),
+		// The race detector would make each call of agentd last a second.
+		"GORACE=atexit_sleep_ms=0",
 	}, scalars(fields)...)
 	cmd.Env = append(cmd.Env, env...)
 	return cmd, events
