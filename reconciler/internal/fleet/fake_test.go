@@ -44,8 +44,10 @@ func (r *fakeRegistry) Enrol(_ context.Context, hash [32]byte, a pipeline.Agent,
 	switch {
 	case !ok:
 		return a, fault.New(fault.NotFound, "this join token does not exist")
-	case by != "" && by != a.ID:
-		return a, fault.New(fault.Conflict, "this join token was used by another agent")
+	case by != "":
+		return a, fault.New(fault.Conflict, "this join token was used already")
+	case r.agents[a.ID].Revoked:
+		return a, fault.New(fault.Invalid, "the key of this agent was revoked")
 	}
 	r.tokens[hash] = a.ID
 	a.Pool, a.EnrolledAt = "build", now

@@ -29,11 +29,10 @@ import (
 // Registry knows which agents exist. Its methods are called from many goroutines.
 type Registry interface {
 	// Enrol uses up the one-time token and records a, whose ID, Name and PublicKey
-	// are filled in, and returns it with the pool and trust of the token. At most
-	// one key is ever enrolled with a token; the same key with the same token again
-	// succeeds, because the first answer may have been lost. A token that is
-	// unknown, used or expired is fault.NotFound, Conflict or Invalid, with a
-	// sentence that is shown to the agent.
+	// are filled in, and returns it with the pool and trust of the token. A token
+	// enrols once, whoever asks: an agent that never saw the answer finds itself
+	// enrolled when it connects. A key that was revoked stays so. Refusals are
+	// fault.NotFound, Conflict or Invalid, with a sentence that the agent is shown.
 	Enrol(ctx context.Context, tokenHash [32]byte, a pipeline.Agent, now time.Time) (pipeline.Agent, error)
 	// Agent returns an agent, its PublicKey and Revoked included, or fault.NotFound.
 	Agent(ctx context.Context, id pipeline.AgentID) (pipeline.Agent, error)

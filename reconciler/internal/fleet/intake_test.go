@@ -102,10 +102,11 @@ func TestEnrolledAgentMayConnect(t *testing.T) {
 	w := newWorld()
 	url := w.serve(t)
 	token, k := w.invite(), newKey(t)
-	for range 2 { // again, because the first answer may have been lost
-		if status, body := post(t, url, token, k.enrolment(token)); status != http.StatusOK {
-			t.Fatalf("enrolment = %d %s", status, body)
-		}
+	if status, body := post(t, url, token, k.enrolment(token)); status != http.StatusOK {
+		t.Fatalf("enrolment = %d %s", status, body)
+	}
+	if status, body := post(t, url, token, k.enrolment(token)); status != http.StatusForbidden || !strings.Contains(body, "was used already") {
+		t.Errorf("the token again = %d %s", status, body)
 	}
 	connect(t, url, k, nil)
 	w.events.next(t, "connected", k.id)
