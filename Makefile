@@ -38,7 +38,7 @@ cross: ## agentd runs where the reconciler does not
 	CGO_ENABLED=0 GOOS=windows GOARCH=amd64 $(GO) build -o /dev/null ./agentd
 
 bench: build ## the table of figures, with the machine named
-	$(GO) test -count=1 -timeout 30m -run '^TestFigures$$' -figures ./internal/testkit
+	$(GO) test -count=1 -timeout 30m -run '^TestFigures$$' ./reconciler -figures
 
 update: ## rewrite golden files
 	UPDATE=1 $(GO) test ./...

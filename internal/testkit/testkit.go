@@ -189,6 +189,9 @@ func (p *Process) Kill() {
 	<-p.done
 }
 
+// Signal sends a signal to the process.
+func (p *Process) Signal(sig os.Signal) error { return p.cmd.Process.Signal(sig) }
+
 // Stop asks the process to end, waits, and returns its exit code.
 func (p *Process) Stop() int {
 	p.t.Helper()
@@ -225,7 +228,13 @@ type Server struct {
 // Serve starts `reconciler serve` on a repository, with ports of its choice.
 func Serve(t testing.TB, repo string, env []string, more ...string) *Server {
 	t.Helper()
-	s := &Server{Data: ShortDir(t), env: env}
+	return ServeIn(t, ShortDir(t), repo, env, more...)
+}
+
+// ServeIn is Serve with a data folder of the caller's.
+func ServeIn(t testing.TB, data, repo string, env []string, more ...string) *Server {
+	t.Helper()
+	s := &Server{Data: data, env: env}
 	s.args = append([]string{
 		"reconciler", "serve", "--repo", repo, "--data", s.Data, "--listen", "127.0.0.1:0", "--intake", "127.0.0.1:0", "--poll", "1s",
 	}, more...)
@@ -323,6 +332,15 @@ type Agent struct {
 	args []string
 }
 
+// StartAgentWith starts an agent with the join token in a file, without waiting.
+func (s *Server) StartAgentWith(t testing.TB, name, tokenFile string) *Agent {
+	t.Helper()
+	a := &Agent{Dir: ShortDir(t), Name: name}
+	a.args = []string{"agentd", "--server", s.Intake, "--data", a.Dir, "--name", name, "--token-file", tokenFile}
+	a.Restart(t)
+	return a
+}
+
 // StartAgent invites and starts an agent, and waits until it is online. facts is
 // the content of an external fact file.
 func (s *Server) StartAgent(t testing.TB, name, pool, facts string) *Agent {
@@ -412,6 +430,33 @@ func (s *Server) AwaitRuns(t testing.TB, commit pipeline.CommitID, n int) []pipe
 		return len(runs) >= n && ended == len(runs), why
 	})
 	return runs
+}
+
+// AwaitEnded follows the changes until n runs have ended. It costs the server
+// little, so that figures are the server's own.
+func (s *Server) AwaitEnded(t testing.TB, n int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Web+"/api/v1/changes?after=0&follow=1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	ended := map[pipeline.RunID]bool{}
+	for d := json.NewDecoder(resp.Body); len(ended) < n; {
+		var c pipeline.Change
+		if err := d.Decode(&c); err != nil {
+			t.Fatalf("%d of %d runs ended: %v", len(ended), n, err)
+		}
+		if c.Kind == pipeline.ChangeRun && c.State.Terminal() {
+			ended[c.Run] = true
+		}
+	}
 }
 
 // AwaitTask waits until the task of the commit's first run of the composition is in the state.

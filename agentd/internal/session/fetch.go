@@ -67,8 +67,11 @@ func (s *Session) get(ctx context.Context, path, token string) (body io.ReadClos
 	defer resp.Body.Close()
 	said, _ := io.ReadAll(io.LimitReader(resp.Body, mostAnswer))
 	kind := fault.Unavailable
-	if resp.StatusCode == http.StatusNotFound {
+	switch resp.StatusCode {
+	case http.StatusNotFound:
 		kind = fault.NotFound
+	case http.StatusBadRequest, http.StatusUnprocessableEntity:
+		kind = fault.Invalid // what was asked for is wrong, and stays so
 	}
 	return nil, resp.StatusCode == http.StatusUnauthorized, fault.New(kind, "fetch %s: %s", path, sentence(resp, said))
 }

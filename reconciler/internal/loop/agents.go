@@ -169,7 +169,7 @@ func (l *Runs) agentSays(ctx context.Context, p *pass, from pipeline.AgentID, m 
 	case *wire.Decline:
 		if a, ok := l.mine(from, m.Attempt, m.Token); ok {
 			l.apply(p, a.Run, engine.Declined{Attempt: a.ID, Token: a.Token, Reason: fmt.Sprintf("agent %s declined: %s", from, m.Reason)})
-			l.declinedBy(from, a)
+			l.declinedBy(from, a, m.Reason)
 		}
 	case *wire.Note:
 		l.note(from, m)

@@ -49,7 +49,7 @@ func (l *Runs) board() *place.Board {
 		})
 	}
 	slices.SortFunc(agents, func(a, b place.Agent) int { return strings.Compare(string(a.ID), string(b.ID)) })
-	return place.New(runs, agents, time.Now())
+	return place.New(runs, agents, time.Now(), l.refused)
 }
 
 // offer turns an assignment into an attempt. It reports whether the run changed;
@@ -85,13 +85,33 @@ func (l *Runs) offer(ctx context.Context, p *pass, g place.Assignment) bool {
 	return true
 }
 
-// declinedBy makes room for others: an agent that just declined is asked last.
-func (l *Runs) declinedBy(id pipeline.AgentID, a pipeline.Attempt) {
-	if ag := l.agents[id]; ag != nil {
-		l.assigned++
-		ag.load = l.assigned
-		l.cfg.Log.Info("offer declined", "agent_id", id, "attempt_id", a.ID, "run_id", a.Run, "task", a.Task)
+// refusal is an agent's no to a task, and until when it is not asked again.
+type refusal struct {
+	reason string
+	until  time.Time
+	count  int
+}
+
+// declinedBy keeps the agent from being asked the same again at once: longer with
+// each time, up to a minute, because what it lacks may come back.
+func (l *Runs) declinedBy(id pipeline.AgentID, a pipeline.Attempt, reason string) {
+	const first, most = 2 * time.Second, time.Minute
+	key := fieldKey{a.Run, a.Task}
+	if l.refusals[key] == nil {
+		l.refusals[key] = map[pipeline.AgentID]refusal{}
 	}
+	r := l.refusals[key][id]
+	pause := min(first<<min(r.count, 5), most)
+	l.refusals[key][id] = refusal{reason: fmt.Sprintf("%s: %s", l.agents[id].Name, reason), until: time.Now().Add(pause), count: r.count + 1}
+	l.cfg.Log.Info("offer declined", "agent_id", id, "attempt_id", a.ID, "run_id", a.Run, "task", a.Task, "reason", reason)
+}
+
+func (l *Runs) refused(run pipeline.RunID, task pipeline.TaskName, id pipeline.AgentID) string {
+	r, ok := l.refusals[fieldKey{run, task}][id]
+	if !ok || time.Now().After(r.until) {
+		return ""
+	}
+	return r.reason
 }
 
 // spec builds what the agent needs to run t. wait means that the fields are being

@@ -94,6 +94,7 @@ type Runs struct {
 	filling  map[fieldKey]bool
 	fields   map[fieldKey]json.RawMessage
 	notes    map[pipeline.AttemptID]string
+	refusals map[fieldKey]map[pipeline.AgentID]refusal
 	timeouts map[pipeline.Digest]time.Duration
 	assigned int64 // counts assignments, to find the agent that rested longest
 }
@@ -170,6 +171,7 @@ func New(cfg Config) *Runs {
 		filling:  map[fieldKey]bool{},
 		fields:   map[fieldKey]json.RawMessage{},
 		notes:    map[pipeline.AttemptID]string{},
+		refusals: map[fieldKey]map[pipeline.AgentID]refusal{},
 		timeouts: map[pipeline.Digest]time.Duration{},
 	}
 }
@@ -477,6 +479,7 @@ func (l *Runs) finished(p *pass, r *pipeline.Run) {
 	for i := range r.Tasks {
 		t := &r.Tasks[i]
 		delete(l.fields, fieldKey{r.ID, t.Name})
+		delete(l.refusals, fieldKey{r.ID, t.Name})
 		if t.Agent != "" && !told[t.Agent] {
 			told[t.Agent] = true
 			l.tell(p, t.Agent, &wire.Forget{Runs: []pipeline.RunID{r.ID}})

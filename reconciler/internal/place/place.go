@@ -54,20 +54,31 @@ type Board struct {
 	seats  map[pipeline.AgentID]pipeline.RunID
 	held   map[pipeline.RunID]int // how many seats a run has
 	fits   map[fitKey]bool
+	// refused says why an agent is not asked again for now, "" when it is.
+	refused Refused
 }
 
+// Refused tells why an agent must not be asked to take a task for now, because it
+// has just declined it; "" when it may be.
+type Refused func(pipeline.RunID, pipeline.TaskName, pipeline.AgentID) string
+
 type fitKey struct {
-	agent pipeline.AgentID
-	task  *pipeline.Clause
-	pool  pipeline.PoolName
-	n     int
+	agent   pipeline.AgentID
+	clause  *pipeline.Clause
+	program *pipeline.Program
+	pool    pipeline.PoolName
+	clauses int
 }
 
 // New makes a board of the unfinished runs and the agents at the instant now. It
-// keeps but does not change what it is given.
-func New(runs []*pipeline.Run, agents []Agent, now time.Time) *Board {
+// keeps but does not change what it is given. A nil refused means that nobody has
+// declined anything.
+func New(runs []*pipeline.Run, agents []Agent, now time.Time, refused Refused) *Board {
+	if refused == nil {
+		refused = func(pipeline.RunID, pipeline.TaskName, pipeline.AgentID) string { return "" }
+	}
 	b := &Board{
-		agents: agents, runs: runs, now: now,
+		agents: agents, runs: runs, now: now, refused: refused,
 		byID:  make(map[pipeline.AgentID]*Agent, len(agents)),
 		seats: map[pipeline.AgentID]pipeline.RunID{},
 		held:  map[pipeline.RunID]int{},
@@ -232,7 +243,8 @@ func (b *Board) choose(it Item) *Agent {
 	for i := range b.agents {
 		a := &b.agents[i]
 		holder, held := b.seats[a.ID]
-		if !a.Usable || held && holder != it.Run.ID || !b.mayTake(a, it.Task) || !pinned(it.Run, it.Task, a.ID) {
+		if !a.Usable || held && holder != it.Run.ID || !b.mayTake(a, it.Task) || !pinned(it.Run, it.Task, a.ID) ||
+			b.refused(it.Run.ID, it.Task.Name, a.ID) != "" {
 			continue
 		}
 		rank := [4]int64{flag(!held), flag(!workedOn(it.Run, a.ID)), flag(!a.Warm[it.Run.Composition]), a.Load}
@@ -284,27 +296,35 @@ func (b *Board) slot(run *pipeline.Run, agent pipeline.AgentID) int {
 // remembering the answer for tasks with the same requirement.
 func (b *Board) mayTake(a *Agent, t *pipeline.RunTask) bool {
 	req := &t.Spec.Requirement
-	k := fitKey{agent: a.ID, pool: req.Pool, n: len(req.Facts)}
+	k := fitKey{agent: a.ID, pool: req.Pool, clauses: len(req.Facts)}
+	// Specs are shared by the runs of one composition, so equal pointers are equal specs.
 	if len(req.Facts) > 0 {
-		k.task = &req.Facts[0] // specs are shared by the runs of one composition
+		k.clause = &req.Facts[0]
+	}
+	if len(t.Spec.Programs) > 0 {
+		k.program = &t.Spec.Programs[0]
 	}
 	ok, known := b.fits[k]
 	if !known {
-		ok = len(Excluded(a, req)) == 0
+		ok = len(Excluded(a, &t.Spec)) == 0
 		b.fits[k] = ok
 	}
 	return ok
 }
 
-// Excluded returns what keeps the agent from meeting the requirement, clause by
-// clause; nothing when it meets it. A fact that the agent lacks is never met.
-func Excluded(a *Agent, req *pipeline.Requirement) []string {
+// Excluded returns what keeps the agent from running the task, clause by clause;
+// nothing when it may. A fact that the agent lacks is never met.
+func Excluded(a *Agent, t *pipeline.Task) []string {
+	req := &t.Requirement
 	var out []string
 	if req.Pool != "" && req.Pool != a.Pool {
 		out = append(out, fmt.Sprintf("pool %s", req.Pool))
 	}
 	if req.Pool == "" && a.Untrusted {
 		out = append(out, "a trusted agent")
+	}
+	if !runsOn(t.Programs, a.Facts) {
+		out = append(out, fmt.Sprintf("what plugin %s has programs for (%s)", t.Plugin, platforms(t.Programs)))
 	}
 	for _, c := range req.Facts {
 		v, ok := fact(a.Facts, c.Path)
@@ -313,6 +333,29 @@ func Excluded(a *Agent, req *pipeline.Requirement) []string {
 		}
 	}
 	return out
+}
+
+// runsOn reports whether one of the programs is for the agent's platform. Without
+// programs, or while the agent has not said what it is, that is not known here, and
+// the agent decides.
+func runsOn(programs []pipeline.Program, facts any) bool {
+	kernel, ok := fact(facts, []string{"kernel"})
+	arch, ok2 := fact(facts, []string{"architecture"})
+	goos, isText := kernel.(string)
+	if len(programs) == 0 || !ok || !ok2 || !isText {
+		return true
+	}
+	return slices.ContainsFunc(programs, func(p pipeline.Program) bool {
+		return (p.OS == "" || p.OS == strings.ToLower(goos)) && (p.Arch == "" || p.Arch == arch)
+	})
+}
+
+func platforms(programs []pipeline.Program) string {
+	var out []string
+	for _, p := range programs {
+		out = append(out, strings.Trim(p.OS+"/"+p.Arch, "/"))
+	}
+	return strings.Join(out, ", ")
 }
 
 func fact(facts any, path []string) (any, bool) {
@@ -348,9 +391,10 @@ func (b *Board) Why(run *pipeline.Run, t *pipeline.RunTask) Wait {
 	count := map[string]int{}
 	var order []string
 	fit, offline, busy, elsewhere := 0, 0, 0, 0
+	var declined []string
 	for i := range b.agents {
 		a := &b.agents[i]
-		if why := Excluded(a, &t.Spec.Requirement); len(why) > 0 {
+		if why := Excluded(a, &t.Spec); len(why) > 0 {
 			for _, w := range why {
 				if count[w] == 0 {
 					order = append(order, w)
@@ -361,7 +405,10 @@ func (b *Board) Why(run *pipeline.Run, t *pipeline.RunTask) Wait {
 		}
 		fit++
 		holder, held := b.seats[a.ID]
+		refusal := b.refused(run.ID, t.Name, a.ID)
 		switch {
+		case refusal != "":
+			declined = append(declined, refusal)
 		case !pinned(run, t, a.ID):
 			elsewhere++
 		case !a.Usable:
@@ -372,6 +419,9 @@ func (b *Board) Why(run *pipeline.Run, t *pipeline.RunTask) Wait {
 	}
 	if fit == 0 {
 		return Wait{Blocked: true, Sentence: "no agent fits: " + clauses(order, count, len(b.agents))}
+	}
+	if len(declined) == fit {
+		return Wait{Sentence: "every agent that fits declined and is asked again: " + strings.Join(declined, "; ")}
 	}
 	return Wait{Sentence: b.waiting(run, t, fit, offline, busy, elsewhere)}
 }

@@ -46,7 +46,7 @@ func on(name string, s pipeline.State, agent string) pipeline.RunTask {
 
 func give(runs []*pipeline.Run, agents ...place.Agent) []string {
 	var out []string
-	for _, a := range place.New(runs, agents, now).Assign() {
+	for _, a := range place.New(runs, agents, now, nil).Assign() {
 		out = append(out, fmt.Sprintf("%s/%s@%s#%d", a.Run, a.Task, a.Agent, a.Slot))
 	}
 	return out
@@ -124,7 +124,7 @@ func TestWarmWorkspaceIsPreferredThenTheRested(t *testing.T) {
 
 func TestMissingFactNeverMatches(t *testing.T) {
 	t.Parallel()
-	req := linux()
+	req := pipeline.Task{Requirement: linux()}
 	a := place.Agent{ID: "x", Facts: map[string]any{}}
 	if len(place.Excluded(&a, &req)) == 0 {
 		t.Error("an agent without the fact met the requirement")
@@ -138,11 +138,46 @@ func TestMissingFactNeverMatches(t *testing.T) {
 func TestUntrustedAgentsTakeOnlyWhatNamesTheirPool(t *testing.T) {
 	t.Parallel()
 	a := place.Agent{ID: "x", Pool: "forks", Untrusted: true}
-	if len(place.Excluded(&a, &pipeline.Requirement{})) == 0 {
+	if len(place.Excluded(&a, &pipeline.Task{})) == 0 {
 		t.Error("an untrusted agent took a task of no pool")
 	}
-	if why := place.Excluded(&a, &pipeline.Requirement{Pool: "forks"}); len(why) != 0 {
+	if why := place.Excluded(&a, &pipeline.Task{Requirement: pipeline.Requirement{Pool: "forks"}}); len(why) != 0 {
 		t.Errorf("an agent of the pool was excluded: %v", why)
+	}
+}
+
+func TestPluginWithoutAProgramForTheAgentExcludesIt(t *testing.T) {
+	t.Parallel()
+	a := place.Agent{ID: "x", Facts: map[string]any{"kernel": "Linux", "architecture": "amd64"}}
+	k := pipeline.Task{Plugin: "p", Programs: []pipeline.Program{{OS: "windows"}, {OS: "linux", Arch: "arm64"}}}
+	if why := place.Excluded(&a, &k); len(why) != 1 || !strings.Contains(why[0], "windows, linux/arm64") {
+		t.Errorf("excluded by %v", why)
+	}
+	k.Programs = append(k.Programs, pipeline.Program{OS: "linux"})
+	if why := place.Excluded(&a, &k); len(why) != 0 {
+		t.Errorf("excluded by %v", why)
+	}
+}
+
+func TestAgentThatDeclinedIsPassedOver(t *testing.T) {
+	t.Parallel()
+	runs := []*pipeline.Run{run("r1", ready("a"))}
+	refused := func(_ pipeline.RunID, _ pipeline.TaskName, a pipeline.AgentID) string {
+		if a == "x" {
+			return "x: no disk"
+		}
+		return ""
+	}
+	both := []place.Agent{agent("x", "Linux"), agent("y", "Linux")}
+	if got := place.New(runs, both, now, refused).Assign(); len(got) != 1 || got[0].Agent != "y" {
+		t.Errorf("assigned %v", got)
+	}
+	only := place.New(runs, both[:1], now, refused)
+	if got := only.Assign(); len(got) != 0 {
+		t.Errorf("assigned %v", got)
+	}
+	if w := only.Why(runs[0], &runs[0].Tasks[0]); !strings.Contains(w.Sentence, "x: no disk") {
+		t.Errorf("why = %q", w.Sentence)
 	}
 }
 
@@ -166,7 +201,7 @@ func TestWaitingTaskSaysWhy(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			w := place.New(tc.runs, tc.agents, now).Why(tc.runs[0], &tc.runs[0].Tasks[0])
+			w := place.New(tc.runs, tc.agents, now, nil).Why(tc.runs[0], &tc.runs[0].Tasks[0])
 			if w.Blocked != tc.blocked || !strings.Contains(w.Sentence, tc.want) {
 				t.Errorf("why = %v %q, want %v %q", w.Blocked, w.Sentence, tc.blocked, tc.want)
 			}
@@ -223,14 +258,14 @@ func check(t *rapid.T, runs []*pipeline.Run, agents []place.Agent, owner map[pip
 			tasks[string(r.ID)+"/"+string(r.Tasks[i].Name)] = &r.Tasks[i]
 		}
 	}
-	for _, g := range place.New(runs, agents, now).Assign() {
+	for _, g := range place.New(runs, agents, now, nil).Assign() {
 		key := string(g.Run) + "/" + string(g.Task)
 		a := byID[g.Agent]
 		if given[key] || tasks[key].State != pipeline.Ready {
 			t.Fatalf("%s was given out twice or is not ready", key)
 		}
 		given[key] = true
-		if !a.Usable || len(place.Excluded(&a, &tasks[key].Spec.Requirement)) > 0 {
+		if !a.Usable || len(place.Excluded(&a, &tasks[key].Spec)) > 0 {
 			t.Fatalf("%s went to %s, which must not have it", key, a.ID)
 		}
 		if o, taken := owner[g.Agent]; taken && o != g.Run {
@@ -245,7 +280,7 @@ func check(t *rapid.T, runs []*pipeline.Run, agents []place.Agent, owner map[pip
 		for _, a := range agents {
 			o, taken := owner[a.ID]
 			mine := taken && strings.HasPrefix(key, string(o)+"/")
-			if a.Usable && (!taken || mine) && len(place.Excluded(&a, &k.Spec.Requirement)) == 0 {
+			if a.Usable && (!taken || mine) && len(place.Excluded(&a, &k.Spec)) == 0 {
 				t.Fatalf("%s waits although %s could take it", key, a.ID)
 			}
 		}
@@ -265,7 +300,7 @@ func BenchmarkThousandTasksOnThousandAgents(b *testing.B) {
 		agents = append(agents, agent(fmt.Sprintf("x%04d", i), "Linux"))
 	}
 	for b.Loop() {
-		if n := len(place.New(runs, agents, now).Assign()); n != 1000 {
+		if n := len(place.New(runs, agents, now, nil).Assign()); n != 1000 {
 			b.Fatalf("assigned %d", n)
 		}
 	}

@@ -67,7 +67,7 @@ func OfPush(cfg *pipeline.Config, p Push) Plan {
 	}
 	for _, d := range blamed(cfg) {
 		out.Verdicts = append(out.Verdicts, pipeline.Verdict{
-			Commit: p.Event.Head, Ref: p.Event.Ref, Composition: pipeline.CompositionName(d.Unit),
+			Commit: p.Event.Head, Ref: p.Event.Ref, Composition: blame(d),
 			Outcome: pipeline.VerdictRejected, Sentence: d.Pos.String() + ": " + d.Message,
 		})
 	}
@@ -85,6 +85,14 @@ func blamed(cfg *pipeline.Config) []pipeline.Diagnostic {
 		}
 	}
 	return out
+}
+
+// blame names what a diagnostic without a composition is about.
+func blame(d pipeline.Diagnostic) pipeline.CompositionName {
+	if d.Unit == "" {
+		return "repository"
+	}
+	return pipeline.CompositionName(d.Unit)
 }
 
 // match returns the trigger of c that the push fires, and a sentence; without one
