@@ -327,7 +327,7 @@ func (c *Conn) finish() {
 	_ = c.writeFrame(websocket.CloseMessage, websocket.FormatCloseMessage(c.code, clip(c.text)), flushTime)
 	c.reading <- struct{}{} // end has woken the reader
 	c.raw.SetReadDeadline(time.Now().Add(lingerTime))
-	c.raw.discard(lingerMost)
+	c.raw.linger(lingerMost)
 }
 
 // clip fits text into a close frame without cutting a letter in two.

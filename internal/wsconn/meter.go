@@ -53,5 +53,11 @@ func (m *meter) hurry(t time.Time) {
 	_ = m.Conn.SetWriteDeadline(t)
 }
 
-// discard reads until the peer closes, the read deadline, or so many bytes.
-func (m *meter) discard(most int64) { _, _ = io.CopyN(io.Discard, m.Conn, most) }
+// linger tells the peer that no more comes, so that it closes too, and reads until
+// it has, the read deadline, or so many bytes.
+func (m *meter) linger(most int64) {
+	if half, ok := m.Conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite() // fails when the peer was quicker
+	}
+	_, _ = io.CopyN(io.Discard, m.Conn, most)
+}

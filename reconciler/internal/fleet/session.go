@@ -72,7 +72,7 @@ func notEnrolled(id pipeline.AgentID) *refusal {
 }
 
 func revoked(id pipeline.AgentID) *refusal {
-	return refused(true, "agent %s was revoked; to let the machine in again, remove agentd's data folder and enrol it with a new join token", id)
+	return refused(true, "agent %s was revoked; to let the machine in again, delete identity.key in agentd's data folder and enrol it with a new join token", id)
 }
 
 // connect serves one agent's websocket until it ends.
