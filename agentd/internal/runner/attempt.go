@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -320,6 +321,8 @@ func (a *attempt) conclude() {
 		a.end(lost(fmt.Sprintf("the result of the task cannot be read: %v", err)))
 	case sr != nil:
 		a.end(judge(sr, filepath.Join(a.dir, shim.OutputsFile), &a.spec))
+	case a.neverTold() && a.isStopped():
+		a.withdraw()
 	case a.neverTold() && a.adopted:
 		// The agentd before us ended before it could tell the shim what to run.
 		// Accepting once more brings another go.
@@ -327,7 +330,7 @@ func (a *attempt) conclude() {
 		a.move(wire.HeldAccepted)
 		a.r.send(&wire.Accept{Attempt: a.id, Token: a.token})
 	case a.neverTold():
-		a.end(pipeline.Result{Outcome: pipeline.Error, Reason: "the task was not started: " + shim.Complaint(a.dir)})
+		a.end(pipeline.Result{Outcome: pipeline.Error, Reason: "the task was not started: " + cmp.Or(shim.Complaint(a.dir), "its shim ended at once")})
 	default:
 		if !a.sweep() {
 			return
@@ -340,6 +343,15 @@ func (a *attempt) conclude() {
 			why += ": " + c
 		}
 		a.end(lost(why))
+	}
+}
+
+func (a *attempt) isStopped() bool {
+	select {
+	case <-a.stopped:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -435,6 +447,7 @@ func (a *attempt) bury() {
 		a.r.cfg.Log.Warn("acknowledgement not noted", "attempt_id", a.id, "err", err)
 	}
 	if err := errors.Join(workspace.RemoveAll(a.dir), workspace.RemoveAll(a.scratch)); err != nil {
+		// The next agentd tries again.
 		a.r.cfg.Log.Error("files of attempt not removed", "attempt_id", a.id, "err", err)
 	}
 	a.r.left(a)

@@ -72,6 +72,8 @@ func (p *Policy) timeout(s *wire.Spec) time.Duration {
 	return max(own, 0)
 }
 
+const endedHere = "it has ended here and was acknowledged"
+
 // offered answers an offer: a new one gets an attempt, which admits or declines
 // it; a known one is told where it stands.
 func (r *Runner) offered(m *wire.Offer) {
@@ -88,6 +90,10 @@ func (r *Runner) offered(m *wire.Offer) {
 		r.mu.Unlock()
 		if a.token != m.Token {
 			decline("it is held under another token")
+			return
+		}
+		if a.at() == phaseGone {
+			decline(endedHere)
 			return
 		}
 		a.tellStatus()
@@ -126,7 +132,7 @@ func (r *Runner) refuseLocked(m *wire.Offer) string {
 		return "the agent takes no new tasks; it is being stopped"
 	}
 	if r.journal.Acked(m.Attempt) {
-		return "it has ended here and was acknowledged"
+		return endedHere
 	}
 	if p := (pipeline.Plugin{Programs: m.Spec.Plugin.Programs}); p.For(runtime.GOOS, runtime.GOARCH) == nil {
 		return fmt.Sprintf("plugin %q has no program for %s/%s", m.Spec.Plugin.Name, runtime.GOOS, runtime.GOARCH)
@@ -136,21 +142,17 @@ func (r *Runner) refuseLocked(m *wire.Offer) string {
 	}
 	taken := 0
 	for _, a := range r.attempts {
-		switch a.held() {
-		case wire.HeldEnded:
-			continue
-		case wire.HeldAccepted:
-			if a.spec.Run == m.Spec.Run && a.spec.Task == m.Spec.Task && a.token != m.Token {
-				// The control plane has moved on from it, and it has not started.
-				a.fenced("another attempt of the task was offered")
-				continue
-			}
+		same := a.spec.Run == m.Spec.Run && a.spec.Task == m.Spec.Task
+		switch phase := a.at(); {
+		case phase == wire.HeldEnded || phase == phaseGone:
+		case same && phase != wire.HeldRunning:
+			// The control plane has moved on from it, and it has not started.
+			a.fenced("another attempt of the task was offered")
+		case same:
+			return fmt.Sprintf("attempt %s of the same task still runs here", a.id)
 		default:
-			if a.spec.Run == m.Spec.Run && a.spec.Task == m.Spec.Task {
-				return fmt.Sprintf("attempt %s of the same task still runs here", a.id)
-			}
+			taken++
 		}
-		taken++
 	}
 	if r.cfg.Seats > 0 && taken >= r.cfg.Seats {
 		return fmt.Sprintf("all %d places for tasks are taken", r.cfg.Seats)

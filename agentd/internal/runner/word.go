@@ -10,7 +10,7 @@ import (
 
 // goAhead lets the task start, or tells again that it has.
 func (a *attempt) goAhead(secrets map[string]wire.Redacted) {
-	if a.at() != wire.HeldAccepted {
+	if phase := a.at(); phase != wire.HeldAccepted && phase != phaseOffered {
 		a.tellStatus()
 		return
 	}

@@ -191,10 +191,14 @@ func run(cfg Config) error {
 	}
 	spare.Close()
 	harden()
+	s := newSupervisor(cfg, log)
+	// A signal before this ends the shim, and without a pid file it is known that
+	// nothing had started.
+	stopSignals := listen(s.stops)
+	defer stopSignals()
 	if err := writePID(cfg.Dir); err != nil {
 		return err
 	}
-	s := newSupervisor(cfg, log)
 	r := s.supervise()
 	// The log is made safe before the result that tells its length.
 	if err := log.Sync(); err != nil && r.LogError == "" {

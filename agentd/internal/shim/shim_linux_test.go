@@ -623,3 +623,18 @@ func TestKilledShimTakesItsTaskAlong(t *testing.T) {
 		t.Error("nothing tells that the task had started")
 	}
 }
+
+func TestShimThatEndsAtOnceIsAnErrorAndHangsNobody(t *testing.T) {
+	t.Parallel()
+	for range 20 { // it may die before, while or after it is identified
+		k := newTask(t, "")
+		h, err := shim.Spawn([]string{"/bin/true"}, k.dir)
+		if err != nil {
+			continue
+		}
+		// Either way nothing starts; what counts is that we come back.
+		_ = h.Give(k.cfg)
+		<-h.Done()
+		h.Release()
+	}
+}

@@ -42,45 +42,53 @@ func Spawn(argv []string, dir string) (*Handle, error) {
 }
 
 func spawn(argv []string, dir string) (*Handle, error) {
-	inR, inW, err := os.Pipe()
+	complaints, err := os.OpenFile(filepath.Join(dir, errorFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	defer inR.Close()
-	// Nothing is written here: its end is the shim's end.
-	aliveR, aliveW, err := os.Pipe()
-	if err != nil {
-		return nil, errors.Join(err, inW.Close())
-	}
-	defer aliveW.Close()
-	complaints, err := os.OpenFile(filepath.Join(dir, errorFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, errors.Join(err, inW.Close(), aliveR.Close())
-	}
 	defer complaints.Close()
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = inR, aliveW, complaints
-	cmd.Dir = dir
+	cmd.Dir, cmd.Stderr = dir, complaints
 	// Nothing of agentd's environment: it is not the task's.
 	cmd.Env = []string{"GOTRACEBACK=single"}
 	cmd.SysProcAttr = detached()
-	if err := cmd.Start(); err != nil {
-		return nil, errors.Join(err, inW.Close(), aliveR.Close())
+	input, alive, err := startPiped(cmd)
+	if err != nil {
+		return nil, err
 	}
-	h := &Handle{dir: dir, input: inW, done: make(chan struct{}), release: func() { aliveR.Close() }}
+	h := &Handle{dir: dir, input: input, done: make(chan struct{}), release: func() { alive.Close() }}
 	h.watcher.Go(func() { // ends with the shim, or at Release
-		if _, err := io.Copy(io.Discard, aliveR); err == nil {
+		if _, err := io.Copy(io.Discard, alive); err == nil {
 			// The exit code tells nothing that the files do not.
 			_ = cmd.Wait()
 			close(h.done)
 		}
-		aliveR.Close()
+		alive.Close()
 	})
-	h.Process, err = Identify(cmd.Process.Pid)
-	if err != nil {
+	if h.Process, err = Identify(cmd.Process.Pid); err != nil {
 		return nil, errors.Join(err, h.Abandon())
 	}
 	return h, nil
+}
+
+// startPiped starts cmd with a pipe for its input, and one that nothing is written
+// to: its end is the end of the process. Of either only our side is open afterwards.
+func startPiped(cmd *exec.Cmd) (input, alive *os.File, err error) {
+	inR, inW, err := os.Pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer inR.Close()
+	aliveR, aliveW, err := os.Pipe()
+	if err != nil {
+		return nil, nil, errors.Join(err, inW.Close())
+	}
+	defer aliveW.Close()
+	cmd.Stdin, cmd.Stdout = inR, aliveW
+	if err := cmd.Start(); err != nil {
+		return nil, nil, errors.Join(err, inW.Close(), aliveR.Close())
+	}
+	return inW, aliveR, nil
 }
 
 // Attach takes hold of a shim that an earlier agentd started.
@@ -140,24 +148,26 @@ func (h *Handle) Release() {
 }
 
 // Cancel asks for the task's end and returns at once. The first reason stays. It
-// works for a shim that any agentd started, and is harmless for one that has ended.
+// works for a shim that any agentd started, and is harmless for one that has
+// ended. An error means that the reason could not be written down; the task is
+// stopped all the same, where there are signals.
 func (h *Handle) Cancel(reason string) error {
 	path := filepath.Join(h.dir, CancelFile)
-	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-		if err := durable.WriteFile(path, []byte(reason), 0o600); err != nil {
-			return fmt.Errorf("cancel: %w", err)
-		}
+	var err error
+	if _, e := os.Stat(path); errors.Is(e, os.ErrNotExist) {
+		err = durable.WriteFile(path, []byte(reason), 0o600)
 	}
 	// The handle is taken before the identity is checked, so that the signal
 	// cannot go to a process that took over the number in between.
-	p, err := os.FindProcess(h.Process.PID)
-	if err != nil {
-		return nil
+	if p, e := os.FindProcess(h.Process.PID); e == nil {
+		if h.Process.Alive() {
+			// It saves a tick; where there is no such signal the file alone does it.
+			_ = p.Signal(syscall.SIGTERM)
+		}
+		_ = p.Release()
 	}
-	defer func() { _ = p.Release() }()
-	if h.Process.Alive() {
-		// The signal saves a tick; where there are none the file alone does it.
-		_ = p.Signal(syscall.SIGTERM)
+	if err != nil {
+		return fmt.Errorf("cancel: %w", err)
 	}
 	return nil
 }

@@ -55,8 +55,6 @@ func newSupervisor(cfg Config, log *os.File) *supervisor {
 // supervise starts the task, sees it to its end with all its children, and tells
 // how it ended.
 func (s *supervisor) supervise() Result {
-	stopSignals := listen(s.stops)
-	defer stopSignals()
 	r := Result{StartedAt: time.Now().UTC()}
 	end, why, err := s.runTask()
 	if err != nil {
