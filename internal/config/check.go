@@ -82,7 +82,8 @@ func (b *batch) buildOps(dir string, res *unitResult) (v cue.Value, ownIdx, all 
 	files := append(slices.Clone(own), inherited...)
 	diags = append(diags, checkTopLevel(own)...)
 	diags = append(diags, b.checkImports(files)...)
-	res.Declared = declarations(own)
+	ownIdx = newIndex(own)
+	res.Declared = declarations(ownIdx)
 	if pipeline.HasErrors(diags) || len(own) == 0 {
 		res.Diagnostics = append(res.Diagnostics, diags...)
 		return v, nil, nil, false
@@ -95,7 +96,7 @@ func (b *batch) buildOps(dir string, res *unitResult) (v cue.Value, ownIdx, all 
 		return v, nil, nil, false
 	}
 	inst := b.instance(dir, b.req.Module+"/"+dir+":"+opsPackage, opsPackage, append(files, b.bindMissing(files)...))
-	ownIdx, all = newIndex(own), newIndex(files)
+	all = newIndex(files)
 	x := explainer{batch: b, unit: dir, idx: all}
 	if err := errors.Append(inst.Err, inst.ResolutionErr); err != nil {
 		res.Diagnostics = append(res.Diagnostics, x.buildErrors(err)...)
@@ -140,16 +141,12 @@ func (b *batch) bindMissing(files []*ast.File) []*ast.File {
 	return []*ast.File{f}
 }
 
-// declarations are the names that files declare, whether or not they are valid.
-func declarations(files []*ast.File) []mention {
+// declarations are the names that the indexed files declare, whether or not they are valid.
+func declarations(x *index) []mention {
 	var out []mention
-	for key, places := range newIndex(files).places {
-		kind, name, ok := strings.Cut(key, pathSep)
-		if !ok || strings.Contains(name, pathSep) {
-			continue
-		}
-		if kind = strings.TrimSuffix(kind, "s"); kind == mentionComposition || kind == mentionPool || kind == mentionSecret {
-			out = append(out, mention{Kind: kind, Name: name, Pos: position(places[0].label)})
+	for _, kind := range []string{mentionComposition, mentionPool, mentionSecret} {
+		for _, name := range x.children(kind + "s") {
+			out = append(out, mention{Kind: kind, Name: name, Pos: position(x.at(kind+"s", name)[0].label)})
 		}
 	}
 	slices.SortFunc(out, func(a, b mention) int {

@@ -22,7 +22,7 @@ type work struct {
 	v     cue.Value
 	out   pipeline.Composition
 	tasks []*task
-	agent cue.Value // the default requirement
+	agent *compiled // the default requirement, once compiled
 	// failed: something is wrong with it, so it is not offered.
 	failed bool
 }
@@ -163,7 +163,6 @@ func (w *work) readTasks(broken map[string]bool) {
 			return
 		}
 	}
-	w.agent = get(w.v, "agent")
 	for _, t := range w.tasks {
 		w.readTask(t)
 	}

@@ -136,7 +136,7 @@ func (c *crew) start() (*worker, error) {
 	}
 	cmd := exec.Command(c.argv[0], c.argv[1:]...)
 	// Nothing of our environment: it may hold secrets.
-	cmd.Env = []string{"GOMAXPROCS=2", "GOTRACEBACK=none"}
+	cmd.Env = []string{"GOMAXPROCS=1", "GOTRACEBACK=none"}
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	w := &worker{cmd: cmd, stderr: &tail{}}

@@ -191,23 +191,22 @@ func (w *work) readNeeds(t *task) {
 
 var errNotRun = errors.New("the graph is only read")
 
-// flowEdges asks CUE which tasks depend on which, and on params and the event.
+// flowEdges asks CUE which tasks depend on which, and on params.
 // It follows every form of reference; what the syntax did not show is added.
 func (w *work) flowEdges() {
 	depth := len(w.path("tasks")) + 1
+	never := flow.RunnerFunc(func(*flow.Task) error { return errNotRun })
 	isTask := func(v cue.Value) (flow.Runner, error) {
 		p := v.Path().Selectors()
-		runtime := len(p) == 1 && p[0] == cue.Str("event") ||
-			len(p) == 3 && p[0] == cue.Str("compositions") && p[2] == cue.Str("params") ||
-			len(p) == depth && p[0] == cue.Str("compositions") && p[2] == cue.Str("tasks")
-		if !runtime {
-			return nil, nil
+		if len(p) == 3 && p[2] == cue.Str("params") || len(p) == depth && p[2] == cue.Str("tasks") {
+			return never, nil
 		}
-		return flow.RunnerFunc(func(*flow.Task) error { return errNotRun }), nil
+		return nil, nil
 	}
-	for _, ft := range flow.New(nil, w.root, isTask).Tasks() {
+	cfg := &flow.Config{Root: cue.MakePath(cue.Str("compositions"), cue.Str(w.name))}
+	for _, ft := range flow.New(cfg, w.root, isTask).Tasks() {
 		p := ft.Path().Selectors()
-		if len(p) != depth || selectorName(p[1]) != w.name {
+		if len(p) != depth {
 			continue
 		}
 		t := w.task(selectorName(p[3]))
@@ -221,12 +220,6 @@ func (w *work) flowEdges() {
 }
 
 func (w *work) flowEdge(t *task, dep []cue.Selector, depth int) {
-	if len(dep) == depth && selectorName(dep[1]) != w.name {
-		d := diag(codeTaskRef, t.pos, "task %q refers to a task of composition %q", t.name, selectorName(dep[1]))
-		d.Note = "outputs are read within one composition only"
-		w.complain(d)
-		return
-	}
 	if len(dep) == depth {
 		name := selectorName(dep[3])
 		if name == t.name {
@@ -330,14 +323,20 @@ func (w *work) checkEdges(t *task, g *order) {
 
 // checkEdgeType reports whether it is proved that an output always fits a field.
 func (w *work) checkEdgeType(what string, pos pipeline.Position, f *fieldDef, got cue.Value) bool {
-	if f.value.Subsume(got, cue.Raw()) == nil {
+	wantType, wantErr := compileType(f.value)
+	gotType, gotErr := compileType(got)
+	// Subsume takes anything for an instance of !="x".
+	if len(wantType.Not) == 0 && f.value.Subsume(got, cue.Raw()) == nil {
+		return true
+	}
+	if wantErr == nil && gotErr == nil && covers(wantType, gotType) {
 		return true
 	}
 	have, want := constraintText(got), f.Type.Text
 	if want == "" {
 		want = constraintText(f.value)
 	}
-	if t, err := compileType(f.value); err == nil && hasPattern(t) && f.value.Unify(got).Err() == nil {
+	if wantErr == nil && hasPattern(wantType) && f.value.Unify(got).Err() == nil {
 		d := warn(codeUnproved, pos, "%s, which is only known to be %s: that it fits %s is checked when the task starts", what, have, want)
 		d.Note = declaredAt(f.pos)
 		w.complain(d)

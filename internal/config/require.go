@@ -15,26 +15,17 @@ func itoa(i int) string { return strconv.Itoa(i) }
 // requirement compiles where a task may run. The task's own word wins over the
 // composition's default: the pool as a whole, the facts one by one.
 func (w *work) requirement(t *task) {
-	own, at := get(t.v, "agent"), w.path("tasks", t.name, "agent")
-	var r pipeline.Requirement
-	var poolPos pipeline.Position
-	for _, src := range []struct {
-		v    cue.Value
-		path []string
-	}{{own, at}, {w.agent, w.path("agent")}} {
-		if !src.v.Exists() || src.v.Err() != nil {
-			continue
-		}
-		if pool := get(src.v, "pool"); pool.Exists() && r.Pool == "" {
-			r.Pool = pipeline.PoolName(text(pool))
-			poolPos, _ = w.all.value(append(slices.Clone(src.path), "pool")...)
-		}
-		c := clauses{work: w, base: append(slices.Clone(src.path), "facts"), subject: w.x.subject(src.path)}
-		c.collect(get(src.v, "facts"), nil, 0)
-		for _, clause := range c.out {
-			if !slices.ContainsFunc(r.Facts, func(o pipeline.Clause) bool { return overlap(o.Path, clause.Path) }) {
-				r.Facts = append(r.Facts, clause)
-			}
+	own := w.compileRequirement(get(t.v, "agent"), w.path("tasks", t.name, "agent"))
+	if w.agent == nil {
+		w.agent = w.compileRequirement(get(w.v, "agent"), w.path("agent"))
+	}
+	r, poolPos := pipeline.Requirement{Pool: own.Pool, Facts: slices.Clone(own.Facts)}, own.poolPos
+	if r.Pool == "" {
+		r.Pool, poolPos = w.agent.Pool, w.agent.poolPos
+	}
+	for _, clause := range w.agent.Facts {
+		if !slices.ContainsFunc(own.Facts, func(o pipeline.Clause) bool { return overlap(o.Path, clause.Path) }) {
+			r.Facts = append(r.Facts, clause)
 		}
 	}
 	slices.SortFunc(r.Facts, func(a, b pipeline.Clause) int { return slices.Compare(a.Path, b.Path) })
@@ -42,6 +33,27 @@ func (w *work) requirement(t *task) {
 	if r.Pool != "" {
 		w.mention(mentionPool, string(r.Pool), t, poolPos)
 	}
+}
+
+// compiled is a requirement as one place states it.
+type compiled struct {
+	pipeline.Requirement
+	poolPos pipeline.Position
+}
+
+func (w *work) compileRequirement(v cue.Value, path []string) *compiled {
+	out := &compiled{}
+	if !v.Exists() || v.Err() != nil {
+		return out
+	}
+	if pool := get(v, "pool"); pool.Exists() {
+		out.Pool = pipeline.PoolName(text(pool))
+		out.poolPos, _ = w.all.value(append(slices.Clone(path), "pool")...)
+	}
+	c := clauses{work: w, base: append(slices.Clone(path), "facts"), subject: w.x.subject(path)}
+	c.collect(get(v, "facts"), nil, 0)
+	out.Facts = c.out
+	return out
 }
 
 // overlap reports whether one path leads to the other's fact or into it.
@@ -114,7 +126,5 @@ func (c *clauses) place(path []string) pipeline.Position {
 
 func (c *clauses) refuse(path []string, why string) {
 	d := diag(codeRequirement, c.place(path), "%s: %s cannot be matched against agents: %s", c.subject, dotted(append([]string{"facts"}, path...)), why)
-	if !slices.ContainsFunc(c.res.Diagnostics, func(o pipeline.Diagnostic) bool { return o.Pos == d.Pos && o.Code == d.Code }) {
-		c.complain(d)
-	}
+	c.complain(d)
 }

@@ -55,6 +55,11 @@ func compileAt(v cue.Value, depth int) (pipeline.Type, error) {
 	if err := v.Err(); err != nil && v.IncompleteKind() == cue.BottomKind {
 		return pipeline.Type{}, inexpressible("it cannot be evaluated by itself")
 	}
+	if k := v.IncompleteKind(); k == cue.StructKind || k == cue.ListKind {
+		if err := noFunctions(v, depth); err != nil {
+			return pipeline.Type{}, err
+		}
+	}
 	switch v.IncompleteKind() {
 	case cue.StructKind:
 		if op, args := v.Expr(); op == cue.OrOp {
@@ -71,6 +76,32 @@ func compileAt(v cue.Value, depth int) (pipeline.Type, error) {
 		return compileConst(v)
 	}
 	return compileExpr(v, depth)
+}
+
+// noFunctions refuses structs and lists with a validator such as list.MaxItems(3),
+// which leaves no trace in their elements.
+func noFunctions(v cue.Value, depth int) error {
+	if depth > maxTypeDepth {
+		return inexpressible("nests more than %d deep", maxTypeDepth)
+	}
+	op, args := cue.Dereference(v).Expr()
+	switch op {
+	case cue.CallOp:
+		if name := sourceOf(args[0]); name != "close" {
+			return noFunction(name)
+		}
+	case cue.AndOp:
+		for _, a := range args {
+			if err := noFunctions(a, depth+1); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func noFunction(name string) error {
+	return inexpressible("a function such as %s(…) cannot be used here; bounds, patterns, enumerations, lists and structs can", name)
 }
 
 // withoutDefault returns what is left of a choice of which the default is one of
@@ -147,7 +178,7 @@ func compileExpr(v cue.Value, depth int) (pipeline.Type, error) {
 	case cue.NotEqualOp:
 		return compileNot(args)
 	case cue.CallOp:
-		return pipeline.Type{}, inexpressible("a function such as %s(…) cannot be used here; bounds, patterns, enumerations, lists and structs can", sourceOf(args[0]))
+		return pipeline.Type{}, noFunction(sourceOf(args[0]))
 	}
 	return pipeline.Type{}, inexpressible("%s cannot be used here; bounds, patterns, enumerations, lists and structs can", sourceOf(v))
 }
