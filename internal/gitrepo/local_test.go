@@ -235,6 +235,52 @@ func TestTreeOutlivesGarbageCollection(t *testing.T) {
 	}
 }
 
+func TestObjectsThatArriveInAPackAreSeenWithoutAFetch(t *testing.T) {
+	t.Parallel()
+	g := newGit(t)
+	g.commit("zero")
+	g.run("repack", "-q", "-a", "-d")
+	r := open(t, gitrepo.Options{URL: g.dir})
+	for i := range 5 {
+		if _, err := r.Commit(t.Context(), g.rev("HEAD")); err != nil { // loads what packs there are
+			t.Fatal(err)
+		}
+		id := g.commit(fmt.Sprint(i))
+		g.run("repack", "-q", "-a", "-d")
+		if _, err := r.Commit(t.Context(), id); err != nil {
+			t.Errorf("commit %d: %v", i, err)
+		}
+	}
+}
+
+func TestObjectWhoseContentIsNotItsNameIsRefused(t *testing.T) {
+	t.Parallel()
+	g := newGit(t)
+	g.write("f", "as committed")
+	id := g.commit("one")
+	loose := func(id string) string { return filepath.Join(g.dir, ".git", "objects", id[:2], id[2:]) }
+	forged, err := os.ReadFile(loose(g.blob("forged")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := loose(g.run("rev-parse", "HEAD:f"))
+	if err := os.Chmod(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{"other content": forged, "cut short": forged[:5], "empty": nil, "noise": []byte("noise")} {
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		tr, err := open(t, gitrepo.Options{URL: g.dir}).Tree(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := tr.ReadFile("f"); !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "git fsck") {
+			t.Errorf("%s: ReadFile = %q, %v, want a refusal that names git fsck", name, b, err)
+		}
+	}
+}
+
 func TestUnknownCommitIsNotFoundAndNonsenseIsInvalid(t *testing.T) {
 	t.Parallel()
 	g := newGit(t)

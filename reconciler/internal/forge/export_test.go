@@ -1,4 +1,14 @@
 package forge
 
+import (
+	"net/http"
+	"net/url"
+)
+
 // RewriteNote reads the statuses of a note and writes them again.
 func RewriteNote(text string) (string, error) { return formatNote(parseNote(text)) }
+
+// NewLane is the way to an API, with its token.
+func NewLane(base *url.URL, token string, next http.RoundTripper) http.RoundTripper {
+	return &lane{base: base, next: next, token: func() string { return token }}
+}

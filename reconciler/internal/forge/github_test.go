@@ -5,11 +5,13 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -436,6 +438,31 @@ func TestTokenNeverLeavesForAnotherHost(t *testing.T) {
 	}
 	if len(asked) > 0 {
 		t.Errorf("the other host was asked: %q", asked)
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func TestLaneCarriesNothingToAnotherAddress(t *testing.T) {
+	t.Parallel()
+	base := &url.URL{Scheme: "https", Host: "api.example.org", Path: "/api/v3/"}
+	lane := forge.NewLane(base, token, roundTrip(func(r *http.Request) (*http.Response, error) {
+		t.Errorf("%s was asked", r.URL)
+		return nil, errors.New("asked")
+	}))
+	for _, to := range []string{
+		"http://api.example.org/api/v3/x", "https://evil.example/api/v3/x", "https://api.example.org:444/api/v3/x", "https://api.example.org/x",
+		"https://api.example.org.evil.example/api/v3/x",
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, to, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := lane.RoundTrip(req); !fault.Is(err, fault.Invalid) {
+			t.Errorf("%s: %v, want invalid", to, err)
+		}
 	}
 }
 

@@ -3,6 +3,8 @@ package sources_test
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -67,16 +69,33 @@ type seen struct {
 	at   time.Time
 }
 
+// counting tells how often a repository was looked at.
+type counting struct {
+	*gitrepo.Repo
+	passes chan struct{}
+}
+
+func (c counting) Fetch(ctx context.Context) (gitrepo.Refs, error) {
+	defer func() { c.passes <- struct{}{} }()
+	return c.Repo.Fetch(ctx)
+}
+
 // follow runs a Source whose poll does not come during the test, unless poll says so.
 func follow(t testing.TB, dir string, poll time.Duration) (<-chan seen, <-chan error) {
+	t.Helper()
+	refs, problems, _, _ := followClosely(t, dir, poll)
+	return refs, problems
+}
+
+func followClosely(t testing.TB, dir string, poll time.Duration) (<-chan seen, <-chan error, *sources.Source, <-chan struct{}) {
 	t.Helper()
 	repo, err := gitrepo.Open(t.Context(), gitrepo.Options{URL: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
-	refs, problems := make(chan seen, 1000), make(chan error, 1000)
+	refs, problems, passes := make(chan seen, 1000), make(chan error, 1000), make(chan struct{}, 10_000)
 	src := sources.New(sources.Config{
-		Repo: repo, Poll: poll,
+		Repo: counting{repo, passes}, Poll: poll,
 		Observe: func(_ context.Context, r gitrepo.Refs) error { refs <- seen{r, time.Now()}; return nil },
 		Problem: func(_ context.Context, err error) { problems <- err },
 	})
@@ -90,7 +109,7 @@ func follow(t testing.TB, dir string, poll time.Duration) (<-chan seen, <-chan e
 		}
 		_ = repo.Close()
 	})
-	return refs, problems
+	return refs, problems, src, passes
 }
 
 const never = time.Hour
@@ -108,6 +127,17 @@ func until(t testing.TB, refs <-chan seen, what string, ok func(gitrepo.Refs) bo
 		case <-deadline:
 			t.Fatalf("%s was never observed", what)
 		}
+	}
+}
+
+func receive(t testing.TB, problems <-chan error) error {
+	t.Helper()
+	select {
+	case err := <-problems:
+		return err
+	case <-time.After(20 * time.Second):
+		t.Fatal("no news of a problem or its end")
+		return nil
 	}
 }
 
@@ -174,27 +204,56 @@ func TestMaestrosOwnRefsCauseNoPass(t *testing.T) {
 func TestRepositoryThatWasMovedAwayIsFoundWhenItIsBack(t *testing.T) {
 	t.Parallel()
 	work, bare := pair(t)
-	refs, problems := follow(t, bare.dir, never)
+	refs, problems, src, passes := followClosely(t, bare.dir, never)
 	until(t, refs, "the first state", func(gitrepo.Refs) bool { return true })
 	away := bare.dir + ".away"
 	if err := os.Rename(bare.dir, away); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-problems; err == nil || !strings.Contains(err.Error(), "no such folder") {
+	if err := receive(t, problems); err == nil || !strings.Contains(err.Error(), "no such folder") {
 		t.Errorf("problem = %v, want that the folder is missing", err)
+	}
+	for len(passes) > 0 {
+		<-passes
+	}
+	for range 12 { // until the pause between looks is minutes: what finds it then is a notice
+		src.Hint()
+		<-passes
 	}
 	id := work.commit()
 	work.run("push", "-q", away, "main")
 	if err := os.Rename(away, bare.dir); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-problems; err != nil {
+	if err := receive(t, problems); err != nil {
 		t.Errorf("problem = %v, want nil for recovery", err)
 	}
 	until(t, refs, "the repository that came back", at("refs/heads/main", id))
 	id = work.commit()
 	work.run("push", "-q", "origin", "main")
 	until(t, refs, "a push afterwards", at("refs/heads/main", id))
+}
+
+func TestFolderThatIsSwappedForAnotherIsWatchedAgain(t *testing.T) {
+	t.Parallel()
+	work, bare := pair(t)
+	refs, _ := follow(t, bare.dir, never)
+	until(t, refs, "the first state", func(gitrepo.Refs) bool { return true })
+	heads := filepath.Join(bare.dir, "refs", "heads")
+	for i := range 5 {
+		next, old := heads+".next", filepath.Join(t.TempDir(), "old")
+		if err := os.Mkdir(next, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.Rename(heads, old), os.Rename(next, heads)); err != nil {
+			t.Fatal(err)
+		}
+		until(t, refs, "the branches gone", func(r gitrepo.Refs) bool { return len(r.Tips) == 0 })
+		id := work.commit()
+		branch := fmt.Sprintf("refs/heads/b%d", i)
+		work.run("push", "-q", "origin", "HEAD:"+branch)
+		until(t, refs, "a push into the other folder", at(pipeline.Ref(branch), id))
+	}
 }
 
 func TestReplacedFolderIsWatchedAgainByThePoll(t *testing.T) {
