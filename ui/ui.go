@@ -17,7 +17,6 @@ import (
 	"io"
 	"io/fs"
 	"path"
-	"strings"
 )
 
 //go:embed templates static
@@ -118,17 +117,6 @@ func (u *UI) Render(w io.Writer, name string, view any) error {
 	}
 	_, err := b.WriteTo(w)
 	return err
-}
-
-// Templates returns the names of all templates.
-func (u *UI) Templates() []string {
-	var names []string
-	for _, t := range u.pages.Templates() {
-		if t.Name() != "" && !strings.HasSuffix(t.Name(), ".html") {
-			names = append(names, t.Name())
-		}
-	}
-	return names
 }
 
 // URL returns the address of an asset.

@@ -298,7 +298,7 @@ class LogView extends HTMLElement {
     this.matchTotal = got.total || 0;
     // The first match at or after the view, as a reader expects of "next".
     const here = Math.floor(this.top / rowHeight) + 1;
-    this.match = this.matches.findIndex((n) => n >= here) - 1;
+    this.match = Math.max(this.matches.findIndex((n) => n >= here), 0) - 1;
     this.#next(1);
     this.pane.focus({ preventScroll: true });
   }

@@ -23,8 +23,9 @@ const (
 
 // stream is a response that is written while it happens.
 type stream struct {
-	w  http.ResponseWriter
-	rc *http.ResponseController
+	w        http.ResponseWriter
+	rc       *http.ResponseController
+	patience time.Duration
 }
 
 // openStream takes one of the places for streams; release gives it back.
@@ -34,18 +35,24 @@ func (s *server) openStream(w http.ResponseWriter) (st *stream, release func(), 
 	default:
 		return nil, nil, fault.New(fault.Unavailable, "%d streams are open, which is all there may be", mostStreams)
 	}
-	return &stream{w, http.NewResponseController(w)}, func() { <-s.streams }, nil
+	st = &stream{w, http.NewResponseController(w), s.patience}
+	return st, func() {
+		// The connection may carry another request, which has its own time.
+		_ = st.flush()
+		_ = st.rc.SetWriteDeadline(time.Time{})
+		<-s.streams
+	}, nil
 }
 
 // Write hands bytes to the client, or fails when it does not take them in time.
 func (st *stream) Write(b []byte) (int, error) {
 	// A server without deadlines is a test's recorder; it never blocks.
-	_ = st.rc.SetWriteDeadline(time.Now().Add(patience))
+	_ = st.rc.SetWriteDeadline(time.Now().Add(st.patience))
 	return st.w.Write(b)
 }
 
 func (st *stream) flush() error {
-	_ = st.rc.SetWriteDeadline(time.Now().Add(patience))
+	_ = st.rc.SetWriteDeadline(time.Now().Add(st.patience))
 	return st.rc.Flush()
 }
 

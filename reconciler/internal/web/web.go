@@ -42,7 +42,23 @@ type Config struct {
 // New returns the handler of all pages and of the API. It starts nothing: a
 // stream of changes lives as long as its request. The error is fault.Invalid
 // for an address that is not one, and fault.Internal for broken templates.
+//
+// A stream ends with its request's context, so the server that carries the
+// handler should have a BaseContext that ends when it is told to stop.
 func New(c Config) (http.Handler, error) {
+	s, err := newServer(c)
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	for _, r := range s.routes() {
+		mux.Handle(r.pattern, r.handler)
+	}
+	mux.HandleFunc("/", s.notFound)
+	return s.guard(mux), nil
+}
+
+func newServer(c Config) (*server, error) {
 	face, err := ui.Load()
 	if err != nil {
 		return nil, fmt.Errorf("load pages: %w", err)
@@ -50,7 +66,7 @@ func New(c Config) (http.Handler, error) {
 	s := &server{
 		src: c.Source, log: c.Log, ui: face, now: c.Now,
 		version: c.Version, title: c.Title,
-		streams: make(chan struct{}, mostStreams),
+		streams: make(chan struct{}, mostStreams), patience: patience,
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -66,12 +82,7 @@ func New(c Config) (http.Handler, error) {
 		s.publicHost = u.Hostname()
 	}
 	s.bootedAt = s.now()
-	mux := http.NewServeMux()
-	for _, r := range s.routes() {
-		mux.Handle(r.pattern, r.handler)
-	}
-	mux.HandleFunc("/", s.notFound)
-	return s.guard(mux), nil
+	return s, nil
 }
 
 // server is immutable after New.
@@ -84,6 +95,7 @@ type server struct {
 	title      string
 	publicHost string
 	bootedAt   time.Time
+	patience   time.Duration
 	// streams holds one element for each open stream, so that their number is bounded.
 	streams chan struct{}
 }
