@@ -1,4 +1,5 @@
-// Package docs_test keeps the documents true.
+// Package docs_test keeps the documents true: what they draw, list and show is
+// compared with the code. It is for tests only.
 package docs_test
 
 import (

@@ -24,6 +24,7 @@ import (
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/gitrepo"
 	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/internal/redact"
 	"github.com/maestro-cd/maestro/reconciler/internal/forge"
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
@@ -107,13 +108,24 @@ func (s *secrets) Secret(name pipeline.SecretName) (string, error) {
 		return "", fault.New(fault.Unavailable, "secret %s: no configuration is live yet", name)
 	case !ok:
 		return "", fault.New(fault.Invalid, "secret %s is not declared on the default branch", name)
-	case d.Env != "":
-		if v := os.Getenv(d.Env); v != "" {
-			return v, nil
-		}
-		return "", fault.New(fault.Invalid, "secret %s: the reconciler has no environment variable %s", name, d.Env)
 	}
-	return secretFile(d.File)
+	v, err := valueOf(d)
+	if err != nil {
+		return "", err
+	}
+	// A short value cannot be masked without masking half of every log.
+	return v, redact.Check(redact.Secret{Name: string(name), Value: v})
+}
+
+func valueOf(d pipeline.Secret) (string, error) {
+	if d.Env == "" {
+		return secretFile(d.File)
+	}
+	v := os.Getenv(d.Env)
+	if v == "" {
+		return "", fault.New(fault.Invalid, "secret %s: the reconciler has no environment variable %s", d.Name, d.Env)
+	}
+	return v, nil
 }
 
 // bundles keeps the folders of plugins as tar files by tree digest, and what the

@@ -40,11 +40,10 @@ func (v *view) Board(ctx context.Context) (web.Board, error) {
 		return b, err
 	}
 	b.Compositions = v.compositions(summaries)
-	unfinished, err := v.s.db.UnfinishedRuns(ctx)
+	unfinished, err := v.s.runs.Active(ctx)
 	if err != nil {
 		return b, err
 	}
-	slices.SortFunc(unfinished, func(x, y *pipeline.Run) int { return -cmp.Compare(x.ID, y.ID) })
 	b.Unfinished = values(unfinished[:min(mostExplained, len(unfinished))])
 	if b.Queue, err = v.Queue(ctx, ""); err != nil {
 		return b, err
@@ -260,7 +259,7 @@ func (v *view) Agents(ctx context.Context) ([]web.AgentView, error) {
 
 // running lists the tasks that each agent holds.
 func (v *view) running(ctx context.Context) (map[pipeline.AgentID][]web.TaskRef, error) {
-	runs, err := v.s.db.UnfinishedRuns(ctx)
+	runs, err := v.s.runs.Active(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,9 @@
 package loop
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/fault"
@@ -53,6 +55,20 @@ func (l *Runs) Queue(ctx context.Context, run pipeline.RunID, limit int) ([]Wait
 			out = append(out, Waiting{it.Run, it.Task, w.Blocked, w.Sentence})
 		}
 	})
+	return out, err
+}
+
+// Active returns the unfinished runs, newest first, from memory. They are shared
+// and never change: a run that moves is another value.
+func (l *Runs) Active(ctx context.Context) ([]*pipeline.Run, error) {
+	var out []*pipeline.Run
+	err := l.ask(ctx, func() {
+		out = make([]*pipeline.Run, 0, len(l.active))
+		for _, ar := range l.active {
+			out = append(out, ar.run)
+		}
+	})
+	slices.SortFunc(out, func(a, b *pipeline.Run) int { return -cmp.Compare(a.ID, b.ID) })
 	return out, err
 }
 
