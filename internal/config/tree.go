@@ -25,13 +25,20 @@ type Tree interface {
 // FSTree makes a Tree of any file system, such as os.DirFS of a working copy or
 // an embed.FS, as it is at the time: Hash reads everything below a directory once.
 // A file is executable when its mode says so, when it begins with "#!", or when it
-// is named run or checkout: an embed.FS knows no modes. It is safe for concurrent use.
+// is named run or checkout: an embed.FS knows no modes. A .git is no part of the
+// tree and is hidden. It is safe for concurrent use.
 func FSTree(fsys fs.FS) Tree { return &fsTree{FS: fsys, known: map[string][]byte{}} }
 
 type fsTree struct {
 	fs.FS
 	mu    sync.Mutex
 	known map[string][]byte // guarded by mu; hashes of directories
+}
+
+// ReadDir lists a directory as a commit of it would.
+func (t *fsTree) ReadDir(dir string) ([]fs.DirEntry, error) {
+	entries, err := fs.ReadDir(t.FS, dir)
+	return slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return e.Name() == ".git" }), err
 }
 
 func (t *fsTree) Hash(dir string) (string, error) {
@@ -51,7 +58,7 @@ func (t *fsTree) hashLocked(dir string) ([]byte, error) {
 	if sum, ok := t.known[dir]; ok {
 		return sum, nil
 	}
-	entries, err := fs.ReadDir(t.FS, dir)
+	entries, err := t.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -65,9 +72,6 @@ func (t *fsTree) hashLocked(dir string) ([]byte, error) {
 	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(key(a), key(b)) })
 	var body bytes.Buffer
 	for _, e := range entries {
-		if e.Name() == ".git" {
-			continue
-		}
 		mode, sum, err := t.entryLocked(path.Join(dir, e.Name()), e)
 		if err != nil {
 			return nil, err
