@@ -70,7 +70,11 @@ func (e *events) finish() error {
 	if err == nil {
 		err = f.Sync()
 	}
-	return errors.Join(err, f.Close())
+	if err = errors.Join(err, f.Close()); err == nil {
+		// What the task wrote holds a secret; it is of no more use.
+		err = os.Remove(e.from)
+	}
+	return err
 }
 
 func (e *events) mask(b []byte) []byte {

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"errors"
 	"fmt"
 	"os"
 )
@@ -65,6 +66,10 @@ func (s *sink) lose(n int, err error) {
 	s.total += int64(n)
 	if s.reason == nil {
 		s.reason = err
+		// The path means nothing to who reads the log.
+		if pe := (*os.PathError)(nil); errors.As(err, &pe) {
+			s.reason = pe.Err
+		}
 	}
 }
 
