@@ -133,7 +133,8 @@ func (b *batch) bindMissing(files []*ast.File) []*ast.File {
 	if body.Len() == 0 {
 		return nil
 	}
-	src := "package ops\nimport schema \"" + schemaPath + ":maestro\"\n" + body.String()
+	// The same spelling as authors use: CUE takes another one for another package.
+	src := "package ops\nimport schema \"" + schemaPath + "\"\n" + body.String()
 	f, err := parser.ParseFile(builtinPrefix+"ops.cue", src)
 	if err != nil {
 		return nil // the text above is CUE

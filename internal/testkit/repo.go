@@ -127,8 +127,6 @@ import "github.com/maestro-cd/maestro"
 compositions: [Name=_]: maestro.#Composition & {name: Name}
 pools: [Name=_]: maestro.#Pool & {name: Name}
 secrets: [Name=_]: maestro.#Secret & {name: Name}
-
-event: maestro.#Event
 `,
 		"pools/default/default.cue": "package ops\n\npools: default: {}\n",
 	}
