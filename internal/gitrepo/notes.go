@@ -134,12 +134,13 @@ func (r *Repo) noteTip(ctx context.Context, ref pipeline.Ref) (tip plumbing.Hash
 		tip, err = readRef(r.layout.common, string(ref))
 		return tip, func() {}, err
 	}
-	if done, err = r.begin(ctx, r.fetching); err != nil {
+	turn, err := r.begin(ctx, r.fetching)
+	if err != nil {
 		return tip, nil, err
 	}
 	defer func() {
 		if err != nil {
-			done()
+			turn()
 		}
 	}()
 	ctx, cancel := context.WithTimeout(ctx, r.limits.Fetch)
@@ -151,9 +152,9 @@ func (r *Repo) noteTip(ctx context.Context, ref pipeline.Ref) (tip plumbing.Hash
 	}
 	tip = adv.all[string(ref)]
 	if tip.IsZero() || r.store.has(tip) {
-		return tip, done, nil
+		return tip, turn, nil
 	}
-	return tip, done, r.fetchObjects(ctx, t, session, []plumbing.Hash{tip})
+	return tip, turn, r.fetchObjects(ctx, t, session, []plumbing.Hash{tip})
 }
 
 // readNote finds a note below a notes commit. Git spreads notes over directories
