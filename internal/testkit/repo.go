@@ -15,7 +15,9 @@ import (
 // Repo is a bare Git repository with a working copy to push from.
 type Repo struct {
 	Bare, Work string
-	t          testing.TB
+	// Remote is where Push pushes: Bare, unless a test says otherwise.
+	Remote string
+	t      testing.TB
 }
 
 // NewRepo makes an empty bare repository and a working copy.
@@ -23,6 +25,7 @@ func NewRepo(t testing.TB) *Repo {
 	t.Helper()
 	dir := t.TempDir()
 	r := &Repo{Bare: filepath.Join(dir, "ops.git"), Work: filepath.Join(dir, "work"), t: t}
+	r.Remote = r.Bare
 	r.Git("", "init", "--quiet", "--bare", "-b", "main", r.Bare)
 	r.Git("", "init", "--quiet", "-b", "main", r.Work)
 	return r
@@ -71,7 +74,7 @@ func (r *Repo) Write(files map[string]string) {
 func (r *Repo) Push(branch string, files map[string]string) pipeline.CommitID {
 	r.t.Helper()
 	commit := r.Commit(files)
-	r.Git(r.Work, "push", "--quiet", "--force", r.Bare, "HEAD:refs/heads/"+branch)
+	r.Git(r.Work, "push", "--quiet", "--force", r.Remote, "HEAD:refs/heads/"+branch)
 	return commit
 }
 
@@ -127,6 +130,8 @@ import "github.com/maestro-cd/maestro"
 compositions: [Name=_]: maestro.#Composition & {name: Name}
 pools: [Name=_]: maestro.#Pool & {name: Name}
 secrets: [Name=_]: maestro.#Secret & {name: Name}
+
+event: maestro.#Event
 `,
 		"pools/default/default.cue": "package ops\n\npools: default: {}\n",
 	}
