@@ -152,6 +152,16 @@ func (w *work) providers(t *task, key string) []provider {
 	return out
 }
 
+// mayProvide reports whether a broken task would have provided a key.
+func (w *work) mayProvide(t *task, key string) bool {
+	return slices.ContainsFunc(w.tasks, func(p *task) bool {
+		if !p.broken || p == t {
+			return false
+		}
+		return p.def == nil || slices.ContainsFunc(p.def.outputs, func(o fieldDef) bool { return o.provide == key })
+	})
+}
+
 // provides is the key under which a task gives an output to the context: what the
 // manifest says, or the composition where it declares the output itself.
 func provides(p *task, output string) string {
@@ -185,6 +195,8 @@ func (w *work) bindField(t *task, f *fieldDef, g *order) {
 		w.bindTo(t, f, nearest[0])
 	case len(nearest) > 1:
 		w.ambiguous(t, f, nearest)
+	case w.mayProvide(t, f.inherit):
+		// A broken task was meant to; what is wrong with it is said there.
 	case len(earlier) > 0:
 		w.maySkip(t, f, earlier, g)
 	case len(all) > 0:

@@ -33,6 +33,9 @@ func withHelp(d pipeline.Diagnostic, help string) pipeline.Diagnostic {
 func didYouMean(written string, known []string) string {
 	best, least := "", len(written)/3+2
 	for _, k := range known {
+		if k == written {
+			continue
+		}
 		if d := distance(strings.ToLower(written), strings.ToLower(k)); d < least && d < len(k) {
 			best, least = k, d
 		}

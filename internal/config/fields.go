@@ -1,0 +1,287 @@
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+
+	"cuelang.org/go/cue"
+	"cuelang.org/go/cue/ast"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+)
+
+// readFields splits a task's fields into those that are known and those that wait.
+func (w *work) readFields(t *task) {
+	fields := get(t.v, "fields")
+	loose := w.looseHits(t)
+	known := map[string]json.RawMessage{}
+	for _, f := range t.def.fields {
+		fv := get(fields, f.Name)
+		if !fv.Exists() {
+			if f.presence == presenceRequired && f.inherit == "" && fields.Exists() {
+				w.missing(t, &f)
+			}
+			continue
+		}
+		if loose[f.Name] {
+			t.deferred[f.Name] = true
+			w.deferredSecrets(t, &f)
+		}
+	}
+	// A default that is made of other fields waits when any of them does.
+	for _, f := range t.def.fields {
+		if f.derived && len(t.deferred) > 0 && get(fields, f.Name).Exists() && len(w.all.at(w.path("tasks", t.name, "fields", f.Name)...)) == 0 {
+			t.deferred[f.Name] = true
+		}
+	}
+	if t.broken {
+		return
+	}
+	for _, f := range t.def.fields {
+		fv := get(fields, f.Name)
+		if !fv.Exists() || t.deferred[f.Name] {
+			continue
+		}
+		if err := fv.Validate(cue.Concrete(true)); err != nil {
+			w.complain(w.x.errors(err)...)
+			continue
+		}
+		raw, err := fv.MarshalJSON()
+		if err != nil {
+			pos, _ := w.all.value(w.path("tasks", t.name, "fields", f.Name)...)
+			w.complain(diag(codeValue, pos, "task %q: field %q is not JSON", t.name, f.Name))
+			continue
+		}
+		known[f.Name] = raw
+		w.mentionSecrets(t, &f, raw)
+	}
+	t.spec.Deferred = len(t.deferred) > 0
+	if len(known) > 0 {
+		t.spec.Fields, _ = json.Marshal(known) // valid JSON by construction
+	}
+}
+
+func (w *work) missing(t *task, f *fieldDef) {
+	d := diag(codeRequired, t.pos, "task %q (%s) needs field %q", t.name, t.spec.Uses, f.Name)
+	d.Note = declaredAt(f.pos)
+	d.Help = "add fields: " + f.Name + ": " + f.Type.Text
+	w.complain(d)
+}
+
+// looseHits reports which fields refer to the run. A field that was not written
+// where the index can see it waits if anything around it refers to the run.
+func (w *work) looseHits(t *task) map[string]bool {
+	around := w.all.at(w.path("tasks", t.name)...)
+	around = append(slices.Clone(around), w.all.at(w.path("tasks", t.name, "fields")...)...)
+	loose := false
+	for _, p := range around {
+		loose = loose || len(reaches(looseParts(p.value)...)) > 0 || len(reaches(p.guards...)) > 0
+	}
+	out := map[string]bool{}
+	for _, f := range t.def.fields {
+		places := w.all.at(w.path("tasks", t.name, "fields", f.Name)...)
+		hit := loose
+		for _, p := range places {
+			hit = hit || p.value != nil && len(reaches(p.value)) > 0 || len(reaches(p.guards...)) > 0
+		}
+		out[f.Name] = hit
+	}
+	return out
+}
+
+// looseParts are the parts of an expression that are not written out as fields.
+func looseParts(e ast.Expr) []ast.Node {
+	switch e := e.(type) {
+	case nil:
+		return nil
+	case *ast.ParenExpr:
+		return looseParts(e.X)
+	case *ast.BinaryExpr:
+		return append(looseParts(e.X), looseParts(e.Y)...)
+	case *ast.StructLit:
+		var out []ast.Node
+		for _, d := range e.Elts {
+			switch d := d.(type) {
+			case *ast.EmbedDecl:
+				out = append(out, looseParts(d.Expr)...)
+			case *ast.Field:
+				if _, _, err := ast.LabelName(d.Label); err != nil {
+					out = append(out, d)
+				}
+			}
+		}
+		return out
+	}
+	return []ast.Node{e}
+}
+
+func (w *work) readOutputs(t *task) {
+	v := get(t.v, "outputs")
+	t.spec.Outputs = pipeline.Type{Kind: pipeline.KindStruct, Open: t.def.openOutputs}
+	if !v.Exists() || v.IncompleteKind() != cue.StructKind {
+		return
+	}
+	iter, err := v.Fields(cue.Optional(true))
+	if err != nil {
+		return
+	}
+	for iter.Next() {
+		if iter.Selector().LabelType() != cue.StringLabel || iter.Selector().ConstraintType() == cue.PatternConstraint {
+			continue
+		}
+		name := iter.Selector().Unquoted()
+		t.outputs[name] = iter.Value()
+		f, err := compileField(iter, 0)
+		if t.def.output(name) == nil || err != nil {
+			pos, _ := w.all.label(w.path("tasks", t.name, "outputs", name)...)
+			w.complain(checkOutput(fmt.Sprintf("task %q: output", t.name), name, pos, iter, err)...)
+		}
+		f.Default = nil
+		t.spec.Outputs.Fields = append(t.spec.Outputs.Fields, f)
+	}
+	sort.Slice(t.spec.Outputs.Fields, func(i, j int) bool { return t.spec.Outputs.Fields[i].Name < t.spec.Outputs.Fields[j].Name })
+}
+
+func (d *definition) output(name string) *fieldDef {
+	for i := range d.outputs {
+		if d.outputs[i].Name == name {
+			return &d.outputs[i]
+		}
+	}
+	return nil
+}
+
+// mentionSecrets records the secrets that a known field refers to.
+func (w *work) mentionSecrets(t *task, f *fieldDef, raw json.RawMessage) {
+	v, err := pipeline.DecodeJSON(raw)
+	if err != nil {
+		return
+	}
+	for _, name := range secretsIn(f.Type, v) {
+		pos, _ := w.all.value(w.path("tasks", t.name, "fields", f.Name)...)
+		w.mentionSecret(t, name, pos)
+	}
+}
+
+// deferredSecrets looks at a field that waits for the run. Which secrets it can
+// reach must be written out all the same.
+func (w *work) deferredSecrets(t *task, f *fieldDef) {
+	if !holds(f.Type, pipeline.KindSecret) {
+		return
+	}
+	base := keyOf(w.path("tasks", t.name, "fields", f.Name))
+	for _, key := range sortedKeys(w.all.places) {
+		if key != base && !strings.HasPrefix(key, base+pathSep) || !strings.HasSuffix(key, pathSep+"secret") {
+			continue
+		}
+		for _, p := range w.all.places[key] {
+			lit, ok := p.value.(*ast.BasicLit)
+			if !ok {
+				continue
+			}
+			w.mentionSecret(t, unquote(lit.Value), position(lit.Pos()))
+		}
+	}
+	if f.Type.Kind == pipeline.KindSecret && len(w.all.at(append(strings.Split(base, pathSep), "secret")...)) == 0 ||
+		w.secretRefers(base) {
+		pos, _ := w.all.value(strings.Split(base, pathSep)...)
+		d := diag(codeSecret, pos, "task %q: field %q: a secret must be named where it is used", t.name, f.Name)
+		d.Note = "which secrets a task can reach is decided by the file, not by the run"
+		d.Help = "write " + f.Name + `: secret: "NAME"`
+		w.complain(d)
+	}
+}
+
+// secretRefers reports whether the name of a secret below a path waits for the run.
+func (w *work) secretRefers(base string) bool {
+	for key, places := range w.all.places {
+		if !strings.HasPrefix(key, base+pathSep) || !strings.HasSuffix(key, pathSep+"secret") {
+			continue
+		}
+		if slices.ContainsFunc(places, func(p place) bool { return p.value != nil && len(reaches(p.value)) > 0 }) {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *work) mention(kind, name string, t *task, pos pipeline.Position) {
+	w.res.Mentions = append(w.res.Mentions, mention{Kind: kind, Name: name, Composition: w.out.Name, Task: t.spec.Name, Pos: pos})
+}
+
+func (w *work) mentionSecret(t *task, name string, pos pipeline.Position) {
+	w.mention(mentionSecret, name, t, pos)
+	if s := pipeline.SecretName(name); !slices.Contains(t.spec.Secrets, s) {
+		t.spec.Secrets = append(t.spec.Secrets, s)
+		slices.Sort(t.spec.Secrets)
+	}
+}
+
+// secretsIn finds the references to secrets in a value of a type.
+func secretsIn(t pipeline.Type, v any) []string {
+	var out []string
+	switch t.Kind {
+	case pipeline.KindSecret:
+		if m, ok := v.(map[string]any); ok {
+			if s, ok := m["secret"].(string); ok {
+				out = append(out, s)
+			}
+		}
+	case pipeline.KindOneOf:
+		for _, alt := range t.OneOf {
+			if alt.Fits(v) {
+				return secretsIn(alt, v)
+			}
+		}
+	case pipeline.KindList:
+		list, _ := v.([]any)
+		for _, e := range list {
+			if t.Elem != nil {
+				out = append(out, secretsIn(*t.Elem, e)...)
+			}
+		}
+	case pipeline.KindStruct:
+		m, _ := v.(map[string]any)
+		for _, name := range sortedKeys(m) {
+			if inner, ok := fieldType(t, name); ok {
+				out = append(out, secretsIn(inner, m[name])...)
+			}
+		}
+	}
+	return out
+}
+
+func fieldType(t pipeline.Type, name string) (pipeline.Type, bool) {
+	for _, f := range t.Fields {
+		if f.Name == name {
+			return f.Type, true
+		}
+	}
+	if t.Rest != nil {
+		return *t.Rest, true
+	}
+	return pipeline.Type{}, false
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// holds reports whether values of a type may contain a value of a kind.
+func holds(t pipeline.Type, kind pipeline.Kind) bool {
+	if t.Kind == kind {
+		return true
+	}
+	inner := func(u pipeline.Type) bool { return holds(u, kind) }
+	return slices.ContainsFunc(t.OneOf, inner) ||
+		slices.ContainsFunc(t.Fields, func(f pipeline.Field) bool { return inner(f.Type) }) ||
+		t.Elem != nil && inner(*t.Elem) || t.Rest != nil && inner(*t.Rest)
+}
