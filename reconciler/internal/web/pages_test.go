@@ -373,7 +373,7 @@ func TestTwoThousandTasksAreShownAtOnce(t *testing.T) {
 		took := time.Since(start)
 		t.Logf("%s: %v, %d KiB", p, took, len(body)>>10)
 		// Generous, because the machine of a test may be busy.
-		if took > 2*time.Second {
+		if took > 20*time.Second {
 			t.Errorf("%s took %v", p, took)
 		}
 	}

@@ -36,12 +36,7 @@ func (s *server) openStream(w http.ResponseWriter) (st *stream, release func(), 
 		return nil, nil, fault.New(fault.Unavailable, "%d streams are open, which is all there may be", mostStreams)
 	}
 	st = &stream{w, http.NewResponseController(w), s.patience}
-	return st, func() {
-		// The connection may carry another request, which has its own time.
-		_ = st.flush()
-		_ = st.rc.SetWriteDeadline(time.Time{})
-		<-s.streams
-	}, nil
+	return st, func() { <-s.streams }, nil
 }
 
 // Write hands bytes to the client, or fails when it does not take them in time.

@@ -115,8 +115,9 @@ func TestTwoThousandTasksAreLaidOutAtOnce(t *testing.T) {
 			}
 			start := time.Now()
 			graph.Layout(nodes)
-			// Generous: it takes tens of milliseconds on an idle machine.
-			if took := time.Since(start); took > 3*time.Second {
+			// Generous: it takes tens of milliseconds on an idle machine, and much more
+			// with the race detector on a busy one. What does not end is what this finds.
+			if took := time.Since(start); took > 20*time.Second {
 				t.Errorf("took %v", took)
 			} else {
 				t.Logf("took %v", took)
