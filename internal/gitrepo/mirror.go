@@ -16,7 +16,6 @@ import (
 
 	"github.com/go-git/go-billy/v5/osfs"
 	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/cache"
 	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 	"github.com/go-git/go-git/v5/storage/filesystem"
@@ -253,7 +252,7 @@ func (p *prefix) deltaTarget() int64 {
 }
 
 func mirrorStorage(dir string) *filesystem.Storage {
-	return filesystem.NewStorageWithOptions(osfs.New(dir), cache.NewObjectLRU(cacheBytes), filesystem.Options{KeepDescriptors: true})
+	return filesystem.NewStorageWithOptions(osfs.New(dir), &objectCache{}, filesystem.Options{KeepDescriptors: true})
 }
 
 // storePack indexes a pack, gives it its name and sees it on the disk, because

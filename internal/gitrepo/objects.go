@@ -11,7 +11,6 @@ import (
 
 	"github.com/go-git/go-billy/v5/osfs"
 	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/cache"
 	"github.com/go-git/go-git/v5/storage/filesystem"
 	"github.com/go-git/go-git/v5/storage/filesystem/dotgit"
 )
@@ -24,7 +23,9 @@ const (
 	maxTreeBytes = 8 << 20
 	// cacheBytes is for delta bases; without it each object of a pack is
 	// unpacked from the start of its chain.
-	cacheBytes = 16 << 20
+	cacheBytes = 8 << 20
+	// readsPerOpening bounds what go-git notes of each object it has looked up.
+	readsPerOpening = 100_000
 )
 
 var (
@@ -42,6 +43,7 @@ type objects struct {
 	mu    sync.Mutex
 	st    *filesystem.ObjectStorage // guarded by mu; nil until needed
 	stamp packStamp                 // guarded by mu: of the pack directory when st was made
+	reads int                       // guarded by mu: since st was made
 }
 
 // packStamp tells whether the set of packs may have changed. An equal stamp that
@@ -49,6 +51,55 @@ type objects struct {
 type packStamp struct {
 	info os.FileInfo
 	at   time.Time
+}
+
+// objectCache keeps recently read objects for go-git, whose own cache counts
+// their bytes but not what it costs to keep them: thousands of small objects
+// would take many times the limit. Two generations, as in treeCache.
+type objectCache struct {
+	mu         sync.Mutex
+	young, old map[plumbing.Hash]plumbing.EncodedObject // guarded by mu
+	bytes      int64                                    // guarded by mu: of young
+}
+
+func (c *objectCache) Put(o plumbing.EncodedObject) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.putLocked(o.Hash(), o)
+}
+
+func (c *objectCache) putLocked(h plumbing.Hash, o plumbing.EncodedObject) {
+	const overhead = 512 // of an object and its places in maps, measured
+	cost := o.Size() + overhead
+	if cost > cacheBytes/4 {
+		return
+	}
+	if c.young == nil || c.bytes+cost > cacheBytes/2 {
+		c.old, c.young, c.bytes = c.young, map[plumbing.Hash]plumbing.EncodedObject{}, 0
+	}
+	if _, known := c.young[h]; !known {
+		c.young[h] = o
+		c.bytes += cost
+	}
+}
+
+func (c *objectCache) Get(h plumbing.Hash) (plumbing.EncodedObject, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if o, ok := c.young[h]; ok {
+		return o, true
+	}
+	o, ok := c.old[h]
+	if ok {
+		c.putLocked(h, o)
+	}
+	return o, ok
+}
+
+func (c *objectCache) Clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.young, c.old, c.bytes = nil, nil, 0
 }
 
 func newObjects(dir string) *objects { return &objects{dir: dir} }
@@ -74,10 +125,13 @@ func (s packStamp) same(now packStamp) bool {
 }
 
 func (o *objects) openLocked() *filesystem.ObjectStorage {
+	if o.reads++; o.reads > readsPerOpening {
+		_ = o.closeLocked()
+	}
 	if o.st == nil {
-		o.stamp = o.currentStamp()
+		o.stamp, o.reads = o.currentStamp(), 0
 		o.st = filesystem.NewObjectStorageWithOptions(
-			dotgit.New(osfs.New(o.dir)), cache.NewObjectLRU(cacheBytes), filesystem.Options{KeepDescriptors: true})
+			dotgit.New(osfs.New(o.dir)), &objectCache{}, filesystem.Options{KeepDescriptors: true})
 	}
 	return o.st
 }

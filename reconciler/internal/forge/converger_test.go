@@ -101,6 +101,12 @@ func (r *fakeRegister) settled() bool {
 	return true
 }
 
+func (r *fakeRegister) readings() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.reads
+}
+
 func (r *fakeRegister) repair(broken bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -212,9 +218,9 @@ func TestDesiredStatusIsPostedAtOnce(t *testing.T) {
 		if posts, _ := fg.count(); posts != 1 || !r.settled() {
 			t.Errorf("%d posts, settled %v", posts, r.settled())
 		}
-		reads := r.reads
+		reads := r.readings()
 		wait(time.Minute)
-		if n := r.reads - reads; n > 7 {
+		if n := r.readings() - reads; n > 7 {
 			t.Errorf("the register was read %d times in a quiet minute", n)
 		}
 		if posts, _ := fg.count(); posts != 1 {
