@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -48,11 +49,44 @@ func (f *fakeRepo) count() int {
 
 // bench runs a Source over a fakeRepo inside a synctest bubble.
 type bench struct {
-	repo     *fakeRepo
-	src      *sources.Source
+	repo *fakeRepo
+	src  *sources.Source
+
+	mu       sync.Mutex
 	observed []gitrepo.Refs
 	problems []string
 	answer   error // of Observe
+}
+
+func (b *bench) observe(_ context.Context, r gitrepo.Refs) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.observed = append(b.observed, r)
+	return b.answer
+}
+
+func (b *bench) problem(_ context.Context, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.problems = append(b.problems, fmt.Sprint(err))
+}
+
+func (b *bench) seen() []gitrepo.Refs {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.observed)
+}
+
+func (b *bench) told() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.problems)
+}
+
+func (b *bench) answering(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.answer = err
 }
 
 func inBubble(t *testing.T, first error, f func(t *testing.T, b *bench)) {
@@ -60,9 +94,7 @@ func inBubble(t *testing.T, first error, f func(t *testing.T, b *bench)) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{repo: &fakeRepo{start: time.Now(), err: first}}
 		b.src = sources.New(sources.Config{
-			Repo:    b.repo,
-			Observe: func(_ context.Context, r gitrepo.Refs) error { b.observed = append(b.observed, r); return b.answer },
-			Problem: func(_ context.Context, err error) { b.problems = append(b.problems, fmt.Sprint(err)) },
+			Repo: b.repo, Observe: b.observe, Problem: b.problem,
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -81,13 +113,13 @@ func after(d time.Duration) { time.Sleep(d); synctest.Wait() } // false time, in
 func TestRefsAreObservedOnceUntilTheyDiffer(t *testing.T) {
 	inBubble(t, nil, func(t *testing.T, b *bench) {
 		after(5 * time.Minute)
-		if len(b.observed) != 1 || b.repo.count() != 11 {
-			t.Errorf("observed %d times in %d passes, want 1 in 11", len(b.observed), b.repo.count())
+		if len(b.seen()) != 1 || b.repo.count() != 11 {
+			t.Errorf("observed %d times in %d passes, want 1 in 11", len(b.seen()), b.repo.count())
 		}
 		b.repo.set(1, nil)
 		after(30 * time.Second)
-		if len(b.observed) != 2 || b.observed[1].Tip() != pipeline.CommitID(fmt.Sprintf("%040d", 1)) {
-			t.Errorf("the poll did not bring the new tip: %v", b.observed)
+		if len(b.seen()) != 2 || b.seen()[1].Tip() != pipeline.CommitID(fmt.Sprintf("%040d", 1)) {
+			t.Errorf("the poll did not bring the new tip: %v", b.seen())
 		}
 	})
 }
@@ -95,8 +127,8 @@ func TestRefsAreObservedOnceUntilTheyDiffer(t *testing.T) {
 func TestUnchangedRefsAreObservedAgainAfterALongTime(t *testing.T) {
 	inBubble(t, nil, func(t *testing.T, b *bench) {
 		after(31 * time.Minute)
-		if len(b.observed) != 4 {
-			t.Errorf("observed %d times in half an hour, want 4", len(b.observed))
+		if len(b.seen()) != 4 {
+			t.Errorf("observed %d times in half an hour, want 4", len(b.seen()))
 		}
 	})
 }
@@ -113,8 +145,8 @@ func TestHintBringsAPassAtOnce(t *testing.T) {
 		b.repo.set(1, nil)
 		b.src.Hint()
 		synctest.Wait()
-		if len(b.observed) != 2 {
-			t.Errorf("observed %d times, want 2", len(b.observed))
+		if len(b.seen()) != 2 {
+			t.Errorf("observed %d times, want 2", len(b.seen()))
 		}
 	})
 }
@@ -122,8 +154,8 @@ func TestHintBringsAPassAtOnce(t *testing.T) {
 func TestUnreachableRepositoryIsAskedLessOftenAndReportedOnce(t *testing.T) {
 	inBubble(t, fault.New(fault.Unavailable, "no answer; check the network"), func(t *testing.T, b *bench) {
 		after(time.Hour)
-		if len(b.problems) != 1 || b.problems[0] != "no answer; check the network" {
-			t.Errorf("problems = %q, want the sentence once", b.problems)
+		if len(b.told()) != 1 || b.told()[0] != "no answer; check the network" {
+			t.Errorf("problems = %q, want the sentence once", b.told())
 		}
 		gaps := b.repo.fetches
 		for i := 1; i < len(gaps); i++ {
@@ -137,11 +169,11 @@ func TestUnreachableRepositoryIsAskedLessOftenAndReportedOnce(t *testing.T) {
 		b.repo.set(0, nil)
 		b.src.Hint()
 		synctest.Wait()
-		if want := []string{"no answer; check the network", "other", "<nil>"}; fmt.Sprint(b.problems) != fmt.Sprint(want) {
-			t.Errorf("problems = %q, want %q", b.problems, want)
+		if want := []string{"no answer; check the network", "other", "<nil>"}; fmt.Sprint(b.told()) != fmt.Sprint(want) {
+			t.Errorf("problems = %q, want %q", b.told(), want)
 		}
-		if len(b.observed) != 1 {
-			t.Errorf("observed %d times after recovery, want 1 at once", len(b.observed))
+		if len(b.seen()) != 1 {
+			t.Errorf("observed %d times after recovery, want 1 at once", len(b.seen()))
 		}
 		n := b.repo.count()
 		after(30 * time.Second)
@@ -153,30 +185,30 @@ func TestUnreachableRepositoryIsAskedLessOftenAndReportedOnce(t *testing.T) {
 
 func TestRefsThatCouldNotBeTakenInComeAgain(t *testing.T) {
 	inBubble(t, nil, func(t *testing.T, b *bench) {
-		b.answer = errors.New("disk full")
+		b.answering(errors.New("disk full"))
 		b.repo.set(1, nil)
 		b.src.Hint()
 		synctest.Wait()
 		after(10 * time.Second)
-		n := len(b.observed)
+		n := len(b.seen())
 		if n < 4 || n > 7 {
 			t.Errorf("observed %d times in 10 s, want a few with growing pauses", n)
 		}
-		b.answer = nil
+		b.answering(nil)
 		after(time.Minute)
-		if len(b.observed) != n+1 || len(b.problems) != 0 {
-			t.Errorf("observed %d times, problems %q; want %d and none", len(b.observed), b.problems, n+1)
+		if len(b.seen()) != n+1 || len(b.told()) != 0 {
+			t.Errorf("observed %d times, problems %q; want %d and none", len(b.seen()), b.told(), n+1)
 		}
 	})
 }
 
 func TestConflictIsTriedAgainAtOnceButNotForEver(t *testing.T) {
 	inBubble(t, nil, func(t *testing.T, b *bench) {
-		b.answer = fault.New(fault.Conflict, "moved")
+		b.answering(fault.New(fault.Conflict, "moved"))
 		b.repo.set(1, nil)
 		b.src.Hint()
 		synctest.Wait()
-		if n := len(b.observed); n != 1+4 {
+		if n := len(b.seen()); n != 1+4 {
 			t.Errorf("observed %d times without time passing, want 5", n)
 		}
 	})
