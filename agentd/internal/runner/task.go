@@ -17,6 +17,7 @@ import (
 	"github.com/maestro-cd/maestro/agentd/internal/workspace"
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/internal/redact"
 	"github.com/maestro-cd/maestro/internal/wire"
 )
 
@@ -128,6 +129,10 @@ func (a *attempt) secretValues(secrets map[string]wire.Redacted) (map[string]str
 		v, ok := secrets[string(name)]
 		if !ok || v == "" {
 			return nil, fault.New(fault.Invalid, "secret %q has no value; see the secret's declaration and where the reconciler reads it", name)
+		}
+		// One that cannot be masked would show up in the log.
+		if err := redact.Check(redact.Secret{Name: string(name), Value: string(v)}); err != nil {
+			return nil, err
 		}
 		values[string(name)] = string(v)
 	}

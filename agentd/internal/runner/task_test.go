@@ -1,3 +1,5 @@
+//go:build linux
+
 package runner_test
 
 import (
@@ -181,15 +183,26 @@ func TestSecretIsPutBesideItsReference(t *testing.T) {
 	}
 }
 
-func TestSecretWithoutAValueStartsNothing(t *testing.T) {
+func TestSecretThatCannotBeUsedStartsNothing(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).open().connect()
-	o := job("echo ran")
-	o.Spec.Secrets = []pipeline.SecretName{"deploy-key"}
-	_, r := h.observe(o, nil)
-	want(t, r, pipeline.Error, `secret "deploy-key" has no value`)
-	if count[*wire.Started](h.control, o.Attempt) > 0 {
-		t.Error("it started")
+	for name, c := range map[string]struct {
+		secrets map[string]wire.Redacted
+		want    string
+	}{
+		"no value":             {nil, `secret "deploy-key" has no value`},
+		"too short to be kept": {map[string]wire.Redacted{"deploy-key": "abc"}, "cannot be masked"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t).open().connect()
+			o := job("echo ran")
+			o.Spec.Secrets = []pipeline.SecretName{"deploy-key"}
+			_, r := h.observe(o, c.secrets)
+			want(t, r, pipeline.Error, c.want)
+			if count[*wire.Started](h.control, o.Attempt) > 0 {
+				t.Error("it started")
+			}
+		})
 	}
 }
 
