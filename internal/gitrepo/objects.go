@@ -131,7 +131,8 @@ func (o *objects) openLocked() *filesystem.ObjectStorage {
 	if o.st == nil {
 		o.stamp, o.reads = o.currentStamp(), 0
 		o.st = filesystem.NewObjectStorageWithOptions(
-			dotgit.New(osfs.New(o.dir)), &objectCache{}, filesystem.Options{KeepDescriptors: true})
+			dotgit.New(osfs.New(o.dir)), &objectCache{}, filesystem.Options{KeepDescriptors: true},
+		)
 	}
 	return o.st
 }

@@ -287,7 +287,7 @@ func TestRateLimitSilencesEverythingUntilItsTime(t *testing.T) {
 			r.desire(st(i, 1))
 			c.Wake()
 		}
-		wait(reset.Sub(time.Now()) - time.Millisecond)
+		wait(time.Until(reset) - time.Millisecond)
 		if _, tries := fg.count(); tries != 1 {
 			t.Errorf("%d tries before the time, want 1", tries)
 		}

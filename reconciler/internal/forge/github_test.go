@@ -215,8 +215,10 @@ func (f *fakeGitHub) combined(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Link", fmt.Sprintf(`<https://evil.example/x?page=%d>; rel="next"`, page+1))
 	}
 	api := "https://api.github.com/repos/octo/ops"
-	repo := map[string]any{"id": 1, "node_id": "n", "name": "ops", "full_name": "octo/ops", "private": false, "description": nil, "fork": false, "html_url": api, "url": api,
-		"owner": map[string]any{"login": "octo", "id": 1, "node_id": "n", "type": "User", "site_admin": false, "gravatar_id": ""}}
+	repo := map[string]any{
+		"id": 1, "node_id": "n", "name": "ops", "full_name": "octo/ops", "private": false, "description": nil, "fork": false, "html_url": api, "url": api,
+		"owner": map[string]any{"login": "octo", "id": 1, "node_id": "n", "type": "User", "site_admin": false, "gravatar_id": ""},
+	}
 	for _, k := range []string{"avatar_url", "events_url", "followers_url", "following_url", "gists_url", "html_url", "organizations_url", "received_events_url", "repos_url", "starred_url", "subscriptions_url", "url"} {
 		repo["owner"].(map[string]any)[k] = api
 	}
