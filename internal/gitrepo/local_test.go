@@ -188,7 +188,7 @@ func TestObjectsPushedOrPackedAfterOpeningAreSeen(t *testing.T) {
 			t.Fatalf("f = %q, %v, want %q", got, err, want)
 		}
 	}
-	for i := range 5 {
+	for i := range 3 {
 		text := fmt.Sprint("loose ", i)
 		g.write("f", text)
 		id := g.commit(text)

@@ -238,7 +238,7 @@ func TestTreesThatExplodeHitALimit(t *testing.T) {
 		h = g.rawTree(entries...)
 	}
 	bomb := g.commitTree(h)
-	for range 200 {
+	for range 135 {
 		h = g.rawTree([3]string{"40000", "d", h})
 	}
 	deep := g.commitTree(h)
