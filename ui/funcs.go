@@ -126,12 +126,14 @@ func hex4(r rune) string {
 	return strings.Repeat("0", max(0, 4-len(s))) + s
 }
 
-// Duration writes a duration in at most two units, as "1h04m", "3m07s", "1.2s".
+// Duration writes a duration in at most two units, as "1h04m", "3m07s", "1.2s", "40ms".
 func Duration(v any) string {
 	d, ok := asDuration(v)
 	switch {
 	case !ok || d < 0:
 		return ""
+	case d > 0 && d < 100*time.Millisecond:
+		return strconv.Itoa(int(max(d.Milliseconds(), 1))) + "ms"
 	case d < 10*time.Second:
 		return strconv.FormatFloat(d.Seconds(), 'f', 1, 64) + "s"
 	case d < time.Minute:

@@ -165,7 +165,7 @@ func luminance(hex string) float64 {
 func TestDurationsAreShort(t *testing.T) {
 	t.Parallel()
 	for want, d := range map[string]time.Duration{
-		"0.0s": 0, "1.2s": 1240 * time.Millisecond, "59s": 59 * time.Second, "1m00s": time.Minute, "3m07s": 187 * time.Second,
+		"0.0s": 0, "1ms": time.Microsecond, "40ms": 40 * time.Millisecond, "1.2s": 1240 * time.Millisecond, "59s": 59 * time.Second, "1m00s": time.Minute, "3m07s": 187 * time.Second,
 		"1h04m": 64*time.Minute + 59*time.Second, "47h59m": 48*time.Hour - time.Second, "3d02h": 74 * time.Hour, "": -time.Second,
 	} {
 		if got := ui.Duration(d); got != want {

@@ -2,6 +2,8 @@ package web
 
 import (
 	"net/http"
+	"slices"
+	"strings"
 
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
@@ -26,6 +28,12 @@ func (s *server) plugins(r *http.Request) (view, error) {
 	v.Topics = []string{topicCommits}
 	for _, p := range plugins {
 		row := pluginView{Plugin: p}
+		row.Tasks = slices.Clone(p.Tasks)
+		for i := range row.Tasks {
+			// Comments on a definition begin with its name, which stands beside it.
+			t := &row.Tasks[i]
+			t.Description = strings.TrimPrefix(t.Description, t.Definition+" ")
+		}
 		if p.Icon != "" {
 			row.IconURL = "/plugins/" + string(p.Name) + "/icon"
 		}

@@ -95,7 +95,7 @@ const worthPacking = 2 << 10
 func (s *server) send(w http.ResponseWriter, r *http.Request, status int, contentType string, body []byte) {
 	h := w.Header()
 	h.Set("Content-Type", contentType)
-	h.Add("Vary", "Accept-Encoding")
+	h.Set("Vary", "Accept-Encoding")
 	if len(body) >= worthPacking && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 		var b bytes.Buffer
 		z := gzip.NewWriter(&b)
@@ -139,7 +139,7 @@ func (s *server) unchanged(w http.ResponseWriter, r *http.Request) (bool, error)
 	tag := fmt.Sprintf(`W/"%x-%x-%x"`, s.bootedAt.UnixNano(), seq, s.now().UnixNano()/int64(freshFor))
 	w.Header().Set("ETag", tag)
 	w.Header().Set("Cache-Control", "private, no-cache")
-	w.Header().Add("Vary", "Accept-Encoding")
+	w.Header().Set("Vary", "Accept-Encoding")
 	if r.Header.Get("If-None-Match") != tag {
 		return false, nil
 	}

@@ -209,6 +209,9 @@ func (v *runView) addTasks(say teller, attempts []pipeline.Attempt) {
 	}
 }
 
+// worthTelling is the least time in the queue that is shown.
+const worthTelling = 100 * time.Millisecond
+
 // durationsOf returns how long a task waited in the queue and how long it has run.
 func durationsOf(t *pipeline.RunTask, now time.Time) (waited, ran time.Duration) {
 	end := t.FinishedAt
@@ -221,7 +224,9 @@ func durationsOf(t *pipeline.RunTask, now time.Time) (waited, ran time.Duration)
 		if until.IsZero() {
 			until = end
 		}
-		waited = max(until.Sub(t.ReadyAt), 0)
+		if waited = until.Sub(t.ReadyAt); waited < worthTelling {
+			waited = 0
+		}
 	}
 	if !started.IsZero() {
 		ran = max(end.Sub(started), 0)
