@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/schema"
 )
@@ -90,7 +89,7 @@ func (r *repository) addPlugin(s *survey, p pipeline.Plugin) error {
 	}
 	hash, err := s.tree.Hash(p.Dir)
 	if err != nil {
-		return fault.New(fault.Internal, "read tree of %s: %w", p.Dir, err)
+		return fmt.Errorf("read tree of %s: %w", p.Dir, err)
 	}
 	p.Tree = pipeline.Digest("git:" + hash)
 	r.cfg.Plugins = append(r.cfg.Plugins, p)

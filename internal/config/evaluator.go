@@ -339,7 +339,7 @@ func (s *survey) texts(units []unitRef) (map[string][]byte, error) {
 				}
 				text, err := readBlob(s.tree, p)
 				if err != nil {
-					return nil, fault.New(fault.Internal, "read %s again: %w", p, err)
+					return nil, fmt.Errorf("read %s again: %w", p, err)
 				}
 				out[p] = text
 			}

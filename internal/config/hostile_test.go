@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/config"
+	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
 
@@ -186,6 +187,36 @@ func TestLinksOutOfTheTreeAreNotFollowed(t *testing.T) {
 	}
 	if len(cfg.Diagnostics) != 1 || cfg.Diagnostics[0].Code != "RC0004" || cfg.Diagnostics[0].Pos.File != "compositions/good/link.cue" {
 		t.Errorf("got %v; want one RC0004 that names the link", cfg.Diagnostics)
+	}
+}
+
+// troubled is a tree of which one directory cannot be read.
+type troubled struct {
+	config.Tree
+	dir string
+	err error
+}
+
+func (t troubled) Hash(dir string) (string, error) {
+	if dir == t.dir {
+		return "", t.err
+	}
+	return t.Tree.Hash(dir)
+}
+
+func TestATreeThatIsRefusedIsTheAuthorsAndADiskErrorIsOurs(t *testing.T) {
+	t.Parallel()
+	e := newEvaluator(t, nil)
+	tree := files(t, base, harmless)
+	tree["compositions/bad/x.cue"] = &fstest.MapFile{Data: []byte("package ops\n")}
+	refused := troubled{config.FSTree(tree), "compositions/bad", fault.New(fault.Invalid, "the name aux is refused")}
+	cfg, err := e.Evaluate(context.Background(), "c", refused)
+	if err != nil || cfg.Composition("good") == nil || len(cfg.Diagnostics) != 1 || !strings.Contains(cfg.Diagnostics[0].Message, "aux") {
+		t.Errorf("got %v, %v; want one diagnostic and the rest", cfg.Diagnostics, err)
+	}
+	broken := troubled{config.FSTree(tree), "compositions/bad", fault.New(fault.Unavailable, "the disk is slow")}
+	if _, err := e.Evaluate(context.Background(), "c", broken); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("got %v, want the tree's own kind", err)
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/maestro-cd/maestro/internal/fault"
 )
 
 // Tree is the files of one commit. Opening a symbolic link, a submodule, a Git
@@ -132,7 +134,7 @@ func (t *fsTree) Open(name string) (fs.File, error) {
 			return nil, err
 		}
 		if info.Mode()&fs.ModeSymlink != 0 {
-			return nil, &fs.PathError{Op: "open", Path: name, Err: errors.New("is a symbolic link, which is not followed")}
+			return nil, &fs.PathError{Op: "open", Path: name, Err: fault.New(fault.Invalid, "is a symbolic link, which is not followed")}
 		}
 	}
 	return t.FS.Open(name)
