@@ -309,7 +309,19 @@ func (v *view) Watch() (<-chan struct{}, func()) { return v.s.db.Watch() }
 
 func (v *view) LogInfo(ctx context.Context, id pipeline.AttemptID) (web.LogInfo, error) {
 	n, err := v.s.logs.Length(ctx, id)
-	return web.LogInfo{Bytes: n.Bytes, Lines: n.Lines, Truncated: n.Truncated, Sealed: n.Sealed}, err
+	if err != nil {
+		return web.LogInfo{}, err
+	}
+	if !n.Sealed {
+		// A log is sealed after its attempt's end is recorded; an attempt that was
+		// lost, declined, or whose seal a crash cut off, has ended all the same.
+		a, err := v.s.db.Attempt(ctx, id)
+		if err != nil {
+			return web.LogInfo{}, err
+		}
+		n.Sealed = a.State != pipeline.AttemptOffered && a.State != pipeline.AttemptRunning
+	}
+	return web.LogInfo{Bytes: n.Bytes, Lines: n.Lines, Truncated: n.Truncated, Sealed: n.Sealed}, nil
 }
 
 func (v *view) LogLines(ctx context.Context, id pipeline.AttemptID, from int64, n int) ([]web.LogLine, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,9 +21,9 @@ type Register interface {
 	// DueStatuses returns rows that are due, at most limit, the longest waiting
 	// first.
 	DueStatuses(ctx context.Context, now time.Time, limit int) ([]pipeline.DueStatus, error)
-	// MarkPosted notes that the forge shows the version with this digest. If
+	// MarkPosted notes that the forge shows the versions with these digests. Where
 	// another version is desired by then, the row stays due.
-	MarkPosted(ctx context.Context, s pipeline.Status, digest string) error
+	MarkPosted(ctx context.Context, posted []pipeline.DueStatus) error
 	// MarkFailed notes why the version with this digest could not be posted, in
 	// words for people, and when to try again. It raises Tries. If another
 	// version is desired by then, nothing happens.
@@ -38,6 +39,10 @@ type Config struct {
 	Parallel int
 	// Poll is how often the register is read when nobody called Wake; 10 s.
 	Poll time.Duration
+	// Pace is how long a commit rests after its statuses were posted, where the
+	// forge takes them together, while the latest wins; 500 ms. A commit with a
+	// thousand runs then costs a few posts, and its first status is as fast as ever.
+	Pace time.Duration
 }
 
 const (
@@ -46,6 +51,9 @@ const (
 	// readAhead is how many rows are read for each free place: a few, because
 	// rows change while posts are under way, and the latest is what counts.
 	readAhead = 16
+	// readTogether is read where the statuses of a commit go in one post.
+	readTogether = 4096
+	defaultPace  = 500 * time.Millisecond
 	// grain is waited longer than asked, because the record may round times.
 	grain = 2 * time.Millisecond
 	// markTimeout bounds the note of what has been done, which must not be lost
@@ -61,12 +69,13 @@ type Converger struct {
 	wake chan struct{}
 
 	// Owned by Run.
-	under  map[key]bool   // posts under way
-	places int            // of Parallel that are taken
-	quiet  time.Time      // the forge asked for silence until then
-	soon   time.Time      // when the next failed one is due
-	marks  map[key]string // digests that are posted and that the register does not know of
-	ended  chan outcome   // buffered for Parallel, so that workers never wait
+	under  map[key]bool                    // posts under way
+	places int                             // of Parallel that are taken
+	quiet  time.Time                       // the forge asked for silence until then
+	soon   time.Time                       // when the next failed one is due
+	rests  map[pipeline.CommitID]time.Time // until when a commit is left alone
+	marks  map[key]string                  // digests that are posted and that the register does not know of
+	ended  chan outcome                    // buffered for Parallel, so that workers never wait
 }
 
 type (
@@ -111,10 +120,13 @@ func NewConverger(cfg Config) *Converger {
 	if cfg.Poll <= 0 {
 		cfg.Poll = 10 * time.Second
 	}
+	if cfg.Pace <= 0 {
+		cfg.Pace = defaultPace
+	}
 	cfg.Log = cfg.Log.With("forge", cfg.Forge.Name())
 	return &Converger{
 		cfg: cfg, wake: make(chan struct{}, 1),
-		under: map[key]bool{}, marks: map[key]string{}, ended: make(chan outcome, cfg.Parallel),
+		under: map[key]bool{}, rests: map[pipeline.CommitID]time.Time{}, marks: map[key]string{}, ended: make(chan outcome, cfg.Parallel),
 	}
 }
 
@@ -157,14 +169,18 @@ func (c *Converger) start(ctx context.Context, workers *sync.WaitGroup) time.Dur
 		c.soon = time.Time{}
 	}
 	if free := c.cfg.Parallel - c.places; free > 0 {
-		rows, err := c.cfg.Register.DueStatuses(ctx, now, len(c.under)+free*readAhead)
+		ahead := free * readAhead
+		if c.together() {
+			ahead = readTogether
+		}
+		rows, err := c.cfg.Register.DueStatuses(ctx, now, len(c.under)+ahead)
 		if err != nil {
 			if ctx.Err() == nil {
 				c.cfg.Log.Error("due statuses cannot be read", "err", err)
 			}
 			return firstPause
 		}
-		for _, j := range c.jobs(rows, free) {
+		for _, j := range c.jobs(c.rested(rows, now), free) {
 			c.places++
 			for _, d := range j.list {
 				c.under[keyOf(d)] = true
@@ -178,12 +194,40 @@ func (c *Converger) start(ctx context.Context, workers *sync.WaitGroup) time.Dur
 	return min(c.cfg.Poll, max(c.soon.Sub(now), 0)+grain)
 }
 
+func (c *Converger) together() bool {
+	_, ok := c.cfg.Forge.(batcher)
+	return ok
+}
+
+// rested leaves out the rows of commits that were posted to a moment ago or are
+// being posted to, and sees to it that they are looked at again.
+func (c *Converger) rested(rows []due, now time.Time) []due {
+	if !c.together() {
+		return rows
+	}
+	for id, until := range c.rests {
+		if !until.After(now) {
+			delete(c.rests, id)
+		} else if c.soon.IsZero() || until.Before(c.soon) {
+			c.soon = until
+		}
+	}
+	busy := map[pipeline.CommitID]bool{}
+	for k := range c.under {
+		busy[k.commit] = true
+	}
+	return slices.DeleteFunc(rows, func(d due) bool {
+		_, rests := c.rests[d.Status.Commit]
+		return rests || busy[d.Status.Commit]
+	})
+}
+
 func keyOf(d due) key { return key{d.Status.Commit, d.Status.Context} }
 
 // jobs picks what can begin: rows that are not under way, those of one commit
 // together where the forge takes them so.
 func (c *Converger) jobs(rows []due, free int) []job {
-	_, together := c.cfg.Forge.(batcher)
+	together := c.together()
 	var out []job
 	at := map[key]int{} // of the job that a row joins
 	for _, d := range rows {
@@ -225,19 +269,25 @@ func (c *Converger) work(ctx context.Context, j job) outcome {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), markTimeout)
 	defer cancel()
+	var posted []due
 	for _, d := range j.list {
-		if err := c.mark(ctx, d, o.failed[keyOf(d)], &o); err != nil {
+		failed := o.failed[keyOf(d)]
+		if failed == nil {
+			posted = append(posted, d)
+		} else if err := c.markFailed(ctx, d, failed, &o); err != nil {
+			o.mark = err
+		}
+	}
+	if len(posted) > 0 {
+		if err := c.cfg.Register.MarkPosted(ctx, posted); err != nil {
 			o.mark = err
 		}
 	}
 	return o
 }
 
-// mark tells the register how a row fared.
-func (c *Converger) mark(ctx context.Context, d due, failed error, o *outcome) error {
-	if failed == nil {
-		return c.cfg.Register.MarkPosted(ctx, d.Status, d.Digest)
-	}
+// markFailed tells the register that a row could not be posted.
+func (c *Converger) markFailed(ctx context.Context, d due, failed error, o *outcome) error {
 	next, named := NextAt(failed)
 	if named {
 		o.quiet = later(o.quiet, next)
@@ -280,6 +330,9 @@ func (c *Converger) send(ctx context.Context, j job) map[key]error {
 // end takes in what a worker did.
 func (c *Converger) end(o outcome) {
 	c.places--
+	if c.together() && !o.stopped {
+		c.rests[o.job.list[0].Status.Commit] = time.Now().Add(c.cfg.Pace)
+	}
 	for _, d := range o.job.list {
 		k := keyOf(d)
 		delete(c.under, k)

@@ -70,13 +70,15 @@ func (r *fakeRegister) DueStatuses(_ context.Context, now time.Time, limit int) 
 	return out, nil
 }
 
-func (r *fakeRegister) MarkPosted(_ context.Context, s pipeline.Status, digest string) error {
+func (r *fakeRegister) MarkPosted(_ context.Context, posted []pipeline.DueStatus) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.broken {
 		return errors.New("disk full")
 	}
-	r.rows[keyOf(s)].posted = digest
+	for _, d := range posted {
+		r.rows[keyOf(d.Status)].posted = d.Digest
+	}
 	return nil
 }
 

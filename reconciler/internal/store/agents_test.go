@@ -220,5 +220,4 @@ func TestSetAgentStateTellsOnlyDifferences(t *testing.T) {
 	if err != nil || len(changes) != 1 || changes[0].Agent != b.ID || changes[0].Kind != pipeline.ChangeAgent {
 		t.Errorf("got %+v, %v", changes, err)
 	}
-
 }

@@ -54,8 +54,10 @@ func TestEveryMoveOfAnAttemptFromEveryState(t *testing.T) {
 			n++
 			r := newRun(c, n)
 			create(t, db, r, c)
-			a := &pipeline.Attempt{ID: pipeline.AttemptID(r.ID), Run: r.ID, Task: "t0", Agent: agent,
-				Token: pipeline.Token{Incarnation: 1, Epoch: 1}, State: pipeline.AttemptOffered, OfferedAt: noon}
+			a := &pipeline.Attempt{
+				ID: pipeline.AttemptID(r.ID), Run: r.ID, Task: "t0", Agent: agent,
+				Token: pipeline.Token{Incarnation: 1, Epoch: 1}, State: pipeline.AttemptOffered, OfferedAt: noon,
+			}
 			if err := saveAttempt(t, db, nil, a); err != nil {
 				t.Fatal(err)
 			}
@@ -96,8 +98,10 @@ func TestAttemptsOfATaskDoNotOverlap(t *testing.T) {
 	r := newRun(c, 1)
 	create(t, db, r, c)
 	attempt := func(id string, epoch int64) *pipeline.Attempt {
-		return &pipeline.Attempt{ID: pipeline.AttemptID(id), Run: r.ID, Task: "t0", Agent: agent,
-			Token: pipeline.Token{Incarnation: 1, Epoch: epoch}, State: pipeline.AttemptOffered, OfferedAt: noon}
+		return &pipeline.Attempt{
+			ID: pipeline.AttemptID(id), Run: r.ID, Task: "t0", Agent: agent,
+			Token: pipeline.Token{Incarnation: 1, Epoch: epoch}, State: pipeline.AttemptOffered, OfferedAt: noon,
+		}
 	}
 	first := attempt("x1", 2)
 	if err := saveAttempt(t, db, nil, first); err != nil {
@@ -139,8 +143,10 @@ func TestUnfinishedAttemptsAreThoseWhoseWordCounts(t *testing.T) {
 	for i, s := range []pipeline.State{pipeline.Offered, pipeline.Running, pipeline.InDoubt, pipeline.Error, pipeline.Success} {
 		r := newRun(c, i)
 		create(t, db, r, c)
-		a := &pipeline.Attempt{ID: pipeline.AttemptID(string(r.ID) + "/t0/1"), Run: r.ID, Task: "t0", Agent: agent,
-			Token: pipeline.Token{Incarnation: 1, Epoch: 1}, State: pipeline.AttemptOffered, OfferedAt: noon}
+		a := &pipeline.Attempt{
+			ID: pipeline.AttemptID(string(r.ID) + "/t0/1"), Run: r.ID, Task: "t0", Agent: agent,
+			Token: pipeline.Token{Incarnation: 1, Epoch: 1}, State: pipeline.AttemptOffered, OfferedAt: noon,
+		}
 		if err := saveAttempt(t, db, nil, a); err != nil {
 			t.Fatal(err)
 		}

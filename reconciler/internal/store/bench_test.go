@@ -55,8 +55,10 @@ func BenchmarkWithManyRuns(b *testing.B) {
 		create(b, db, r, c)
 		for b.Loop() {
 			next := move(r, "t0", pipeline.Offered)
-			a := &pipeline.Attempt{ID: next.Tasks[0].Attempt, Run: r.ID, Task: "t0", Agent: agent,
-				Token: pipeline.Token{Incarnation: 1, Epoch: next.Tasks[0].Epoch}, State: pipeline.AttemptOffered, OfferedAt: noon}
+			a := &pipeline.Attempt{
+				ID: next.Tasks[0].Attempt, Run: r.ID, Task: "t0", Agent: agent,
+				Token: pipeline.Token{Incarnation: 1, Epoch: next.Tasks[0].Epoch}, State: pipeline.AttemptOffered, OfferedAt: noon,
+			}
 			back := move(next, "t0", pipeline.Ready)
 			write(b, db, func(tx *store.Tx) error {
 				if err := tx.SaveRun(r, next); err != nil {

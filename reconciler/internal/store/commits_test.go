@@ -39,8 +39,10 @@ func TestLastLiveCommitIsInForce(t *testing.T) {
 		{"c1", main, true, "c1"}, // the branch was put back
 	}
 	for i, s := range steps {
-		rec := pipeline.CommitRecord{Commit: s.commit, Ref: s.ref, Live: s.live, SeenAt: noon.Add(time.Duration(i) * time.Second), Subject: "s",
-			Diagnostics: []pipeline.Diagnostic{{Severity: pipeline.SeverityError, Code: "RC1", Message: "a < b"}}}
+		rec := pipeline.CommitRecord{
+			Commit: s.commit, Ref: s.ref, Live: s.live, SeenAt: noon.Add(time.Duration(i) * time.Second), Subject: "s",
+			Diagnostics: []pipeline.Diagnostic{{Severity: pipeline.SeverityError, Code: "RC1", Message: "a < b"}},
+		}
 		write(t, db, func(tx *store.Tx) error { return tx.RecordCommit("ops", rec) })
 		got, err := db.LiveCommit(t.Context(), "ops")
 		if got.Commit != s.want || got.Ref != main || !got.Live || err != nil {
@@ -99,8 +101,14 @@ func TestObservedRefsFollow(t *testing.T) {
 	write(t, db, func(tx *store.Tx) error {
 		for _, o := range []struct {
 			repo, ref, commit string
-		}{{"ops", "refs/heads/a", "c1"}, {"ops", "refs/heads/b", "c1"}, {"ops", "refs/heads/a", "c2"}, {"ops", "refs/heads/b", ""},
-			{"ops", "refs/heads/never", ""}, {"app", "refs/heads/a", "c9"}} {
+		}{
+			{"ops", "refs/heads/a", "c1"},
+			{"ops", "refs/heads/b", "c1"},
+			{"ops", "refs/heads/a", "c2"},
+			{"ops", "refs/heads/b", ""},
+			{"ops", "refs/heads/never", ""},
+			{"app", "refs/heads/a", "c9"},
+		} {
 			if err := tx.ObserveRef(o.repo, pipeline.Ref(o.ref), pipeline.CommitID(o.commit)); err != nil {
 				return err
 			}
@@ -181,7 +189,7 @@ func TestForgeIsToldTheLatestOnce(t *testing.T) {
 	if err := db.MarkFailed(t.Context(), old.Status, old.Digest, "502", next); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.MarkPosted(t.Context(), old.Status, old.Digest); err != nil {
+	if err := db.MarkPosted(t.Context(), []pipeline.DueStatus{old}); err != nil {
 		t.Fatal(err)
 	}
 	db.Close()
@@ -189,7 +197,7 @@ func TestForgeIsToldTheLatestOnce(t *testing.T) {
 	if again := due(noon); !cmp.Equal(got, again) {
 		t.Errorf("want - got +\n%s", cmp.Diff(got, again))
 	}
-	if err := db.MarkPosted(t.Context(), got[0].Status, got[0].Digest); err != nil {
+	if err := db.MarkPosted(t.Context(), got[:1]); err != nil {
 		t.Fatal(err)
 	}
 	desire(status("success", "9 of 9"))

@@ -15,6 +15,8 @@ const mostDescription = 140
 // Desire sets what the forge should show under s.Commit and s.Context. It is not
 // a queue: the latest wins, and what the forge shows already is not posted again.
 // A longer description is cut. A status that is the same as before keeps its tries.
+// Another one forgets what was posted: a post whose answer was lost may have
+// arrived, so that a return to an earlier status has to be posted again.
 func (tx *Tx) Desire(s pipeline.Status) error {
 	if d := []rune(s.Description); len(d) > mostDescription {
 		s.Description = string(d[:mostDescription-1]) + "…"
@@ -23,7 +25,8 @@ func (tx *Tx) Desire(s pipeline.Status) error {
 	if err == nil {
 		_, err = tx.exec(`INSERT INTO forge_desired (commit_id, context, state, description, url, digest, posted_digest, tries, next_at, problem)
 			VALUES (?1, ?2, ?3, ?4, ?5, ?6, '', 0, 0, '')
-			ON CONFLICT DO UPDATE SET state = ?3, description = ?4, url = ?5, digest = ?6, tries = 0, next_at = 0, problem = ''
+			ON CONFLICT DO UPDATE SET state = ?3, description = ?4, url = ?5, digest = ?6,
+				posted_digest = '', tries = 0, next_at = 0, problem = ''
 			WHERE digest <> ?6`,
 			string(s.Commit), s.Context, s.State, s.Description, s.URL, string(pipeline.DigestOf(body)))
 	}
@@ -54,23 +57,30 @@ func (db *DB) StatusesOf(ctx context.Context, commit pipeline.CommitID) ([]pipel
 	return list, db.read(err, "statuses of %s", commit)
 }
 
-// MarkPosted notes that the forge shows the version of s that digest names. When
-// another is desired by then, that one stays due.
-func (db *DB) MarkPosted(ctx context.Context, s pipeline.Status, digest string) error {
-	return db.markStatus(ctx, s, `UPDATE forge_desired SET posted_digest = ?3, tries = 0, problem = ''
-		WHERE commit_id = ?1 AND context = ?2`, digest)
+// MarkPosted notes that the forge shows these statuses in the versions that their
+// digests name, in one transaction. Where another is desired by then, that one
+// stays due.
+func (db *DB) MarkPosted(ctx context.Context, posted []pipeline.DueStatus) error {
+	return db.Write(ctx, func(tx *Tx) error {
+		for _, d := range posted {
+			_, err := tx.exec(`UPDATE forge_desired SET posted_digest = ?3, tries = 0, problem = ''
+				WHERE commit_id = ?1 AND context = ?2`, string(d.Status.Commit), d.Status.Context, d.Digest)
+			if err != nil {
+				return fmt.Errorf("mark status %s of %s: %w", d.Status.Context, d.Status.Commit, err)
+			}
+		}
+		return nil
+	})
 }
 
 // MarkFailed notes that the version of s that digest names could not be posted, why,
 // and when to try again. It does not hold up a version desired since.
 func (db *DB) MarkFailed(ctx context.Context, s pipeline.Status, digest, problem string, next time.Time) error {
-	return db.markStatus(ctx, s, `UPDATE forge_desired SET tries = tries + 1, problem = ?4, next_at = ?5
-		WHERE commit_id = ?1 AND context = ?2 AND digest = ?3`, digest, problem, next.UnixNano())
-}
-
-func (db *DB) markStatus(ctx context.Context, s pipeline.Status, statement string, args ...any) error {
 	return db.Write(ctx, func(tx *Tx) error {
-		if _, err := tx.exec(statement, append([]any{string(s.Commit), s.Context}, args...)...); err != nil {
+		_, err := tx.exec(`UPDATE forge_desired SET tries = tries + 1, problem = ?4, next_at = ?5
+			WHERE commit_id = ?1 AND context = ?2 AND digest = ?3`,
+			string(s.Commit), s.Context, digest, problem, next.UnixNano())
+		if err != nil {
 			return fmt.Errorf("mark status %s of %s: %w", s.Context, s.Commit, err)
 		}
 		return nil

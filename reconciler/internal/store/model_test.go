@@ -166,8 +166,10 @@ func createOne(r *rapid.T, tx *store.Tx, m *model, c *pipeline.Composition) erro
 // follow writes what a task's move means for its attempt.
 func follow(tx *store.Tx, m *model, before, after *pipeline.RunTask, run pipeline.RunID, agent pipeline.AgentID) error {
 	if after.State == pipeline.Offered {
-		a := pipeline.Attempt{ID: after.Attempt, Run: run, Task: after.Name, Agent: agent,
-			Token: pipeline.Token{Incarnation: 1, Epoch: after.Epoch}, State: pipeline.AttemptOffered, OfferedAt: noon}
+		a := pipeline.Attempt{
+			ID: after.Attempt, Run: run, Task: after.Name, Agent: agent,
+			Token: pipeline.Token{Incarnation: 1, Epoch: after.Epoch}, State: pipeline.AttemptOffered, OfferedAt: noon,
+		}
 		m.attempts[a.ID] = a
 		return tx.SaveAttempt(nil, &a)
 	}

@@ -22,8 +22,10 @@ func TestTablesRefuseTheImpossible(t *testing.T) {
 		create(t, db, r, c)
 		states[s] = bring(t, db, r, s)
 	}
-	one := pipeline.Attempt{ID: "x1", Run: states[pipeline.Offered].ID, Task: "t0", Agent: agent,
-		Token: pipeline.Token{Incarnation: 1, Epoch: 5}, State: pipeline.AttemptOffered, OfferedAt: noon}
+	one := pipeline.Attempt{
+		ID: "x1", Run: states[pipeline.Offered].ID, Task: "t0", Agent: agent,
+		Token: pipeline.Token{Incarnation: 1, Epoch: 5}, State: pipeline.AttemptOffered, OfferedAt: noon,
+	}
 	if err := db.Write(t.Context(), func(tx *store.Tx) error { return tx.SaveAttempt(nil, &one) }); err != nil {
 		t.Fatal(err)
 	}
