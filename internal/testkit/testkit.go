@@ -7,6 +7,7 @@ package testkit
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -46,20 +47,27 @@ func Programs(t testing.TB) string {
 			build.err = err
 			return
 		}
-		args := []string{"build", "-o", build.dir + string(os.PathSeparator)}
+		// As the Makefile builds them: agentd without cgo, unless the race detector needs it.
+		reconciler, agentd := []string{"./reconciler"}, []string{"./agentd"}
+		cgo := "CGO_ENABLED=0"
 		if raceEnabled {
-			args = append(args, "-race")
+			reconciler, agentd, cgo = []string{"-race", "./reconciler"}, []string{"-race", "./agentd"}, "CGO_ENABLED=1"
 		}
-		cmd := exec.Command("go", append(args, "./reconciler", "./agentd")...)
-		cmd.Dir = root
-		if out, err := cmd.CombinedOutput(); err != nil {
-			build.err = fmt.Errorf("build the programs: %w\n%s", err, out)
-		}
+		build.err = errors.Join(compile(root, nil, reconciler), compile(root, []string{cgo}, agentd))
 	})
 	if build.err != nil {
 		t.Fatal(build.err)
 	}
 	return build.dir
+}
+
+func compile(root string, env, args []string) error {
+	cmd := exec.Command("go", append([]string{"build", "-o", build.dir + string(os.PathSeparator)}, args...)...)
+	cmd.Dir, cmd.Env = root, append(os.Environ(), env...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the programs: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // RemovePrograms deletes what Programs built; TestMain calls it at the end.

@@ -184,11 +184,18 @@ func (a *attempt) env(at places, fields map[string]any) []string {
 		"MAESTRO_COMPOSITION="+string(s.Composition), "MAESTRO_TASK="+string(s.Task), "MAESTRO_USES="+s.Uses,
 		"MAESTRO_ATTEMPT="+string(a.id), "MAESTRO_TRY="+strconv.Itoa(s.TryNumber),
 		"MAESTRO_COMMIT="+string(s.Commit), "MAESTRO_REF="+string(s.Ref), "MAESTRO_REPO="+s.Repo,
-		"MAESTRO_IDEMPOTENCY_KEY="+s.IdempotencyKey,
+		"MAESTRO_IDEMPOTENCY_KEY="+s.IdempotencyKey, "MAESTRO_FIELDS="+fieldNames(fields),
 	)
 	env = append(env, fieldEnv(fields)...)
 	// A NUL would make the system refuse the whole environment.
 	return slices.DeleteFunc(env, func(e string) bool { return strings.ContainsRune(e, 0) })
+}
+
+// fieldNames lists the fields that are given, so that a program in shell need not
+// read JSON to know whether one is.
+func fieldNames(fields map[string]any) string {
+	names := slices.Sorted(maps.Keys(fields))
+	return strings.Join(slices.DeleteFunc(names, func(n string) bool { _, ok := fieldVariable(n); return !ok }), " ")
 }
 
 // fieldEnv gives scalar fields as FIELD_NAME as well. Of two fields with the same
