@@ -289,7 +289,7 @@ func (b *batch) checkImport(spec *ast.ImportSpec) (pipeline.Diagnostic, bool) {
 		d.Note = "a composition may import the schema, the standard plugins, packages of its own repository and CUE's standard library; nothing is fetched"
 		d.Help = "import it as \"" + moduleBase(b.req.Module) + "/plugins/NAME\" from a directory of this repository"
 		return d, true
-	case dir == "." || underAny(dir, "compositions", "pools"):
+	case dir == "." || underAny(dir, opsRoots...):
 		d := diag(codeImport, pos, "cannot import %q: compositions and pools do not import each other", importPath)
 		d.Help = "move what they share to a directory such as lib/NAME with a package of its own"
 		return d, true
