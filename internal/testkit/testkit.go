@@ -7,7 +7,6 @@ package testkit
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -25,7 +24,7 @@ import (
 
 // patience is how long a test waits for something that happens within a second on
 // an idle machine. It only bounds how long a failure takes.
-const patience = 60 * time.Second
+const patience = 20 * time.Second
 
 var build struct {
 	once sync.Once
@@ -47,27 +46,20 @@ func Programs(t testing.TB) string {
 			build.err = err
 			return
 		}
-		// As the Makefile builds them: agentd without cgo, unless the race detector needs it.
-		reconciler, agentd := []string{"./reconciler"}, []string{"./agentd"}
-		cgo := "CGO_ENABLED=0"
+		args := []string{"build", "-o", build.dir + string(os.PathSeparator)}
 		if raceEnabled {
-			reconciler, agentd, cgo = []string{"-race", "./reconciler"}, []string{"-race", "./agentd"}, "CGO_ENABLED=1"
+			args = append(args, "-race")
 		}
-		build.err = errors.Join(compile(root, nil, reconciler), compile(root, []string{cgo}, agentd))
+		cmd := exec.Command("go", append(args, "./reconciler", "./agentd")...)
+		cmd.Dir = root
+		if out, err := cmd.CombinedOutput(); err != nil {
+			build.err = fmt.Errorf("build the programs: %w\n%s", err, out)
+		}
 	})
 	if build.err != nil {
 		t.Fatal(build.err)
 	}
 	return build.dir
-}
-
-func compile(root string, env, args []string) error {
-	cmd := exec.Command("go", append([]string{"build", "-o", build.dir + string(os.PathSeparator)}, args...)...)
-	cmd.Dir, cmd.Env = root, append(os.Environ(), env...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build the programs: %w\n%s", err, out)
-	}
-	return nil
 }
 
 // RemovePrograms deletes what Programs built; TestMain calls it at the end.
@@ -164,25 +156,65 @@ func (o *output) String() string {
 
 func start(t testing.TB, name string, env []string, args ...string) *Process {
 	t.Helper()
-	p := &Process{t: t, name: name, log: &output{}, done: make(chan struct{})}
-	p.cmd = exec.Command(filepath.Join(Programs(t), args[0]), args[1:]...)
-	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
-	p.cmd.Env = append(os.Environ(), env...)
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := p.cmd.Start(); err != nil {
+	p := launch(t, name, env, exec.Command(filepath.Join(Programs(t), args[0]), args[1:]...))
+	t.Cleanup(func() {
+		p.Kill()
+		p.tell()
+	})
+	return p
+}
+
+// StartShell starts a shell script in a folder, with more environment. At the end
+// of the test all that it started is asked to end, and waited for.
+func StartShell(t testing.TB, name, dir string, env []string, script string) *Process {
+	t.Helper()
+	cmd := exec.Command("sh", "-eu", "-c", script)
+	cmd.Dir = dir
+	p := launch(t, name, env, cmd)
+	t.Cleanup(func() {
+		_ = syscall.Kill(-p.PID(), syscall.SIGTERM)
+		select {
+		case <-p.done:
+		case <-time.After(patience):
+			_ = syscall.Kill(-p.PID(), syscall.SIGKILL)
+			<-p.done
+			t.Errorf("%s did not stop", name)
+		}
+		p.tell()
+	})
+	return p
+}
+
+// RunShell runs a shell script to its end and returns what it printed and its exit code.
+func RunShell(t testing.TB, dir string, env []string, script string) (out string, exit int) {
+	t.Helper()
+	p := StartShell(t, "script", dir, env, script)
+	<-p.done
+	return p.Said(), p.cmd.ProcessState.ExitCode()
+}
+
+func launch(t testing.TB, name string, env []string, cmd *exec.Cmd) *Process {
+	t.Helper()
+	p := &Process{t: t, name: name, cmd: cmd, log: &output{}, done: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = p.log, p.log
+	cmd.Env = append(os.Environ(), env...)
+	// A group of its own: what the test's terminal sends does not reach it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	go func() {
 		defer close(p.done)
-		_ = p.cmd.Wait()
+		_ = cmd.Wait()
 	}()
-	t.Cleanup(func() {
-		p.Kill()
-		if t.Failed() {
-			t.Logf("%s said:\n%s", name, p.Said())
-		}
-	})
 	return p
+}
+
+// tell shows what the process said when the test has failed.
+func (p *Process) tell() {
+	if p.t.Failed() {
+		p.t.Logf("%s said:\n%s", p.name, p.Said())
+	}
 }
 
 // Said returns all that the process printed so far.
@@ -434,6 +466,11 @@ func (s *Server) AwaitRuns(t testing.TB, commit pipeline.CommitID, n int) []pipe
 			for _, k := range r.Tasks {
 				why += fmt.Sprintf(" [%s %s: %s]", k.Name, k.State, k.Reason)
 			}
+		}
+		if len(runs) < n {
+			var rec pipeline.CommitRecord
+			_ = s.Get("/commits/"+string(commit), &rec)
+			why += fmt.Sprintf("; diagnostics %v", rec.Diagnostics)
 		}
 		return len(runs) >= n && ended == len(runs), why
 	})
