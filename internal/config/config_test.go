@@ -365,7 +365,12 @@ func TestAChildThatTalksNonsenseHarmsNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			e := newEvaluator(t, func(o *config.Options) { o.Child = []string{"/bin/sh", "-c", script} })
+			began := time.Now()
 			cfg := evaluate(t, e, files(t, base, harmless))
+			// Well before the clock: a line without end is cut off by its length.
+			if took := time.Since(began); took > 15*time.Second {
+				t.Errorf("took %s", took)
+			}
 			if len(cfg.Compositions) != 0 {
 				t.Error("compositions out of nothing")
 			}

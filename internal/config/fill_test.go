@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -123,6 +124,49 @@ func TestFieldsThatReadOutputsAreNeverTakenForKnown(t *testing.T) {
 	}
 	if d := cfg.Composition("x").Task("deprovision"); d.Deferred || len(d.Bindings) != 2 {
 		t.Errorf("deprovision: deferred %v, %d bindings; want bindings only", d.Deferred, len(d.Bindings))
+	}
+}
+
+// References that the syntax does not show at first sight.
+func TestHiddenReferencesMakeAFieldWait(t *testing.T) {
+	t.Parallel()
+	e := newEvaluator(t, nil)
+	for name, text := range map[string]string{
+		"an alias of params": `P=params: v: *"a" | string, tasks: a: shell.#Run & {fields: script: P.v}`,
+		"a let":              "params: v: *\"a\" | string\nlet val = params.v\n" + `tasks: a: shell.#Run & {fields: script: val}`,
+		"a let of a let":     "params: v: *\"a\" | string\nlet all = params\nlet y = all.v\n" + `tasks: a: shell.#Run & {fields: script: "\(y)"}`,
+		"a helper beside it": `params: v: *"a" | string, _s: {script: params.v}, tasks: a: shell.#Run & {fields: _s}`,
+		"a condition":        `params: v: *"a" | string, tasks: a: shell.#Run & {fields: {if params.v == "a" {script: "x"}, if params.v != "a" {script: "y"}}}`,
+		"a comprehension":    `params: v: *"a" | string, tasks: a: shell.#Run & {fields: {for k, s in {script: params.v} {(k): s}}}`,
+		"a whole path":       `params: v: *"a" | string, tasks: a: shell.#Run & {fields: script: compositions.x.params.v}`,
+		"an index":           `params: v: *"a" | string, tasks: a: shell.#Run & {fields: script: params["v"]}`,
+		"a list":             `params: v: *"a" | string, tasks: a: shell.#Run & {fields: script: [params.v][0]}`,
+		"the event":          `tasks: a: shell.#Run & {fields: script: "x-" + event.branch}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tree := files(t, base)
+			tree["compositions/x/x.cue"] = &fstest.MapFile{Data: []byte("package ops\nimport \"github.com/maestro-cd/maestro/plugins/shell\"\ncompositions: x: {" + text + "}\n")}
+			cfg := evaluate(t, e, tree)
+			x := cfg.Composition("x")
+			if x == nil {
+				t.Fatal(cfg.Diagnostics)
+			}
+			if a := x.Task("a"); !a.Deferred || strings.Contains(string(a.Fields), "script") {
+				t.Errorf("deferred %v, fields %s; want script to wait", a.Deferred, a.Fields)
+			}
+			params := "{}"
+			if len(x.Params) > 0 {
+				params = `{"v":"b"}`
+			}
+			got, err := e.Fill(context.Background(), config.FillRequest{
+				Tree: config.FSTree(tree), Unit: "compositions/x", Composition: "x", Task: "a", Params: []byte(params),
+				Event: pipeline.Event{Ref: "refs/heads/b"},
+			})
+			if err != nil || strings.Contains(string(got), `"a"`) {
+				t.Errorf("filled %s, %v; want the run's value and not the default", got, err)
+			}
+		})
 	}
 }
 

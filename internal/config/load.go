@@ -290,7 +290,7 @@ func (b *batch) checkImport(spec *ast.ImportSpec) (pipeline.Diagnostic, bool) {
 		d.Help = "import it as \"" + moduleBase(b.req.Module) + "/plugins/NAME\" from a directory of this repository"
 		return d, true
 	case dir == "." || underAny(dir, opsRoots...):
-		d := diag(codeImport, pos, "cannot import %q: compositions and pools do not import each other", importPath)
+		d := diag(codeImport, pos, "cannot import %q: what declares compositions, pools and secrets is not imported", importPath)
 		d.Help = "move what they share to a directory such as lib/NAME with a package of its own"
 		return d, true
 	}

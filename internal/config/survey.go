@@ -82,20 +82,20 @@ const (
 	maxDepth = 32
 )
 
-// opsRoots are the directories below which units lie.
-// What lies elsewhere belongs to plugins, or to nobody.
+// opsRoots are the directories below which units lie. What lies elsewhere belongs
+// to plugins and libraries, or to nobody.
 var opsRoots = []string{"compositions", "pools", "secrets"}
 
 // newSurvey reads what it has not seen before. Mistakes of the author are in diags;
 // an error is ours.
 func newSurvey(tree Tree, m *memo) (*survey, error) {
 	s := &survey{tree: tree, memo: m, packages: map[string]bool{}, dirs: map[string]*dirInfo{}}
-	if !s.readModule() {
-		return s, nil
+	if ok, err := s.readModule(); err != nil || !ok {
+		return s, err
 	}
 	root, err := s.look(".")
 	if err != nil {
-		return nil, err
+		return s, s.refused(".", err)
 	}
 	if !slices.Contains(root.cue, "ops.cue") {
 		d := diag(codeNoOps, pipeline.Position{File: "ops.cue"}, "the repository has no ops.cue at its root, so it declares nothing")
@@ -122,14 +122,14 @@ func newSurvey(tree Tree, m *memo) (*survey, error) {
 func (s *survey) walk(dir string, depth int, ops bool) error {
 	hash, err := s.tree.Hash(dir)
 	if err != nil {
-		return fault.New(fault.Internal, "read tree of %s: %w", dir, err)
+		return s.refused(dir, err)
 	}
 	if hash == "" || s.tooMany {
 		return nil
 	}
 	info, err := s.look(dir)
 	if err != nil {
-		return err
+		return s.refused(dir, err)
 	}
 	switch {
 	case len(info.cue) == 0:
@@ -166,19 +166,33 @@ func (s *survey) follow() error {
 				continue
 			}
 			hash, err := s.tree.Hash(to)
-			if err != nil {
-				return fault.New(fault.Internal, "read tree of %s: %w", to, err)
-			}
-			if hash == "" {
+			if err == nil && hash == "" {
 				continue
 			}
-			if _, err := s.look(to); err != nil {
-				return err
+			if err == nil {
+				_, err = s.look(to)
+			}
+			if err != nil {
+				if err := s.refused(to, err); err != nil {
+					return err
+				}
+				s.dirs[to] = &dirInfo{} // looked at; its importers say that it is not there
+				continue
 			}
 			s.packages[to] = true
 			queue = append(queue, to)
 		}
 	}
+	return nil
+}
+
+// refused turns an error of the tree into a diagnostic when the commit is to
+// blame for it, and returns it when we are.
+func (s *survey) refused(dir string, err error) error {
+	if !fault.Is(err, fault.Invalid) {
+		return fmt.Errorf("read tree of %s: %w", dir, err)
+	}
+	s.diags = append(s.diags, diag(codeFileName, pipeline.Position{File: dir}, "%s", plain(err.Error())))
 	return nil
 }
 
@@ -215,7 +229,7 @@ func (s *survey) remembered(dir string) (*dirInfo, error) {
 	}
 	hash, err := s.tree.Hash(dir)
 	if err != nil {
-		return nil, fault.New(fault.Internal, "read tree of %s: %w", dir, err)
+		return nil, err
 	}
 	if d := s.memo.get(hash); d != nil {
 		return d, nil
@@ -235,7 +249,7 @@ var goodName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
 func (s *survey) readDir(dir string) (*dirInfo, error) {
 	entries, err := fs.ReadDir(s.tree, dir)
 	if err != nil {
-		return nil, fault.New(fault.Internal, "read directory %s: %w", dir, err)
+		return nil, err
 	}
 	d := &dirInfo{}
 	sum := sha256.New()
@@ -274,6 +288,9 @@ func (s *survey) readDir(dir string) (*dirInfo, error) {
 			continue
 		}
 		text, err := readBlob(s.tree, path.Join(dir, name))
+		if err != nil && !fault.Is(err, fault.Invalid) {
+			return nil, err
+		}
 		if err != nil {
 			d.problem(name, codeUnreadable, "%s cannot be read: %s", name, plain(err.Error()))
 			continue
@@ -318,7 +335,7 @@ func readBlob(tree Tree, name string) ([]byte, error) {
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxBlob+1))
 	if err == nil && len(text) > maxBlob {
-		err = fmt.Errorf("it is larger than %d KiB", maxBlob>>10)
+		err = fault.New(fault.Invalid, "it is larger than %d KiB", maxBlob>>10)
 	}
 	return text, err
 }
@@ -341,23 +358,26 @@ const moduleFile = "cue.mod/module.cue"
 
 // readModule takes module and language from module.cue. It is not evaluated:
 // both are written out.
-func (s *survey) readModule() bool {
+func (s *survey) readModule() (bool, error) {
 	text, err := readBlob(s.tree, moduleFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !fault.Is(err, fault.Invalid) {
+		return false, fmt.Errorf("read %s: %w", moduleFile, err)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		d := diag(codeNoModule, pipeline.Position{File: moduleFile}, "the repository has no %s", moduleFile)
 		d.Help = "run \"reconciler init\" in it, or write: module: \"example.com/ops@v0\" and language: version: \"" + defaultLanguage + "\""
 		s.diags = append(s.diags, d)
-		return false
+		return false, nil
 	}
 	if err != nil {
 		s.diags = append(s.diags, diag(codeUnreadable, pipeline.Position{File: moduleFile}, "%s cannot be read: %s", moduleFile, plain(err.Error())))
-		return false
+		return false, nil
 	}
 	s.head = text
 	f, err := parser.ParseFile(moduleFile, text)
 	if err != nil {
 		s.diags = append(s.diags, syntaxDiagnostics(moduleFile, err)...)
-		return false
+		return false, nil
 	}
 	idx := newIndex([]*ast.File{f})
 	s.module, s.version = idx.literal("module"), idx.literal("language", "version")
@@ -369,16 +389,16 @@ func (s *survey) readModule() bool {
 		d := diag(codeNoModule, pos, "%s does not name a module of its own", moduleFile)
 		d.Help = `write: module: "example.com/ops@v0", with a domain of yours`
 		s.diags = append(s.diags, d)
-		return false
+		return false, nil
 	}
 	if s.version != "" && !supportedLanguage(s.version) {
 		pos, _ := idx.value("language", "version")
 		d := diag(codeNoModule, pos, "CUE language version %q is not supported", plain(s.version))
 		d.Help = "write language: version: \"" + defaultLanguage + "\""
 		s.diags = append(s.diags, d)
-		return false
+		return false, nil
 	}
-	return true
+	return true, nil
 }
 
 var languageRE = regexp.MustCompile(`^v0\.([0-9]{1,2})\.[0-9]{1,3}$`)
