@@ -126,7 +126,6 @@ type watcher struct {
 	client *client
 	out    io.Writer
 	told   map[pipeline.TaskName]pipeline.State
-	run    pipeline.State
 	prefix string
 }
 

@@ -93,13 +93,31 @@ var pairs = []struct {
 	ink, ground string
 	least       float64
 }{
-	{"ink", "bg", 7}, {"ink", "panel", 7}, {"ink", "hover", 7}, {"ink", "bad-ground", 7},
-	{"muted", "bg", 4.5}, {"muted", "panel", 4.5}, {"muted", "hover", 4.5},
-	{"link", "bg", 4.5}, {"link", "panel", 4.5}, {"link", "hover", 4.5}, {"link", "bad-ground", 4.5},
-	{"idle", "panel", 4.5}, {"run", "panel", 4.5}, {"good", "panel", 4.5}, {"bad", "panel", 4.5}, {"ask", "panel", 3.5},
-	{"bad", "bg", 4.5}, {"bad", "bad-ground", 4.5},
-	{"on-bad", "bad", 4.5}, {"on-ask", "ask", 4.5}, {"on-idle", "idle", 4.5},
-	{"log-ink", "log", 7}, {"log-muted", "log", 4.5}, {"log-link", "log", 4.5}, {"log-ink", "log-mark", 7},
+	{"ink", "bg", 7},
+	{"ink", "panel", 7},
+	{"ink", "hover", 7},
+	{"ink", "bad-ground", 7},
+	{"muted", "bg", 4.5},
+	{"muted", "panel", 4.5},
+	{"muted", "hover", 4.5},
+	{"link", "bg", 4.5},
+	{"link", "panel", 4.5},
+	{"link", "hover", 4.5},
+	{"link", "bad-ground", 4.5},
+	{"idle", "panel", 4.5},
+	{"run", "panel", 4.5},
+	{"good", "panel", 4.5},
+	{"bad", "panel", 4.5},
+	{"ask", "panel", 3.5},
+	{"bad", "bg", 4.5},
+	{"bad", "bad-ground", 4.5},
+	{"on-bad", "bad", 4.5},
+	{"on-ask", "ask", 4.5},
+	{"on-idle", "idle", 4.5},
+	{"log-ink", "log", 7},
+	{"log-muted", "log", 4.5},
+	{"log-link", "log", 4.5},
+	{"log-ink", "log-mark", 7},
 }
 
 func TestInkIsReadOnItsGround(t *testing.T) {

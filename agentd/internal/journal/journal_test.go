@@ -211,8 +211,10 @@ func TestReadingGivesWhatWritingGave(t *testing.T) {
 		defer j.Close()
 		kinds := rapid.SliceOfN(rapid.IntRange(0, 14), 0, 12).Draw(rt, "records")
 		for _, k := range kinds {
-			r := []journal.Record{accepted(k % 3), started(k % 3), ended(k % 3), acked(k%3, time.Unix(1, 0).UTC()),
-				{Kind: journal.Fenced, Attempt: attempt(k % 3), Token: token}}[k/3]
+			r := []journal.Record{
+				accepted(k % 3), started(k % 3), ended(k % 3), acked(k%3, time.Unix(1, 0).UTC()),
+				{Kind: journal.Fenced, Attempt: attempt(k % 3), Token: token},
+			}[k/3]
 			if err := j.Note(r); err != nil {
 				rt.Fatal(err)
 			}

@@ -56,8 +56,9 @@ type Store struct {
 	root *os.Root
 	log  *slog.Logger
 
-	mu    sync.Mutex // held while directories are emptied, so that nobody gets a half-empty one
+	mu    sync.Mutex // not held while files are counted or removed, which may take minutes
 	users map[string]int
+	moved int // names the next thing in the trash
 }
 
 // note is what is remembered of a workspace, in a file beside it.
@@ -69,6 +70,9 @@ type note struct {
 const (
 	noteSuffix = ".json"
 	mostSlot   = 1000
+	// trash takes what is to be removed: a rename is quick, so nobody waits for it
+	// or gets a half-empty directory. No composition has such a name.
+	trash = ".trash"
 )
 
 // Open uses dir, an absolute path, for workspaces; it is made when it is not there.
@@ -80,7 +84,14 @@ func Open(dir string, log *slog.Logger) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open workspaces: %w", err)
 	}
-	return &Store{base: dir, root: root, log: log, users: map[string]int{}}, nil
+	s := &Store{base: dir, root: root, log: log, users: map[string]int{}}
+	if err := removeAll(root, trash); err != nil {
+		log.Error("removed workspaces are still there", "err", err)
+	}
+	if err := root.MkdirAll(trash, 0o700); err != nil {
+		return nil, fmt.Errorf("open workspaces: %w", errors.Join(err, root.Close()))
+	}
+	return s, nil
 }
 
 // Close releases the directory.
@@ -93,36 +104,41 @@ func (s *Store) Acquire(k Key, run pipeline.RunID) (dir string, release func(), 
 	if !pipeline.ValidName(string(k.Composition)) || k.Slot < 0 || k.Slot > mostSlot {
 		return "", nil, fault.New(fault.Invalid, "workspace of composition %q, slot %d: there can be none", k.Composition, k.Slot)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	name := k.dir()
-	if err := s.prepare(name, k.Untrusted, run); err != nil {
+	s.mu.Lock()
+	rubbish, err := s.prepareLocked(name, k.Untrusted, run)
+	if err == nil {
+		s.users[name]++
+	}
+	s.mu.Unlock()
+	s.remove(rubbish)
+	if err != nil {
 		return "", nil, fmt.Errorf("prepare workspace %s: %w", name, err)
 	}
-	s.users[name]++
 	return filepath.Join(s.base, filepath.FromSlash(name)), sync.OnceFunc(func() { s.release(name, run) }), nil
 }
 
-func (s *Store) prepare(name string, untrusted bool, run pipeline.RunID) error {
+// prepareLocked makes the directory and returns what the caller has to remove.
+func (s *Store) prepareLocked(name string, untrusted bool, run pipeline.RunID) (rubbish string, err error) {
 	// What is not a directory was put there by a task in the place of one.
 	for _, dir := range []string{path.Dir(name), name} {
 		if fi, err := s.root.Lstat(dir); err == nil && !fi.IsDir() {
 			if err := s.root.Remove(dir); err != nil {
-				return err
+				return "", err
 			}
 		}
 	}
 	if untrusted && s.users[name] == 0 {
 		if last, ok := s.read(name); !ok || last.Run != run {
-			if err := removeAll(s.root, name); err != nil {
-				return err
+			if rubbish, err = s.dropLocked(name); err != nil {
+				return rubbish, err
 			}
 		}
 	}
 	if err := s.root.MkdirAll(name, 0o700); err != nil {
-		return err
+		return rubbish, err
 	}
-	return s.write(name, note{run, time.Now().UTC()})
+	return rubbish, s.write(name, note{run, time.Now().UTC()})
 }
 
 func (s *Store) release(name string, run pipeline.RunID) {
@@ -137,42 +153,69 @@ func (s *Store) release(name string, run pipeline.RunID) {
 	}
 }
 
-// Forget empties what untrusted tasks of the runs have left. Trusted workspaces stay warm.
+// Forget empties what untrusted tasks of the runs have left. Trusted workspaces
+// stay warm. It may take long.
 func (s *Store) Forget(runs []pipeline.RunID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, w := range s.list() {
-		if !strings.HasPrefix(path.Base(w.name), "untrusted-") || s.users[w.name] > 0 || !slices.Contains(runs, w.note.Run) {
-			continue
-		}
-		if err := s.drop(w.name); err != nil {
-			s.log.Error("workspace of an untrusted run not emptied", "workspace", w.name, "err", err)
+		if strings.HasPrefix(path.Base(w.name), "untrusted-") && slices.Contains(runs, w.note.Run) {
+			s.drop(w, "its untrusted run has ended")
 		}
 	}
 }
 
-// Collect removes workspaces that nobody uses and that the policy does not keep.
+// Collect removes workspaces that nobody uses and that the policy does not keep. It
+// may take long.
 func (s *Store) Collect(p Policy) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	idle := slices.DeleteFunc(s.list(), func(w workspace) bool { return s.users[w.name] > 0 })
-	slices.SortFunc(idle, func(a, b workspace) int { return b.note.UsedAt.Compare(a.note.UsedAt) })
+	all := s.list()
+	slices.SortFunc(all, func(a, b workspace) int { return b.note.UsedAt.Compare(a.note.UsedAt) })
 	var total int64
-	for _, w := range idle {
-		why := ""
+	for _, w := range all {
 		if p.MaxAge > 0 && time.Since(w.note.UsedAt) > p.MaxAge {
-			why = "age"
-		} else if p.MaxBytes > 0 {
-			total += size(s.root, w.name)
-			if total > p.MaxBytes {
-				why = "size"
-			}
-		}
-		if why == "" {
+			s.drop(w, "age")
 			continue
 		}
-		err := s.drop(w.name)
-		s.log.Info("workspace removed", "workspace", w.name, "why", why, "used_at", w.note.UsedAt, "err", err)
+		if p.MaxBytes <= 0 {
+			continue
+		}
+		if total += size(s.root, w.name); total > p.MaxBytes {
+			s.drop(w, "size")
+		}
+	}
+}
+
+// drop removes a workspace, unless somebody has taken it since it was listed.
+func (s *Store) drop(w workspace, why string) {
+	s.mu.Lock()
+	now, _ := s.read(w.name)
+	if s.users[w.name] > 0 || now != w.note {
+		s.mu.Unlock()
+		return
+	}
+	rubbish, err := s.dropLocked(w.name)
+	s.mu.Unlock()
+	s.remove(rubbish)
+	s.log.Info("workspace removed", "workspace", w.name, "why", why, "used_at", w.note.UsedAt, "err", err)
+}
+
+// dropLocked moves a workspace and its note away and returns where to.
+func (s *Store) dropLocked(name string) (rubbish string, err error) {
+	s.moved++
+	rubbish = path.Join(trash, strconv.Itoa(s.moved))
+	err = s.root.Rename(name, rubbish)
+	if errors.Is(err, fs.ErrNotExist) {
+		rubbish, err = "", nil
+	}
+	return rubbish, errors.Join(err, s.root.RemoveAll(name+noteSuffix))
+}
+
+// remove empties a piece of the trash.
+func (s *Store) remove(rubbish string) {
+	if rubbish == "" {
+		return
+	}
+	if err := removeAll(s.root, rubbish); err != nil {
+		// It is out of everybody's way; the next start tries again.
+		s.log.Error("removed workspace is still there", "path", rubbish, "err", err)
 	}
 }
 
@@ -190,6 +233,9 @@ func (s *Store) list() []workspace {
 		s.log.Error("workspaces not listed", "err", err)
 	}
 	for _, c := range compositions {
+		if c.Name() == trash {
+			continue
+		}
 		dirs, err := fs.ReadDir(s.root.FS(), c.Name())
 		if err != nil {
 			continue
@@ -203,10 +249,6 @@ func (s *Store) list() []workspace {
 		}
 	}
 	return all
-}
-
-func (s *Store) drop(name string) error {
-	return errors.Join(removeAll(s.root, name), s.root.RemoveAll(name+noteSuffix))
 }
 
 func (s *Store) read(name string) (note, bool) {

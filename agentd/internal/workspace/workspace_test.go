@@ -120,8 +120,13 @@ func TestKeyThatLeadsElsewhereIsRefused(t *testing.T) {
 	t.Parallel()
 	s := open(t, t.TempDir())
 	for _, k := range []workspace.Key{
-		{Composition: ".."}, {Composition: ""}, {Composition: "a/../../b"}, {Composition: "/etc"}, {Composition: "A"},
-		{Composition: "a", Slot: -1}, {Composition: "a", Slot: 1 << 40},
+		{Composition: ".."},
+		{Composition: ""},
+		{Composition: "a/../../b"},
+		{Composition: "/etc"},
+		{Composition: "A"},
+		{Composition: "a", Slot: -1},
+		{Composition: "a", Slot: 1 << 40},
 	} {
 		if _, _, err := s.Acquire(k, "r1"); !fault.Is(err, fault.Invalid) {
 			t.Errorf("Acquire(%+v) = %v, want invalid", k, err)

@@ -7,6 +7,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -350,13 +351,20 @@ func TestChangesTellWhatMovedInOrder(t *testing.T) {
 // of a task is guarded in one place only if there is one place.
 func TestOneStatementOffers(t *testing.T) {
 	t.Parallel()
-	pkgs, err := parser.ParseDir(token.NewFileSet(), ".", nil, 0)
-	if err != nil {
-		t.Fatal(err)
+	names, err := filepath.Glob("*.go")
+	if err != nil || len(names) == 0 {
+		t.Fatalf("sources: %v, %v", names, err)
 	}
 	writes := regexp.MustCompile(`(?is)\b(update|insert\s+into|replace\s+into)\s+tasks\b`)
 	offers := 0
-	for _, f := range pkgs["store"].Files {
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
 		ast.Inspect(f, func(n ast.Node) bool {
 			lit, ok := n.(*ast.BasicLit)
 			if !ok || lit.Kind != token.STRING || !writes.MatchString(lit.Value) {

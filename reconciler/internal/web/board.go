@@ -141,8 +141,10 @@ func needsOf(b *Board) []need {
 			continue
 		}
 		run := c.Latest
-		n := need{State: run.State, Name: string(c.Name) + " #" + itoa(run.Number), URL: runURL(c.Name, run.Number),
-			Sentence: teller{}.why(run), Since: run.FinishedAt}
+		n := need{
+			State: run.State, Name: string(c.Name) + " #" + itoa(run.Number), URL: runURL(c.Name, run.Number),
+			Sentence: teller{}.why(run), Since: run.FinishedAt,
+		}
 		if t := firstBad(run); t != nil {
 			n.Links = append(n.Links, crumb{"log of " + string(t.Name), refOf(run, t).URL()})
 		}
@@ -167,8 +169,10 @@ func firstBad(run *pipeline.Run) *pipeline.RunTask {
 }
 
 func runningOf(run *pipeline.Run, say teller, usual map[pipeline.CompositionName]time.Duration) runningRow {
-	row := runningRow{Run: *run, URL: runURL(run.Composition, run.Number), Sentence: say.why(run),
-		Total: len(run.Tasks), Usual: usual[run.Composition]}
+	row := runningRow{
+		Run: *run, URL: runURL(run.Composition, run.Number), Sentence: say.why(run),
+		Total: len(run.Tasks), Usual: usual[run.Composition],
+	}
 	for i := range run.Tasks {
 		if run.Tasks[i].State.Terminal() {
 			row.Done++
@@ -218,8 +222,10 @@ func stripOf(c CompositionSummary) []bar {
 	bars := make([]bar, 0, len(recent))
 	for i, p := range recent {
 		h := 4 + int(math.Round(math.Sqrt(float64(max(p.Duration, 0))/longest)*(stripHeight-8)))
-		bars = append(bars, bar{RunPoint: p, URL: runURL(c.Name, p.Number), X: (stripRuns - len(recent) + i) * stripSlot,
-			Y: stripHeight - h, W: stripSlot - 2, H: h, Bad: bad(p.State), Open: !p.State.Terminal()})
+		bars = append(bars, bar{
+			RunPoint: p, URL: runURL(c.Name, p.Number), X: (stripRuns - len(recent) + i) * stripSlot,
+			Y: stripHeight - h, W: stripSlot - 2, H: h, Bad: bad(p.State), Open: !p.State.Terminal(),
+		})
 	}
 	return bars
 }

@@ -182,8 +182,10 @@ func gridOf(name pipeline.CompositionName, live *pipeline.Composition, newestFir
 		row := gridRow{Task: t}
 		for c, run := range g.Runs {
 			state := columns[c][t]
-			row.Cells = append(row.Cells, gridCell{State: state, URL: taskURL(name, run.Number, t),
-				Title: "#" + itoa(run.Number) + " " + string(t) + ": " + string(state)})
+			row.Cells = append(row.Cells, gridCell{
+				State: state, URL: taskURL(name, run.Number, t),
+				Title: "#" + itoa(run.Number) + " " + string(t) + ": " + string(state),
+			})
 		}
 		g.Rows = append(g.Rows, row)
 	}

@@ -93,8 +93,10 @@ func TestEveryAnswerCarriesThePolicy(t *testing.T) {
 func TestPathsHaveOneForm(t *testing.T) {
 	t.Parallel()
 	s := serve(t, sample())
-	for _, path := range []string{"//c/acceptance", "/c/../agents", "/c/%2e%2e/agents", "/c/acceptance;x=1", "/c/acceptance%2F128",
-		"/c/%61cceptance", "/%2561", "/c//acceptance", "/c/acceptance/./128", `/c\acceptance`, "/c/acceptance/128%00", "/agents?a=1;b=2"} {
+	for _, path := range []string{
+		"//c/acceptance", "/c/../agents", "/c/%2e%2e/agents", "/c/acceptance;x=1", "/c/acceptance%2F128",
+		"/c/%61cceptance", "/%2561", "/c//acceptance", "/c/acceptance/./128", `/c\acceptance`, "/c/acceptance/128%00", "/agents?a=1;b=2",
+	} {
 		status := rawGet(t, s.Listener.Addr().String(), path, "127.0.0.1")
 		if status != http.StatusBadRequest {
 			t.Errorf("%s: status %d, want 400", path, status)

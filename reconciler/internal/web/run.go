@@ -175,9 +175,11 @@ func countsOf(run *pipeline.Run) []stateCount {
 		n[run.Tasks[i].State]++
 	}
 	var out []stateCount
-	for _, state := range []pipeline.State{pipeline.InDoubt, pipeline.Failure, pipeline.Error, pipeline.Timeout,
+	for _, state := range []pipeline.State{
+		pipeline.InDoubt, pipeline.Failure, pipeline.Error, pipeline.Timeout,
 		pipeline.Running, pipeline.Offered, pipeline.Ready, pipeline.Pending, pipeline.Cancelled, pipeline.Skipped,
-		pipeline.NotNeeded, pipeline.Success} {
+		pipeline.NotNeeded, pipeline.Success,
+	} {
 		if n[state] > 0 {
 			out = append(out, stateCount{state, n[state]})
 		}
@@ -269,8 +271,10 @@ func outputsOf(run *pipeline.Run) []outputRow {
 	for i := range run.Tasks {
 		t := &run.Tasks[i]
 		for _, value := range valuesOf(t.Outputs) {
-			rows = append(rows, outputRow{valueRow: value, Task: t.Name, Output: value.Name,
-				URL: taskURL(run.Composition, run.Number, t.Name), Users: users[[2]string{string(t.Name), value.Name}]})
+			rows = append(rows, outputRow{
+				valueRow: value, Task: t.Name, Output: value.Name,
+				URL: taskURL(run.Composition, run.Number, t.Name), Users: users[[2]string{string(t.Name), value.Name}],
+			})
 		}
 	}
 	return rows

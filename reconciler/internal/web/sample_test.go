@@ -64,12 +64,15 @@ func buildLog(n int) string {
 }
 
 func task(name pipeline.TaskName, uses string, needs ...pipeline.TaskName) pipeline.Task {
-	return pipeline.Task{Name: name, Uses: uses, Plugin: "shell", Needs: needs, Priority: -1, When: pipeline.OnSuccess,
-		Pos: pipeline.Position{File: "compositions/acceptance/acceptance.cue", Line: 12 + len(name), Column: 3}, Outputs: pipeline.Type{Kind: pipeline.KindStruct}}
+	return pipeline.Task{
+		Name: name, Uses: uses, Plugin: "shell", Needs: needs, Priority: -1, When: pipeline.OnSuccess,
+		Pos: pipeline.Position{File: "compositions/acceptance/acceptance.cue", Line: 12 + len(name), Column: 3}, Outputs: pipeline.Type{Kind: pipeline.KindStruct},
+	}
 }
 
 func acceptance() pipeline.Composition {
-	c := pipeline.Composition{Name: "acceptance", Description: "Build the application, deploy it to a fresh machine and try it.",
+	c := pipeline.Composition{
+		Name: "acceptance", Description: "Build the application, deploy it to a fresh machine and try it.",
 		Pos: pipeline.Position{File: "compositions/acceptance/acceptance.cue", Line: 5, Column: 1}, Unit: "compositions/acceptance", Priority: 50,
 		Params:   []pipeline.Field{{Name: "shards", Type: pipeline.Type{Kind: pipeline.KindInt, Text: "int & >0 & <10"}, Default: json.RawMessage("9"), Doc: "how many parts the test is cut into"}},
 		Triggers: []pipeline.Trigger{{Push: &pipeline.PushTrigger{Branches: []string{"main"}, Paths: []string{"app/**"}}}},
@@ -79,7 +82,8 @@ func acceptance() pipeline.Composition {
 			task("acceptance", "shell/run", "checkout", "deploy-war"), task("load", "shell/run", "deploy-war"), task("confirm-deploy", "shell/run", "acceptance"),
 			task("windows-smoke", "shell/run", "deploy-war"), task("migrate", "shell/run", "deploy-war"), task("docs", "shell/run", "checkout"),
 			task("publish-docs", "shell/run", "docs"), task("notify", "shell/run", "confirm-deploy", "load", "lint"), task("destroy-vm", "fog/deprovision", "notify", "windows-smoke", "migrate"),
-		}, Digest: "sha256:77"}
+		}, Digest: "sha256:77",
+	}
 	c.Tasks[5].Bindings = []pipeline.Binding{{Field: "war", From: "build", Output: "war", Key: "war"}, {Field: "host", From: "start-vm", Output: "vm_ip", Key: "vm_ip"}}
 	c.Tasks[5].Fields = json.RawMessage(`{"port":8080,"script":"set -e\ncp app.war /srv\nsystemctl restart tomcat"}`)
 	c.Tasks[9].Requirement = pipeline.Requirement{Pool: "windows", Facts: []pipeline.Clause{{Path: []string{"os", "name"}, Type: pipeline.Type{Kind: pipeline.KindString, Text: `"windows"`}}}}
@@ -87,17 +91,21 @@ func acceptance() pipeline.Composition {
 }
 
 func hello() pipeline.Composition {
-	return pipeline.Composition{Name: "hello", Pos: pipeline.Position{File: "compositions/hello/hello.cue", Line: 3, Column: 1},
-		Tasks: []pipeline.Task{task("greet", "shell/run")}}
+	return pipeline.Composition{
+		Name: "hello", Pos: pipeline.Position{File: "compositions/hello/hello.cue", Line: 3, Column: 1},
+		Tasks: []pipeline.Task{task("greet", "shell/run")},
+	}
 }
 
 // sampleRuns returns runs newest first; the first one has every state of a task.
 func sampleRuns() []pipeline.Run {
 	c := acceptance()
 	one, two := 1, 2
-	run := pipeline.Run{ID: runIDOf(128), Number: 128, Key: "push:128", Composition: "acceptance", Digest: c.Digest, Commit: shaLive, Ref: "refs/heads/main",
+	run := pipeline.Run{
+		ID: runIDOf(128), Number: 128, Key: "push:128", Composition: "acceptance", Digest: c.Digest, Commit: shaLive, Ref: "refs/heads/main",
 		Event: pipeline.Event{Kind: "push", Ref: "refs/heads/main", Head: shaLive, Author: "Ana Lima", Subject: "use tomcat 10"}, Params: json.RawMessage(`{"shards":9}`),
-		Priority: 50, State: pipeline.Running, CreatedAt: ago(6*time.Minute + 20*time.Second), StartedAt: ago(6*time.Minute + 12*time.Second), Version: 31}
+		Priority: 50, State: pipeline.Running, CreatedAt: ago(6*time.Minute + 20*time.Second), StartedAt: ago(6*time.Minute + 12*time.Second), Version: 31,
+	}
 	set := map[pipeline.TaskName]pipeline.RunTask{
 		"checkout":       {State: pipeline.Success, Agent: "a-3", ReadyAt: ago(380 * time.Second), StartedAt: ago(372 * time.Second), FinishedAt: ago(361 * time.Second), Outputs: json.RawMessage(`{"commit":"9f3c1e2b7d40","dir":"/w/src"}`)},
 		"lint":           {State: pipeline.Failure, Reason: "exit 1: 3 problems in 2 files", Agent: "a-1", Exit: &one, Epoch: 2, Failures: 1, ReadyAt: ago(361 * time.Second), StartedAt: ago(250 * time.Second), FinishedAt: ago(209 * time.Second)},
@@ -125,16 +133,20 @@ func sampleRuns() []pipeline.Run {
 		runs = append(runs, finished(c, n))
 	}
 	h := hello()
-	last := pipeline.Run{ID: runIDOf(57), Number: 57, Composition: "hello", Commit: shaLive, Ref: "refs/heads/main", State: pipeline.Pending, CreatedAt: ago(20 * time.Second),
-		Event: pipeline.Event{Kind: "manual", Author: "Ana Lima"}, Tasks: []pipeline.RunTask{{Name: "greet", Spec: h.Tasks[0], State: pipeline.Pending}}}
+	last := pipeline.Run{
+		ID: runIDOf(57), Number: 57, Composition: "hello", Commit: shaLive, Ref: "refs/heads/main", State: pipeline.Pending, CreatedAt: ago(20 * time.Second),
+		Event: pipeline.Event{Kind: "manual", Author: "Ana Lima"}, Tasks: []pipeline.RunTask{{Name: "greet", Spec: h.Tasks[0], State: pipeline.Pending}},
+	}
 	return append(runs, last)
 }
 
 // finished is an older run: mostly good, every ninth bad.
 func finished(c pipeline.Composition, n int) pipeline.Run {
 	start := ago(time.Duration(128-n) * 3 * time.Hour)
-	run := pipeline.Run{ID: runIDOf(n), Number: n, Composition: c.Name, Commit: shaLive, Ref: "refs/heads/main", State: pipeline.Success, Priority: 50,
-		Event: pipeline.Event{Kind: "push", Ref: "refs/heads/main", Author: "Ben Okri", Subject: fmt.Sprintf("raise heap to %dg", n%7+1)}, CreatedAt: start, StartedAt: start.Add(2 * time.Second)}
+	run := pipeline.Run{
+		ID: runIDOf(n), Number: n, Composition: c.Name, Commit: shaLive, Ref: "refs/heads/main", State: pipeline.Success, Priority: 50,
+		Event: pipeline.Event{Kind: "push", Ref: "refs/heads/main", Author: "Ben Okri", Subject: fmt.Sprintf("raise heap to %dg", n%7+1)}, CreatedAt: start, StartedAt: start.Add(2 * time.Second),
+	}
 	run.FinishedAt = run.StartedAt.Add(time.Duration(240+n*37%170) * time.Second)
 	for i, t := range c.Tasks {
 		rt := pipeline.RunTask{Name: t.Name, Index: i, Spec: t, State: pipeline.Success, Agent: "a-3", StartedAt: run.StartedAt, FinishedAt: run.FinishedAt}
@@ -161,8 +173,10 @@ func attemptsOf(run pipeline.Run, first int) []pipeline.Attempt {
 		if t.StartedAt.IsZero() && t.State != pipeline.Offered {
 			continue
 		}
-		a := pipeline.Attempt{ID: attemptID(first + len(out)), Run: run.ID, Task: t.Name, Agent: t.Agent, State: pipeline.AttemptDone, Outcome: t.State,
-			OfferedAt: t.StartedAt.Add(-time.Second), StartedAt: t.StartedAt, FinishedAt: t.FinishedAt, Token: pipeline.Token{Incarnation: 1, Epoch: 1}}
+		a := pipeline.Attempt{
+			ID: attemptID(first + len(out)), Run: run.ID, Task: t.Name, Agent: t.Agent, State: pipeline.AttemptDone, Outcome: t.State,
+			OfferedAt: t.StartedAt.Add(-time.Second), StartedAt: t.StartedAt, FinishedAt: t.FinishedAt, Token: pipeline.Token{Incarnation: 1, Epoch: 1},
+		}
 		switch t.State {
 		case pipeline.Running:
 			a.State, a.Outcome = pipeline.AttemptRunning, ""
@@ -202,8 +216,10 @@ func sampleAgents() []web.AgentView {
 func sampleCommits() []pipeline.CommitRecord {
 	return []pipeline.CommitRecord{
 		{Commit: shaBad, Ref: "refs/heads/main", Base: shaLive, Author: "Ben Okri", Subject: "deprovision after the release", SeenAt: ago(4 * time.Minute), Diagnostics: []pipeline.Diagnostic{
-			{Severity: pipeline.SeverityError, Code: "RC0107", Pos: pipeline.Position{File: "compositions/release/release.cue", Line: 31, Column: 9}, Message: `task "deprovision" needs instance_ids, and no earlier task provides it`,
-				Note: "fog.#Deprovision declares instance_ids at plugins/fog/plugin.cue:22:3", Help: "let deprovision come after provision, or give instance_ids a value", Unit: "compositions/release"},
+			{
+				Severity: pipeline.SeverityError, Code: "RC0107", Pos: pipeline.Position{File: "compositions/release/release.cue", Line: 31, Column: 9}, Message: `task "deprovision" needs instance_ids, and no earlier task provides it`,
+				Note: "fog.#Deprovision declares instance_ids at plugins/fog/plugin.cue:22:3", Help: "let deprovision come after provision, or give instance_ids a value", Unit: "compositions/release",
+			},
 			{Severity: pipeline.SeverityWarning, Code: "RC0302", Pos: pipeline.Position{File: "compositions/hello/hello.cue"}, Message: "task \"greet\" has no timeout"},
 		}},
 		{Commit: shaLive, Ref: "refs/heads/main", Author: "Ana Lima", Subject: "use tomcat 10", Live: true, SeenAt: ago(7 * time.Minute)},
@@ -213,10 +229,14 @@ func sampleCommits() []pipeline.CommitRecord {
 func samplePlugins() []pipeline.Plugin {
 	text := pipeline.Type{Kind: pipeline.KindString}
 	return []pipeline.Plugin{
-		{Name: "git", Description: "Git repositories.", Icon: "icon.svg", Dir: "builtin:git", Tree: "git:4b825dc642cb6eb9a060e54bf8d69288fbee4904", Programs: []pipeline.Program{{Argv: []string{"./git.sh"}}},
-			Tasks: []pipeline.PluginTask{{Name: "checkout", Definition: "#Checkout", Description: "Check a commit out into the workspace.",
+		{
+			Name: "git", Description: "Git repositories.", Icon: "icon.svg", Dir: "builtin:git", Tree: "git:4b825dc642cb6eb9a060e54bf8d69288fbee4904", Programs: []pipeline.Program{{Argv: []string{"./git.sh"}}},
+			Tasks: []pipeline.PluginTask{{
+				Name: "checkout", Definition: "#Checkout", Description: "Check a commit out into the workspace.",
 				Fields:  []pipeline.Field{{Name: "url", Type: text, Optional: true, Doc: "the run's own repository by default"}, {Name: "depth", Type: pipeline.Type{Kind: pipeline.KindInt}, Default: json.RawMessage("1")}},
-				Outputs: []pipeline.Field{{Name: "commit", Type: text}, {Name: "dir", Type: pipeline.Type{Kind: pipeline.KindPath}}}}}},
+				Outputs: []pipeline.Field{{Name: "commit", Type: text}, {Name: "dir", Type: pipeline.Type{Kind: pipeline.KindPath}}},
+			}},
+		},
 		{Name: "shell", Description: "Commands of a shell.", Dir: "builtin:shell", Tree: "git:aa", Programs: []pipeline.Program{{OS: "linux", Arch: "amd64", Argv: []string{"sh"}}, {OS: "darwin", Argv: []string{"sh"}}}},
 	}
 }

@@ -153,11 +153,17 @@ func (s *server) task(r *http.Request) (view, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &taskView{page: s.plainPage(string(run.Composition)+" #"+itoa(run.Number)+" "+string(t.Name), "board"),
-		Run: run, Task: t, URL: taskURL(run.Composition, run.Number, t.Name), RunURL: runURL(run.Composition, run.Number),
-		Attempts: attempts, Attempt: chosen}
-	v.Crumbs = []crumb{{"Board", "/"}, {string(run.Composition), compositionURL(run.Composition)},
-		{"#" + itoa(run.Number), v.RunURL}, {string(t.Name), ""}}
+	v := &taskView{
+		page: s.plainPage(string(run.Composition)+" #"+itoa(run.Number)+" "+string(t.Name), "board"),
+		Run:  run, Task: t, URL: taskURL(run.Composition, run.Number, t.Name), RunURL: runURL(run.Composition, run.Number),
+		Attempts: attempts, Attempt: chosen,
+	}
+	v.Crumbs = []crumb{
+		{"Board", "/"},
+		{string(run.Composition), compositionURL(run.Composition)},
+		{"#" + itoa(run.Number), v.RunURL},
+		{string(t.Name), ""},
+	}
 	v.Waited, v.Ran = durationsOf(t, v.Now)
 	v.Topics = []string{topicRun(run.ID)}
 	if t.State == pipeline.Ready {
@@ -236,8 +242,10 @@ func (s *server) addLog(r *http.Request, v *taskView) error {
 		return err
 	}
 	n := "attempt=" + itoa(v.Attempt.Number)
-	v.Log = logView{LogInfo: info, Attempt: id, Base: base, RangeURL: v.URL + "/log?" + n, RawURL: v.URL + "/log.txt?" + n,
-		From: from, Lines: shownLines(lines, base), Query: query}
+	v.Log = logView{
+		LogInfo: info, Attempt: id, Base: base, RangeURL: v.URL + "/log?" + n, RawURL: v.URL + "/log.txt?" + n,
+		From: from, Lines: shownLines(lines, base), Query: query,
+	}
 	at := func(line int64) string { return base + "&line=" + i64toa(line) + "#L" + i64toa(line) }
 	if from > 1 {
 		v.Log.First, v.Log.Earlier = at(1), at(max(1, from-linesPerPage+linesBefore))

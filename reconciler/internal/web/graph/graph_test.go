@@ -62,8 +62,11 @@ func TestLongEdgeGoesAroundBoxes(t *testing.T) {
 	t.Parallel()
 	// a -> b -> c -> d, and e -> d where a -> e: the edge from e passes c's column.
 	d := graph.Layout([]graph.Node{
-		{Name: "a"}, {Name: "b", Needs: []int{0}}, {Name: "c", Needs: []int{1}},
-		{Name: "d", Needs: []int{2, 4}}, {Name: "e", Needs: []int{0}},
+		{Name: "a"},
+		{Name: "b", Needs: []int{0}},
+		{Name: "c", Needs: []int{1}},
+		{Name: "d", Needs: []int{2, 4}},
+		{Name: "e", Needs: []int{0}},
 	})
 	for _, e := range d.Edges {
 		for _, p := range e.Points[1 : len(e.Points)-1] {
