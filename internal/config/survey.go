@@ -104,6 +104,7 @@ func newSurvey(tree Tree, m *memo) (*survey, error) {
 		return s, nil
 	}
 	s.ops = append(s.ops, ".")
+	s.misspelt(root)
 	for _, dir := range opsRoots {
 		if err := s.walk(dir, 0, true); err != nil {
 			return nil, err
@@ -116,6 +117,19 @@ func newSurvey(tree Tree, m *memo) (*survey, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// misspelt warns of directories that nobody looks at and that are called almost
+// like one that is.
+func (s *survey) misspelt(root *dirInfo) {
+	known := append(slices.Clone(opsRoots), "plugins")
+	for _, name := range root.subdirs {
+		if hint := didYouMean(name, known); hint != "" && !slices.Contains(known, name) {
+			d := warn(codeTopLevel, pipeline.Position{File: name}, "the directory %q is not looked at", plain(name))
+			d.Note = "declarations are below " + strings.Join(opsRoots, ", ") + "; plugins are below plugins"
+			s.diags = append(s.diags, withHelp(d, hint))
+		}
+	}
 }
 
 // walk finds the units below a directory, or the plugins in it.
@@ -273,6 +287,7 @@ func (s *survey) readDir(dir string) (*dirInfo, error) {
 		case strings.HasSuffix(name, "_test.cue"), strings.HasSuffix(name, "_tool.cue"):
 			continue
 		case dir == "." && e.IsDir():
+			d.subdirs = append(d.subdirs, name)
 			continue
 		case !goodName.MatchString(name):
 			d.problem(name, codeFileName, "the name %q is refused: use letters, digits, \".\", \"_\" and \"-\"", plain(name))
