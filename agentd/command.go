@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -86,7 +85,7 @@ new tasks and end when those it has are done.`,
 	f.StringVar(&s.token, "token", "", "join token; better in a file, because arguments can be seen by others")
 	f.StringVar(&s.tokenFile, "token-file", "", "file that holds the join token")
 	f.StringVar(&s.name, "name", hostName(), "name to show people; not an identity")
-	f.IntVar(&s.seats, "seats", runtime.NumCPU(), "most tasks at a time, 0 for no limit")
+	f.IntVar(&s.seats, "seats", 0, "most tasks at a time, 0 for no limit")
 	cmd.AddCommand(factsCommand(&s), emitCommand(), versionCommand())
 	return cmd
 }

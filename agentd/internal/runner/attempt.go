@@ -93,7 +93,14 @@ func (a *attempt) restore(e journal.Entry) {
 		a.process = shim.Process{PID: e.Process.PID, Start: e.Process.Start, Boot: e.Process.Boot}
 		if a.neverTold() && !a.process.Alive() {
 			a.phase = wire.HeldAccepted
+			break
 		}
+		// The workspace is in use, and must not be taken for one that nobody needs.
+		_, release, err := a.r.workspaces.Acquire(a.workspaceKey(), a.spec.Run)
+		if err != nil {
+			a.r.cfg.Log.Error("workspace of a running task not held", "attempt_id", a.id, "err", err)
+		}
+		a.release = release
 	default:
 		a.phase = wire.HeldAccepted
 	}
@@ -255,12 +262,6 @@ func (a *attempt) watch() bool {
 		a.handle.Release()
 		a.handle = nil
 	}()
-	if a.release == nil {
-		// Found again after a restart: the workspace is in use, whoever asks.
-		if _, release, err := a.r.workspaces.Acquire(a.workspaceKey(), a.spec.Run); err == nil {
-			a.release = release
-		}
-	}
 	look := time.NewTimer(0)
 	defer look.Stop()
 	stopped := a.stopped

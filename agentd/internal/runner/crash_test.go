@@ -3,6 +3,7 @@
 package runner_test
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -17,8 +18,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"context"
 
 	"github.com/maestro-cd/maestro/agentd/internal/runner"
 	"github.com/maestro-cd/maestro/internal/fault"

@@ -201,6 +201,8 @@ func (s *Store) drop(w workspace, why string) {
 func (s *Store) dropLocked(name string) (rubbish string, err error) {
 	s.moved++
 	rubbish = path.Join(trash, strconv.Itoa(s.moved))
+	// A directory that may not be written cannot be moved either; Rename tells.
+	_ = s.root.Chmod(name, 0o700)
 	err = s.root.Rename(name, rubbish)
 	if errors.Is(err, fs.ErrNotExist) {
 		rubbish, err = "", nil
