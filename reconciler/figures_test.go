@@ -15,10 +15,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/maestro-cd/maestro/internal/config"
+	"github.com/maestro-cd/maestro/internal/gitrepo"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/testkit"
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
+
+var figure = flag.String("figure", "", "measure only this one: latency, history, throughput, log, idle or evaluation")
 
 var figures = flag.Bool("figures", false, "measure and print the table of figures")
 
@@ -39,16 +43,21 @@ func TestFigures(t *testing.T) {
 		t.Skip("run by make bench: it measures, and needs a machine to itself")
 	}
 	tab := &table{}
-	if only := os.Getenv("FIGURE"); only == "throughput" {
-		throughput(t, tab)
-		fmt.Println(tab.rows)
-		return
+	for _, f := range []struct {
+		name    string
+		measure func(*testing.T, *table)
+	}{
+		{"latency", func(t *testing.T, tab *table) { latency(t, tab, 0) }},
+		{"history", func(t *testing.T, tab *table) { latency(t, tab, 100_000) }},
+		{"throughput", throughput},
+		{"log", bigLog},
+		{"idle", idle},
+		{"evaluation", evaluation},
+	} {
+		if *figure == "" || *figure == f.name {
+			f.measure(t, tab)
+		}
 	}
-	latency(t, tab, 0)
-	latency(t, tab, 100_000)
-	throughput(t, tab)
-	bigLog(t, tab)
-	idle(t, tab)
 	fmt.Printf("\n%s, %d cores, %s\n\n", cpuModel(), runtime.NumCPU(), runtime.Version())
 	fmt.Printf("| %-62s | %-34s | %-28s |\n|-|-|-|\n", "figure", "measured", "aim")
 	for _, r := range tab.rows {
@@ -290,4 +299,90 @@ func idle(t *testing.T, tab *table) {
 		t.Log("agent was gone")
 	}
 	s.Stop()
+}
+
+// evaluation measures what a commit's configuration costs, child process included.
+func evaluation(t *testing.T, tab *table) {
+	const compositions = 1000
+	ctx := t.Context()
+	r := testkit.NewRepo(t)
+	files := testkit.Ops()
+	for i := range compositions {
+		files = testkit.Files(files, sevenTasks(fmt.Sprintf("c%04d", i), "1m"))
+	}
+	first := r.Push("main", files)
+	second := r.Push("main", sevenTasks("c0500", "2m"))
+	repo, err := gitrepo.Open(ctx, gitrepo.Options{URL: r.Bare})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer repo.Close()
+	e := config.New(config.Options{
+		Child: []string{filepath.Join(testkit.Programs(t), "reconciler"), "internal-evaluate"},
+		Log:   slog.New(slog.DiscardHandler),
+	})
+	before := processorTime(t)
+	evaluate := func(id pipeline.CommitID) time.Duration {
+		started := time.Now()
+		tree, err := repo.Tree(ctx, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := e.Evaluate(ctx, id, tree)
+		if err != nil || len(cfg.Compositions) != compositions {
+			t.Fatalf("%d compositions, %v, %v", len(cfg.Compositions), cfg.Diagnostics[:min(3, len(cfg.Diagnostics))], err)
+		}
+		return time.Since(started)
+	}
+	cold := evaluate(first)
+	changed := evaluate(second)
+	if err := e.Close(); err != nil { // the children's time counts once they are gone
+		t.Fatal(err)
+	}
+	tab.add("cold evaluation of 1,000 compositions of 7 tasks", fmt.Sprintf("%s CPU, %s wall", ms(processorTime(t)-before), ms(cold)), "4,000 ms CPU")
+	tab.add("one of them changed", ms(changed)+" wall", "30 ms")
+}
+
+// sevenTasks is a composition like those that people write.
+func sevenTasks(name, timeout string) map[string]string {
+	return map[string]string{"compositions/" + name + "/" + name + ".cue": fmt.Sprintf(`package ops
+
+import (
+	"github.com/maestro-cd/maestro/plugins/git"
+	"github.com/maestro-cd/maestro/plugins/shell"
+)
+
+compositions: %q: {
+	params: version: *"1.0" | string
+	timeout: %q
+	tasks: {
+		checkout: git.#Checkout & {}
+		lint: shell.#Run & {needs: ["checkout"], fields: script: "make lint"}
+		unit: shell.#Run & {needs: ["checkout"], fields: script: "make unit", timeout: "10m"}
+		build: shell.#Run & {
+			needs: ["lint", "unit"]
+			fields: {script: "make", env: VERSION: params.version}
+			outputs: {file: string, bytes: int}
+		}
+		deploy: shell.#Run & {fields: script: "deploy \(tasks.build.outputs.file)", retries: max: 2}
+		accept: shell.#Run & {needs: ["deploy"], fields: script: "make accept"}
+		clean: shell.#Run & {needs: ["accept"], run: "always", fields: script: "make clean"}
+	}
+	triggers: [{push: {}}]
+}
+`, name, timeout)}
+}
+
+// processorTime is what this process and the children it waited for have used.
+func processorTime(t *testing.T) time.Duration {
+	t.Helper()
+	var sum time.Duration
+	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
+		var u syscall.Rusage
+		if err := syscall.Getrusage(who, &u); err != nil {
+			t.Fatal(err)
+		}
+		sum += time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	return sum
 }
