@@ -79,7 +79,7 @@ func TestTaskGetsWhatItIsPromised(t *testing.T) {
 		"MAESTRO_PLUGIN_DIR": "/", "MAESTRO_AGENTD": "/agentd", "MAESTRO_RUN": "01JDRUN", "MAESTRO_NUMBER": "7",
 		"MAESTRO_COMPOSITION": "build", "MAESTRO_TASK": "compile", "MAESTRO_USES": "shell/run", "MAESTRO_ATTEMPT": string(o.Attempt),
 		"MAESTRO_TRY": "1", "MAESTRO_COMMIT": "c0ffee", "MAESTRO_REF": "refs/heads/main", "MAESTRO_REPO": "file:///ops.git",
-		"MAESTRO_IDEMPOTENCY_KEY": "key-1", "FIELD_N": "3", "FIELD_YES": "true", "FIELD_TWO_WORDS": "a b",
+		"MAESTRO_IDEMPOTENCY_KEY": "key-1", "MAESTRO_FIELDS": "n script two-words yes", "FIELD_N": "3", "FIELD_YES": "true", "FIELD_TWO_WORDS": "a b",
 		"TMPDIR": s.env["MAESTRO_SCRATCH"], "HOME": os.Getenv("HOME"),
 	} {
 		if s.env[k] != v {
