@@ -186,7 +186,6 @@ func (a *attempt) env(at places, fields map[string]any) []string {
 		"MAESTRO_COMMIT="+string(s.Commit), "MAESTRO_REF="+string(s.Ref), "MAESTRO_REPO="+s.Repo,
 		"MAESTRO_IDEMPOTENCY_KEY="+s.IdempotencyKey, "MAESTRO_FIELDS="+fieldNames(fields),
 	)
-	env = append(env, "MAESTRO_FIELDS="+fieldNames(fields))
 	env = append(env, fieldEnv(fields)...)
 	// A NUL would make the system refuse the whole environment.
 	return slices.DeleteFunc(env, func(e string) bool { return strings.ContainsRune(e, 0) })
@@ -214,14 +213,6 @@ func fieldEnv(fields map[string]any) []string {
 		env = append(env, key+"="+text)
 	}
 	return env
-}
-
-// fieldNames lists the fields that are there, so that a script need not read its
-// input to find out. Names that a script could not tell apart are left out.
-func fieldNames(fields map[string]any) string {
-	names := slices.Sorted(maps.Keys(fields))
-	names = slices.DeleteFunc(names, func(n string) bool { _, ok := fieldVariable(n); return !ok })
-	return strings.Join(names, " ")
 }
 
 func fieldVariable(name string) (string, bool) {
