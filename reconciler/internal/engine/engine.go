@@ -197,6 +197,12 @@ func (m *machine) finished(e Finished) error {
 		return err
 	}
 	r := e.Result
+	if r.Lost {
+		if t.State == pipeline.InDoubt {
+			return ErrStale // the agent knows no more than we do
+		}
+		return m.lost(Lost{Attempt: e.Attempt, Reason: r.Reason})
+	}
 	if !r.Outcome.Terminal() || r.Outcome == pipeline.Skipped {
 		return fmt.Errorf("run %s task %s: %q is not an outcome of an attempt", m.run.ID, t.Name, r.Outcome)
 	}
@@ -357,6 +363,11 @@ func (m *machine) decide(t *pipeline.RunTask) (to pipeline.State, reason string)
 		return pipeline.Pending, ""
 	case t.Spec.When == pipeline.OnFailure && len(bad) == 0:
 		return pipeline.Skipped, "runs on failure only, and nothing it needs failed"
+	}
+	for _, b := range t.Spec.Bindings {
+		if from := m.run.Task(b.From); from == nil || from.State != pipeline.Success {
+			return pipeline.Skipped, fmt.Sprintf("inherits %s from task %s, which did not succeed", b.Field, b.From)
+		}
 	}
 	return pipeline.Ready, "waits for an agent"
 }

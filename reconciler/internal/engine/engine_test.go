@@ -221,6 +221,33 @@ func TestLostTaskIsStartedAgainOnlyWhenThatIsSafe(t *testing.T) {
 	expect(t, w, map[string]pipeline.State{"run": "error", "again": "error", "once": "success"})
 }
 
+func TestAttemptThatItsAgentLostIsLost(t *testing.T) {
+	t.Parallel()
+	once := task("once")
+	once.Effect = pipeline.Once
+	w := newWorld(task("again"), once)
+	w.must(t, engine.Created{})
+	a, o := w.start(t, "again"), w.start(t, "once")
+	lost := pipeline.Result{Outcome: pipeline.Error, Lost: true, Reason: "the machine was started again"}
+	w.must(t, engine.Finished{Attempt: a.ID, Token: a.Token, Result: lost})
+	w.must(t, engine.Finished{Attempt: o.ID, Token: o.Token, Result: lost})
+	expect(t, w, map[string]pipeline.State{"run": "running", "again": "ready", "once": "in_doubt"})
+	if err := w.do(engine.Finished{Attempt: o.ID, Token: o.Token, Result: lost}); !errors.Is(err, engine.ErrStale) {
+		t.Errorf("a second report of the loss = %v, want ErrStale", err)
+	}
+}
+
+func TestTearDownWithoutWhatItInheritsIsSkipped(t *testing.T) {
+	t.Parallel()
+	clean := task("clean", "a")
+	clean.When = pipeline.Always
+	clean.Bindings = []pipeline.Binding{{Field: "id", From: "a", Output: "id"}}
+	w := newWorld(task("a"), clean)
+	w.must(t, engine.Created{})
+	w.end(t, "a", pipeline.Failure)
+	expect(t, w, map[string]pipeline.State{"run": "failure", "a": "failure", "clean": "skipped"})
+}
+
 func TestCancelStopsWhatRunsAndStartsNothingButTearDown(t *testing.T) {
 	t.Parallel()
 	clean := task("clean", "a", "b", "c")
