@@ -265,6 +265,7 @@ func (l *Runs) result(ctx context.Context, p *pass, from pipeline.AgentID, m *wi
 		l.refuse(ctx, p, from, m.Attempt, m.Token)
 		return
 	}
+	l.freed(from)
 	l.tell(p, from, &wire.Ack{Attempt: a.ID, Token: a.Token})
 	p.after = append(p.after, func(ctx context.Context) {
 		if err := l.cfg.Logs.Seal(ctx, a.ID, m.Result.LogBytes); err != nil {

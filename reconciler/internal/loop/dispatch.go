@@ -106,6 +106,17 @@ func (l *Runs) declinedBy(id pipeline.AgentID, a pipeline.Attempt, reason string
 	l.cfg.Log.Info("offer declined", "agent_id", id, "attempt_id", a.ID, "run_id", a.Run, "task", a.Task, "reason", reason)
 }
 
+// freed lets an agent be asked at once what it has declined: a task of its own has
+// ended, and what it lacked most often is a free place.
+func (l *Runs) freed(id pipeline.AgentID) {
+	for _, by := range l.refusals {
+		if r, ok := by[id]; ok {
+			r.until = time.Time{}
+			by[id] = r
+		}
+	}
+}
+
 func (l *Runs) refused(run pipeline.RunID, task pipeline.TaskName, id pipeline.AgentID) string {
 	r, ok := l.refusals[fieldKey{run, task}][id]
 	if !ok || time.Now().After(r.until) {
