@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -59,6 +60,9 @@ type Store struct {
 	mu    sync.Mutex // not held while files are counted or removed, which may take minutes
 	users map[string]int
 	moved int // names the next thing in the trash
+	// untrusted has the workspaces of untrusted runs, so that forgetting a run does
+	// not read every directory there is.
+	untrusted map[pipeline.RunID]map[string]bool
 }
 
 // note is what is remembered of a workspace, in a file beside it.
@@ -84,14 +88,28 @@ func Open(dir string, log *slog.Logger) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open workspaces: %w", err)
 	}
-	s := &Store{base: dir, root: root, log: log, users: map[string]int{}}
+	s := &Store{base: dir, root: root, log: log, users: map[string]int{}, untrusted: map[pipeline.RunID]map[string]bool{}}
 	if err := removeAll(root, trash); err != nil {
 		log.Error("removed workspaces are still there", "err", err)
 	}
 	if err := root.MkdirAll(trash, 0o700); err != nil {
 		return nil, fmt.Errorf("open workspaces: %w", errors.Join(err, root.Close()))
 	}
+	for _, w := range s.list() {
+		s.rememberLocked(w.name, w.note.Run) // nobody else has s yet
+	}
 	return s, nil
+}
+
+// rememberLocked notes which run an untrusted workspace belongs to.
+func (s *Store) rememberLocked(name string, run pipeline.RunID) {
+	if !strings.HasPrefix(path.Base(name), "untrusted-") {
+		return
+	}
+	if s.untrusted[run] == nil {
+		s.untrusted[run] = map[string]bool{}
+	}
+	s.untrusted[run][name] = true
 }
 
 // Close releases the directory.
@@ -109,6 +127,7 @@ func (s *Store) Acquire(k Key, run pipeline.RunID) (dir string, release func(), 
 	rubbish, err := s.prepareLocked(name, k.Untrusted, run)
 	if err == nil {
 		s.users[name]++
+		s.rememberLocked(name, run)
 	}
 	s.mu.Unlock()
 	s.remove(rubbish)
@@ -156,9 +175,15 @@ func (s *Store) release(name string, run pipeline.RunID) {
 // Forget empties what untrusted tasks of the runs have left. Trusted workspaces
 // stay warm. It may take long.
 func (s *Store) Forget(runs []pipeline.RunID) {
-	for _, w := range s.list() {
-		if strings.HasPrefix(path.Base(w.name), "untrusted-") && slices.Contains(runs, w.note.Run) {
-			s.drop(w, "its untrusted run has ended")
+	for _, run := range runs {
+		s.mu.Lock()
+		names := s.untrusted[run]
+		delete(s.untrusted, run)
+		s.mu.Unlock()
+		for _, name := range slices.Sorted(maps.Keys(names)) {
+			if last, ok := s.read(name); ok && last.Run == run {
+				s.drop(workspace{name, last}, "its untrusted run has ended")
+			}
 		}
 	}
 }
