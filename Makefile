@@ -3,7 +3,7 @@ GO      ?= go
 BIN     := bin
 TOOLS   := $(GO) tool -modfile=internal/tools.mod
 
-.PHONY: all build demo run test quick race lint cross bench fuzz update needs clean
+.PHONY: all build demo run test quick lint fmt cross bench update needs clean
 
 all: build
 
