@@ -87,8 +87,13 @@ func New(runs []*pipeline.Run, agents []Agent, now time.Time, refused Refused) *
 	for i := range agents {
 		b.byID[agents[i].ID] = &agents[i]
 	}
+	// What is under way comes first: a run that could go on at an agent must not be
+	// given one that another run has taken since.
 	for _, r := range runs {
-		b.findSeats(r)
+		b.seatsOfWork(r)
+	}
+	for _, r := range runs {
+		b.seatsKept(r)
 	}
 	return b
 }
@@ -96,16 +101,18 @@ func New(runs []*pipeline.Run, agents []Agent, now time.Time, refused Refused) *
 // Seats returns which run holds each agent that is held.
 func (b *Board) Seats() map[pipeline.AgentID]pipeline.RunID { return b.seats }
 
-// findSeats derives the seats that r holds from where its tasks are.
-func (b *Board) findSeats(r *pipeline.Run) {
-	working := false
+// seatsOfWork takes the agents that work for r.
+func (b *Board) seatsOfWork(r *pipeline.Run) {
 	for i := range r.Tasks {
 		if t := &r.Tasks[i]; t.State == pipeline.Offered || t.State == pipeline.Running {
 			b.take(t.Agent, r.ID)
-			working = true
 		}
 	}
-	if !working && !anyIn(r, pipeline.Ready) {
+}
+
+// seatsKept keeps for r the free agents at which it goes on.
+func (b *Board) seatsKept(r *pipeline.Run) {
+	if b.held[r.ID] == 0 && !anyIn(r, pipeline.Ready) {
 		return
 	}
 	for i := range r.Tasks {

@@ -96,6 +96,14 @@ func TestSeatIsKeptForATaskThatWaitsOnlyForRunningOnes(t *testing.T) {
 	expect(t, give([]*pipeline.Run{waiting, run("r2", ready("a"))}, agent("x", "Linux")), "r2/a@x#1")
 }
 
+func TestRunThatGoesOnWaitsForTheAgentThatAnotherHasTaken(t *testing.T) {
+	t.Parallel()
+	reader := ready("b")
+	reader.Spec.Pins = []pipeline.TaskName{"a"}
+	older := run("r1", on("a", pipeline.Success, "x"), reader)
+	expect(t, give([]*pipeline.Run{older, run("r2", on("a", pipeline.Running, "x"))}, agent("x", "Linux"), agent("y", "Linux")))
+}
+
 func TestPathsPinTheirReadersToTheAgent(t *testing.T) {
 	t.Parallel()
 	reader := ready("b")
