@@ -174,7 +174,8 @@ func (m *machine) offer(e Offer) error {
 	if t == nil {
 		return fmt.Errorf("run %s has no task %q", m.run.ID, e.Attempt.Task)
 	}
-	if t.State != pipeline.Ready || m.run.Cancel || e.Attempt.Token.Epoch != t.Epoch+1 {
+	stopped := m.run.Cancel && t.Spec.When != pipeline.Always
+	if t.State != pipeline.Ready || stopped || e.Attempt.Token.Epoch != t.Epoch+1 {
 		return ErrStale
 	}
 	after := e.Attempt

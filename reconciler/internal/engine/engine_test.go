@@ -270,6 +270,8 @@ func TestCancelStopsWhatRunsAndStartsNothingButTearDown(t *testing.T) {
 	}
 	w.must(t, engine.Finished{Attempt: a.ID, Token: a.Token, Result: pipeline.Result{Outcome: pipeline.Success}})
 	expect(t, w, map[string]pipeline.State{"run": "running", "a": "success", "b": "cancelled", "c": "cancelled", "clean": "ready"})
+	w.end(t, "clean", pipeline.Success)
+	expect(t, w, map[string]pipeline.State{"run": "cancelled", "a": "success", "b": "cancelled", "c": "cancelled", "clean": "success"})
 }
 
 func TestNotNeededEndsTheRunEarlyAsASuccessOfItsOwn(t *testing.T) {

@@ -94,7 +94,8 @@ func (l *Runs) heldAttempt(ctx context.Context, p *pass, id pipeline.AgentID, h 
 	case h.Phase == wire.HeldAccepted && a.State == pipeline.AttemptRunning:
 		l.sendGo(p, a)
 	}
-	if run := l.active[a.Run]; run != nil && run.run.Cancel {
+	// An "always" task of a cancelled run started after that, and goes on.
+	if run := l.active[a.Run]; run != nil && run.run.Cancel && run.run.Task(a.Task).Spec.When != pipeline.Always {
 		l.tell(p, id, &wire.Cancel{Attempt: a.ID, Token: a.Token, Reason: run.run.Reason})
 	}
 	if h.Phase != wire.HeldAccepted {

@@ -242,7 +242,7 @@ func TestOfTwoWritersRacingOneWins(t *testing.T) {
 	}
 }
 
-func TestCancelledRunOffersNothing(t *testing.T) {
+func TestCancelledRunOffersNothingButTearDown(t *testing.T) {
 	t.Parallel()
 	db := open(t, t.TempDir())
 	c := composition("build", 2)
@@ -261,6 +261,10 @@ func TestCancelledRunOffersNothing(t *testing.T) {
 	again := cancelled.Clone()
 	again.Cancel = false
 	want(t, save(t, db, cancelled, again), fault.Internal)
+	cancelled.Tasks[0].Spec.When = pipeline.Always
+	if err := save(t, db, cancelled, move(cancelled, "t0", pipeline.Offered)); err != nil {
+		t.Errorf("tear-down of a cancelled run: %v", err)
+	}
 }
 
 func TestEpochRisesOnlyWithAnOffer(t *testing.T) {

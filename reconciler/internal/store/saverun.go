@@ -20,7 +20,7 @@ const offerTask = `UPDATE tasks SET state = 'offered', epoch = epoch + 1, reason
 		agent_id = ?5, slot = ?6, outputs = ?7, links = ?8, exit = ?9, ready_at = ?10, started_at = ?11,
 		finished_at = ?12, not_before = ?13
 	WHERE ?1 = 'offered' AND run_id = ?14 AND name = ?15 AND state = 'ready' AND state = ?16 AND epoch = ?17
-		AND EXISTS (SELECT 1 FROM runs WHERE id = ?14 AND cancel = 0 AND finished_at IS NULL)`
+		AND EXISTS (SELECT 1 FROM runs WHERE id = ?14 AND (cancel = 0 OR ?18) AND finished_at IS NULL)`
 
 // SaveRun writes what differs between before, as it was read, and after: one
 // statement for each task that changed, and one for the run when anything in it
@@ -71,20 +71,22 @@ func (tx *Tx) saveTask(run *pipeline.Run, b, a *pipeline.RunTask) error {
 		return tx.defect("%s is never followed by %s", b.State, a.State)
 	case a.Epoch != epoch:
 		return tx.defect("epoch %d follows %d in state %s", a.Epoch, b.Epoch, a.State)
-	case offer && run.Cancel:
+	case offer && run.Cancel && a.Spec.When != pipeline.Always:
 		return tx.defect("it is offered although the run is cancelled")
 	}
 	outputs, links, err := tx.taskJSON(a)
 	if err != nil {
 		return err
 	}
-	statement := saveTask
-	if offer {
-		statement = offerTask
-	}
-	n, err := tx.exec(statement, string(a.State), a.Reason, a.Failures, orNull(a.Attempt), orNull(a.Agent), a.Slot,
+	statement, args := saveTask, []any{
+		string(a.State), a.Reason, a.Failures, orNull(a.Attempt), orNull(a.Agent), a.Slot,
 		outputs, links, a.Exit, instant(a.ReadyAt), instant(a.StartedAt), instant(a.FinishedAt), instant(a.NotBefore),
-		string(run.ID), string(b.Name), string(b.State), b.Epoch)
+		string(run.ID), string(b.Name), string(b.State), b.Epoch,
+	}
+	if offer {
+		statement, args = offerTask, append(args, a.Spec.When == pipeline.Always)
+	}
+	n, err := tx.exec(statement, args...)
 	if err != nil {
 		return err
 	}

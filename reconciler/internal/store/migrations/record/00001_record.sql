@@ -266,8 +266,8 @@ BEGIN SELECT RAISE(ABORT, 'a task''s epoch rises by one with each offer, and onl
 -- +goose StatementBegin
 CREATE TRIGGER tasks_offer BEFORE UPDATE ON tasks
 WHEN NEW.state = 'offered' AND OLD.state <> 'offered' AND (OLD.state <> 'ready'
-  OR EXISTS (SELECT 1 FROM runs WHERE id = NEW.run_id AND (cancel = 1 OR finished_at IS NOT NULL)))
-BEGIN SELECT RAISE(ABORT, 'only a ready task of a run that goes on is offered'); END;
+  OR EXISTS (SELECT 1 FROM runs WHERE id = NEW.run_id AND finished_at IS NOT NULL))
+BEGIN SELECT RAISE(ABORT, 'only a ready task of a run that has not ended is offered'); END;
 -- +goose StatementEnd
 
 -- +goose StatementBegin
