@@ -205,7 +205,9 @@ func (m *machine) finished(e Finished) error {
 		return m.lost(Lost{Attempt: e.Attempt, Reason: r.Reason})
 	}
 	if !r.Outcome.Terminal() || r.Outcome == pipeline.Skipped {
-		return fmt.Errorf("run %s task %s: %q is not an outcome of an attempt", m.run.ID, t.Name, r.Outcome)
+		// Turned down, it would leave the task running for ever: the agent has ended it.
+		r.Reason = strings.TrimSuffix(fmt.Sprintf("its agent reported %q, which is no outcome: %s", r.Outcome, r.Reason), ": ")
+		r.Outcome = pipeline.Error
 	}
 	after := a
 	after.State, after.Outcome, after.Reason, after.Exit = pipeline.AttemptDone, r.Outcome, r.Reason, r.Exit

@@ -237,6 +237,20 @@ func TestAttemptThatItsAgentLostIsLost(t *testing.T) {
 	}
 }
 
+func TestResultWithoutAnOutcomeEndsTheTaskInError(t *testing.T) {
+	t.Parallel()
+	for _, outcome := range []pipeline.State{"", "broken", pipeline.Running, pipeline.Skipped} {
+		w := newWorld(task("a"))
+		w.must(t, engine.Created{})
+		a := w.start(t, "a")
+		w.must(t, engine.Finished{Attempt: a.ID, Token: a.Token, Result: pipeline.Result{Outcome: outcome}})
+		expect(t, w, map[string]pipeline.State{"run": "error", "a": "error"})
+		if want := fmt.Sprintf("its agent reported %q, which is no outcome", outcome); w.run.Task("a").Reason != want {
+			t.Errorf("reason = %q, want %q", w.run.Task("a").Reason, want)
+		}
+	}
+}
+
 func TestTearDownWithoutWhatItInheritsIsSkipped(t *testing.T) {
 	t.Parallel()
 	clean := task("clean", "a")
@@ -315,7 +329,35 @@ func TestNoPathBreaksTheContract(t *testing.T) {
 			}
 			checkInvariants(t, w, before)
 		}
+		playOut(t, w)
 	})
+}
+
+// playOut lets agents answer everything from here on: the run must come to its end.
+func playOut(t *rapid.T, w *world) {
+	do := func(ev engine.Event) {
+		if err := w.do(ev); err != nil {
+			t.Fatalf("%T: %v", ev, err)
+		}
+	}
+	for range 10 * len(w.run.Tasks) {
+		for i := range w.run.Tasks {
+			k := w.run.Tasks[i]
+			a := w.all[k.Attempt]
+			switch k.State {
+			case pipeline.Ready:
+				do(engine.Offer{Attempt: w.offer(k.Name)})
+			case pipeline.Offered:
+				do(engine.Accepted{Attempt: a.ID, Token: a.Token})
+			case pipeline.Running, pipeline.InDoubt:
+				do(engine.Finished{Attempt: a.ID, Token: a.Token, Result: pipeline.Result{Outcome: pipeline.Success}})
+			}
+		}
+		if w.run.State.Terminal() {
+			return
+		}
+	}
+	t.Fatalf("the run does not end: %v", w.states())
 }
 
 func checkInvariants(t *rapid.T, w *world, before *pipeline.Run) {
