@@ -1,0 +1,186 @@
+package testkit_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/internal/testkit"
+)
+
+func TestSecretsReachTheirTaskAndNothingElse(t *testing.T) {
+	real(t)
+	const byEnv, byFile, public = "canary-env-5a7c9e1b3d", "canary-file-8f6d4b2a0c", "marker-that-is-public"
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte(byFile+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := newMarks(t)
+	repo := testkit.NewRepo(t)
+	s := testkit.Serve(t, repo.Bare, []string{"CANARY=" + byEnv}, "--verbose")
+	a := s.StartAgent(t, "one", "default", "")
+	script := fmt.Sprintf(`printf '%%s %%s' "$ONE" "$TWO" > %s
+echo %s "plain $ONE $TWO"
+for v in "$ONE" "$TWO"; do
+	printf %%s "$v" | base64
+	printf 'user:%%s' "$v" | base64
+	printf 'us:%%s\n' "$v" | base64
+	printf %%s "$v" | od -An -tx1 | tr -d ' \n'; echo
+done
+printf %%.9s "$ONE"; sleep 0.3; printf %%s\\n "${ONE#canary-en}"
+"$MAESTRO_AGENTD" emit output leak "$ONE"
+"$MAESTRO_AGENTD" emit text "working with $TWO"
+"$MAESTRO_AGENTD" emit link Leak "https://example.com/?token=$ONE"
+echo "$TWO" >&2
+exit 3`, m, public)
+	commit := repo.Push("main", testkit.Files(testkit.Ops(), map[string]string{"secrets/all.cue": fmt.Sprintf(`package ops
+
+secrets: {
+	"by-env": from: env: "CANARY"
+	"by-file": from: file: %q
+}
+`, file)}, workflow("open", fmt.Sprintf(`
+tasks: {
+	tell: shell.#Run & {
+		fields: {
+			script: %q
+			env: {ONE: secret: "by-env", TWO: secret: "by-file"}
+		}
+		outputs: leak: string
+		onFailure: "continue"
+	}
+	other: shell.#Run & {needs: ["tell"], fields: script: "env; cat /proc/$PPID/environ || true"}
+}`, script))))
+	r := s.AwaitRuns(t, commit, 1)[0]
+	if got := states(&r); got != "tell:failure other:success" {
+		t.Errorf("tasks are %s: %s", got, r.Task("tell").Reason)
+	}
+	if got := strings.Join(m.lines(t), " "); got != byEnv+" "+byFile {
+		t.Errorf("the task got %q", got)
+	}
+	log := s.Log(t, r.Task("tell").Attempt)
+	if !strings.Contains(log, public) || strings.Contains(log, "canary-env-5") {
+		t.Errorf("log is %q", log)
+	}
+	s.CheckNoLeak(t, byEnv, a)
+	s.CheckNoLeak(t, byFile, a)
+}
+
+func TestSecretsAreRefusedToOtherBranches(t *testing.T) {
+	real(t)
+	const canary = "canary-branch-1f3e5d7c9b"
+	m := newMarks(t)
+	repo := testkit.NewRepo(t)
+	s := testkit.Serve(t, repo.Bare, []string{"CANARY=" + canary})
+	a := s.StartAgent(t, "one", "default", "")
+	repo.Push("main", testkit.Files(testkit.Ops(), map[string]string{"secrets/all.cue": "package ops\n\nsecrets: \"by-env\": from: env: \"CANARY\"\n"}))
+	body := func(name string) string {
+		return fmt.Sprintf(`
+triggers: [{push: branches: ["**"]}]
+tasks: {
+	take: shell.#Run & {fields: {script: %q, env: T: secret: %q}}
+	plain: shell.#Run & {fields: script: "true"}
+}`, m.leave("$T"), name)
+	}
+	commit := repo.Push("feature", workflow("greedy", body("by-env")))
+	r := s.AwaitRuns(t, commit, 1)[0]
+	if got := states(&r); got != "take:error plain:success" {
+		t.Errorf("tasks are %s", got)
+	}
+	if why := r.Task("take").Reason; !strings.Contains(why, "by-env") || !strings.Contains(why, "refs/heads/feature") {
+		t.Errorf("the reason is %q", why)
+	}
+	// A branch cannot declare one for itself either.
+	commit = repo.Push("feature", testkit.Files(workflow("greedy", body("own")), map[string]string{"secrets/own.cue": "package ops\n\nsecrets: own: from: env: \"CANARY\"\n"}))
+	if r := s.AwaitRuns(t, commit, 1)[0]; r.Task("take").State != pipeline.Error {
+		t.Errorf("tasks are %s", states(&r))
+	}
+	if _, err := os.Stat(string(m)); err == nil {
+		t.Errorf("the task ran and left %q", m.lines(t))
+	}
+	s.CheckNoLeak(t, canary, a)
+}
+
+func TestMissingSecretFailsItsTaskAndSaysWhich(t *testing.T) {
+	real(t)
+	file := filepath.Join(t.TempDir(), "secret")
+	repo := testkit.NewRepo(t)
+	s := testkit.Serve(t, repo.Bare, nil)
+	s.StartAgent(t, "one", "default", "")
+	files := testkit.Files(testkit.Ops(), map[string]string{"secrets/all.cue": fmt.Sprintf("package ops\n\nsecrets: absent: from: file: %q\n", file)},
+		workflow("asks", `tasks: take: shell.#Run & {fields: {script: "true", env: T: secret: "absent"}}`))
+	r := s.AwaitRuns(t, repo.Push("main", files), 1)[0]
+	if k := r.Task("take"); k.State != pipeline.Error || !strings.Contains(k.Reason, file) {
+		t.Errorf("it is %s: %s", k.State, k.Reason)
+	}
+	if err := os.WriteFile(file, []byte("a-secret-that-came-late"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := s.AwaitRuns(t, repo.Push("main", nil), 1)[0]; r.State != pipeline.Success {
+		t.Errorf("once the file is there the run is %s: %s", r.State, r.Reason)
+	}
+}
+
+func TestPrivateRepositoryIsCheckedOutWithASecret(t *testing.T) {
+	real(t)
+	const password = "canary-checkout-6b8d0f2e4a"
+	source := testkit.NewRepo(t)
+	private := testkit.ServeGit(t, source.Bare, "reader", password)
+	source.Remote = private.Login()
+	head := source.Push("main", map[string]string{"data.txt": "from a private place\n"})
+	repo := testkit.NewRepo(t)
+	s := testkit.Serve(t, repo.Bare, []string{"LOGIN=reader:" + password})
+	a := s.StartAgent(t, "one", "default", "")
+	body := func(credentials string) map[string]string {
+		return workflow("private", fmt.Sprintf(`
+tasks: {
+	checkout: git.#Checkout & {fields: {url: %q, %s}}
+	read: shell.#Run & {needs: ["checkout"], fields: {script: "cat data.txt; echo $COMMIT; cat .git/config", env: COMMIT: tasks.checkout.outputs.commit}}
+}`, private.URL, credentials))
+	}
+	r := s.AwaitRuns(t, repo.Push("main", testkit.Files(testkit.Ops(), map[string]string{"secrets/all.cue": "package ops\n\nsecrets: login: from: env: \"LOGIN\"\n"}, body(""))), 1)[0]
+	if log := s.Log(t, r.Task("checkout").Attempt); r.State != pipeline.Failure || !strings.Contains(log, "set the field credentials") {
+		t.Errorf("without credentials the run is %s, the log %q", r.State, log)
+	}
+	r = s.AwaitRuns(t, repo.Push("main", body(`credentials: secret: "login"`)), 1)[0]
+	if r.State != pipeline.Success {
+		t.Fatalf("the run is %s: %s\n%s", r.State, r.Reason, s.Log(t, r.Task("checkout").Attempt))
+	}
+	if log := s.Log(t, r.Task("read").Attempt); !strings.HasPrefix(log, fmt.Sprintf("from a private place\n%s\n", head)) {
+		t.Errorf("log is %q", log)
+	}
+	s.CheckNoLeak(t, password, a)
+}
+
+func TestTasksOfAFullAgentTakeTurns(t *testing.T) {
+	real(t)
+	m := newMarks(t)
+	repo := testkit.NewRepo(t)
+	s := testkit.Serve(t, repo.Bare, nil)
+	dir := testkit.ShortDir(t)
+	token := filepath.Join(dir, "token")
+	if err := os.WriteFile(token, []byte(s.Invite(t, "default")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	testkit.StartShell(t, "narrow", dir, nil, fmt.Sprintf("exec %s --server %s --data %s --name narrow --token-file %s --seats 1",
+		filepath.Join(testkit.Programs(t), "agentd"), s.Intake, dir, token))
+	s.AwaitAgent(t, "narrow")
+	script := m.leave("in") + "; sleep 0.1; " + m.leave("out")
+	body := "tasks: {\n"
+	const tasks = 6
+	for i := range tasks {
+		body += fmt.Sprintf("\tt%d: shell.#Run & {fields: script: %q}\n", i, script)
+	}
+	r := s.AwaitRuns(t, repo.Push("main", testkit.Files(testkit.Ops(), workflow("wide", body+"}"))), 1)[0]
+	if want := strings.TrimSpace(strings.Repeat("in out ", tasks)); strings.Join(m.lines(t), " ") != want || r.State != pipeline.Success {
+		t.Errorf("the run is %s, marks are %v", r.State, m.lines(t))
+	}
+	// An agent that declines because it is full is asked again when it is not. A
+	// pause for each task instead adds up to most of a minute.
+	if took := r.FinishedAt.Sub(r.CreatedAt); took.Seconds() > 15 {
+		t.Errorf("it took %s", took)
+	}
+}
