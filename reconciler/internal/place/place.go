@@ -59,7 +59,8 @@ type Board struct {
 }
 
 // Refused tells why an agent must not be asked to take a task for now, because it
-// has just declined it; "" when it may be.
+// has just declined it; "" when it may be. With no agent it tells why nobody is to be
+// asked, because the task cannot be offered yet.
 type Refused func(pipeline.RunID, pipeline.TaskName, pipeline.AgentID) string
 
 type fitKey struct {
@@ -144,11 +145,17 @@ func (b *Board) goesOnAt(r *pipeline.Run, agent pipeline.AgentID) bool {
 		t := &r.Tasks[i]
 		soon := t.State == pipeline.Ready && !t.NotBefore.After(b.now) ||
 			t.State == pipeline.Pending && needsOnlyRunning(r, t)
-		if soon && b.mayTake(a, t) && pinned(r, t, agent) {
+		if soon && b.mayTake(a, t) && pinned(r, t, agent) && !b.turnedDown(r, t, agent) {
 			return true
 		}
 	}
 	return false
+}
+
+// turnedDown reports whether the agent is not to be asked for now. Neither a decline
+// nor what keeps a task from being offered may hold an agent back from other runs.
+func (b *Board) turnedDown(r *pipeline.Run, t *pipeline.RunTask, agent pipeline.AgentID) bool {
+	return b.refused(r.ID, t.Name, "") != "" || b.refused(r.ID, t.Name, agent) != ""
 }
 
 func needsOnlyRunning(r *pipeline.Run, t *pipeline.RunTask) bool {
@@ -251,7 +258,7 @@ func (b *Board) choose(it Item) *Agent {
 		a := &b.agents[i]
 		holder, held := b.seats[a.ID]
 		if !a.Usable || held && holder != it.Run.ID || !b.mayTake(a, it.Task) || !pinned(it.Run, it.Task, a.ID) ||
-			b.refused(it.Run.ID, it.Task.Name, a.ID) != "" {
+			b.turnedDown(it.Run, it.Task, a.ID) {
 			continue
 		}
 		rank := [4]int64{flag(!held), flag(!workedOn(it.Run, a.ID)), flag(!a.Warm[it.Run.Composition]), a.Load}
@@ -391,6 +398,9 @@ type Wait struct {
 func (b *Board) Why(run *pipeline.Run, t *pipeline.RunTask) Wait {
 	if t.NotBefore.After(b.now) {
 		return Wait{Sentence: fmt.Sprintf("%s (in %s)", t.Reason, t.NotBefore.Sub(b.now).Round(time.Second))}
+	}
+	if held := b.refused(run.ID, t.Name, ""); held != "" {
+		return Wait{Sentence: held}
 	}
 	if len(b.agents) == 0 {
 		return Wait{Blocked: true, Sentence: "no agent is enrolled: run `reconciler agents invite` and start agentd with the token"}

@@ -313,3 +313,33 @@ func BenchmarkThousandTasksOnThousandAgents(b *testing.B) {
 		}
 	}
 }
+
+// refusing tells that a task is declined by an agent, or by nobody in particular.
+func refusing(run, task, agent string) place.Refused {
+	return func(r pipeline.RunID, t pipeline.TaskName, a pipeline.AgentID) string {
+		if string(r) == run && string(t) == task && string(a) == agent {
+			return "no room"
+		}
+		return ""
+	}
+}
+
+func TestRunWhoseNextTaskIsDeclinedHoldsNoSeatForIt(t *testing.T) {
+	t.Parallel()
+	runs := []*pipeline.Run{run("r1", on("a", pipeline.Success, "x"), ready("b")), run("r2", ready("a"))}
+	for _, by := range []string{"x", ""} {
+		got := place.New(runs, []place.Agent{agent("x", "Linux")}, now, refusing("r1", "b", by)).Assign()
+		if len(got) != 1 || got[0].Run != "r2" {
+			t.Errorf("declined by %q: assignments = %v, want r2 on x", by, got)
+		}
+	}
+}
+
+func TestTaskThatNobodyIsAskedToTakeSaysWhy(t *testing.T) {
+	t.Parallel()
+	r := run("r1", ready("a"))
+	b := place.New([]*pipeline.Run{r}, []place.Agent{agent("x", "Linux")}, now, refusing("r1", "a", ""))
+	if w := b.Why(r, &r.Tasks[0]); w.Blocked || w.Sentence != "no room" {
+		t.Errorf("why = %+v", w)
+	}
+}
