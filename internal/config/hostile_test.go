@@ -91,7 +91,8 @@ func TestAHostilePluginIsBlamedOnce(t *testing.T) {
 	tree["plugins/bad/plugin.cue"] = &fstest.MapFile{Data: []byte("package bad\nx: 1" + strings.Repeat("+1", 400_000) + "\n")}
 	for i := range 40 {
 		tree[fmt.Sprintf("compositions/c%d/c.cue", i)] = &fstest.MapFile{Data: []byte(
-			"package ops\nimport \"acme.example/ops/plugins/bad\"\n" + fmt.Sprintf("compositions: c%d: tasks: a: bad.x\n", i))}
+			"package ops\nimport \"acme.example/ops/plugins/bad\"\n" + fmt.Sprintf("compositions: c%d: tasks: a: bad.x\n", i),
+		)}
 	}
 	began := time.Now()
 	cfg := evaluate(t, e, tree)

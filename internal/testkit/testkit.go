@@ -279,6 +279,7 @@ func ServeIn(t testing.TB, data, repo string, env []string, more ...string) *Ser
 		"reconciler", "serve", "--repo", repo, "--data", s.Data, "--listen", "127.0.0.1:0", "--intake", "127.0.0.1:0", "--poll", "1s",
 	}, more...)
 	s.begin(t)
+	s.Await(t)
 	return s
 }
 
@@ -295,14 +296,20 @@ func ShortDir(t testing.TB) string {
 
 func (s *Server) begin(t testing.TB) {
 	t.Helper()
-	file := filepath.Join(s.Data, "server.json")
-	_ = os.Remove(file)
+	_ = os.Remove(s.addressFile())
 	s.Process = start(t, "reconciler", s.env, s.args...)
+}
+
+func (s *Server) addressFile() string { return filepath.Join(s.Data, "server.json") }
+
+// Await waits until a server that was started serves.
+func (s *Server) Await(t testing.TB) {
+	t.Helper()
 	Eventually(t, "start of the reconciler", func() (bool, string) {
 		if s.Ended() {
 			t.Fatalf("reconciler ended:\n%s", s.Said())
 		}
-		b, err := os.ReadFile(file)
+		b, err := os.ReadFile(s.addressFile())
 		if err != nil {
 			return false, err.Error()
 		}
@@ -315,8 +322,16 @@ func (s *Server) begin(t testing.TB) {
 	})
 }
 
-// Restart starts the server again on its data folder and its ports, after Kill or Stop.
+// Restart starts the server again on its data folder and its ports, after Kill or
+// Stop, and waits until it serves.
 func (s *Server) Restart(t testing.TB) {
+	t.Helper()
+	s.Start(t)
+	s.Await(t)
+}
+
+// Start is Restart without waiting.
+func (s *Server) Start(t testing.TB) {
 	t.Helper()
 	for i, a := range s.args {
 		switch a {
@@ -405,10 +420,15 @@ func (s *Server) StartAgent(t testing.TB, name, pool, facts string) *Agent {
 	return a
 }
 
-// Restart starts the agent again on its folder.
+// Restart starts the agent again on its folder. At the end of the test it is
+// killed, and all that it started.
 func (a *Agent) Restart(t testing.TB) {
 	t.Helper()
+	first := a.Process == nil
 	a.Process = start(t, a.Name, nil, a.args...)
+	if first {
+		t.Cleanup(a.end)
+	}
 }
 
 // AwaitAgent waits until an agent of that name is online and returns its id.

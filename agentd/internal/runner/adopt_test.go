@@ -181,8 +181,10 @@ func TestShimThatWasNeverToldIsStartedAgain(t *testing.T) {
 	}
 	for _, r := range []journal.Record{
 		{Kind: journal.Accepted, Attempt: o.Attempt, Token: o.Token, At: time.Now(), Spec: &o.Spec},
-		{Kind: journal.Started, Attempt: o.Attempt, Token: o.Token, At: time.Now(),
-			Process: &journal.Process{PID: self.PID, Start: self.Start - 1, Boot: self.Boot}},
+		{
+			Kind: journal.Started, Attempt: o.Attempt, Token: o.Token, At: time.Now(),
+			Process: &journal.Process{PID: self.PID, Start: self.Start - 1, Boot: self.Boot},
+		},
 	} {
 		if err := j.Promise(r); err != nil {
 			t.Fatal(err)

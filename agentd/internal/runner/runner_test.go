@@ -149,8 +149,10 @@ func TestOfferThatCannotBeTakenIsDeclinedWithTheReason(t *testing.T) {
 		"no space":         {func(c *runner.Config, _ *wire.Offer) { c.MinFree = 1 << 60 }, "MiB left"},
 		"other repository": {func(c *runner.Config, _ *wire.Offer) { c.Policy.Repos = []string{"https://a"} }, "does not allow tasks of repository"},
 		"other plugin":     {func(c *runner.Config, _ *wire.Offer) { c.Policy.Plugins = []string{"git"} }, `does not allow plugin "shell"`},
-		"untrusted": {func(c *runner.Config, o *wire.Offer) { c.Policy.RefuseUntrusted, o.Spec.Untrusted = true, true },
-			"does not allow untrusted"},
+		"untrusted": {
+			func(c *runner.Config, o *wire.Offer) { c.Policy.RefuseUntrusted, o.Spec.Untrusted = true, true },
+			"does not allow untrusted",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
