@@ -19,14 +19,6 @@ type link struct {
 	pos  pipeline.Position
 }
 
-func (c chain) names() []string {
-	out := make([]string, len(c))
-	for i, l := range c {
-		out[i] = l.name
-	}
-	return out
-}
-
 // maxAliases bounds how many lets and aliases a reference is followed through.
 const maxAliases = 16
 
