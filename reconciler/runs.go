@@ -1,0 +1,90 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/url"
+
+	"github.com/spf13/cobra"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+)
+
+const refHelp = `A run is named COMPOSITION#N (or COMPOSITION/N), by its id, or by a
+composition alone for its newest run.`
+
+func newRuns() *cobra.Command {
+	var c client
+	var o output
+	var composition, state, commit string
+	var limit int
+	cmd := &cobra.Command{
+		Use: "runs", Short: "List runs, newest first", Args: cobra.NoArgs,
+		Example: "  reconciler runs\n  reconciler runs --composition release --state failure --json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			q := url.Values{"limit": {fmt.Sprint(limit)}}
+			for k, v := range map[string]string{"composition": composition, "state": state, "commit": commit} {
+				if v != "" {
+					q.Set(k, v)
+				}
+			}
+			var list struct {
+				Runs []pipeline.Run `json:"runs"`
+			}
+			if err := c.get(cmd.Context(), "/runs", q, &list); err != nil {
+				return err
+			}
+			return print(cmd.OutOrStdout(), o, "RUN\tSTATE\tCOMMIT\tCREATED\tTOOK\tWHY", list.Runs, func(r *pipeline.Run) []string {
+				return []string{runName(r), shown(r.State), r.Commit.Short(), ago(r.CreatedAt), took(r.StartedAt, r.FinishedAt), oneLine(r.Reason)}
+			}, runName)
+		},
+	}
+	serverFlag(cmd, &c)
+	o.flags(cmd)
+	cmd.Flags().StringVar(&composition, "composition", "", "only runs of this composition")
+	cmd.Flags().StringVar(&state, "state", "", "only runs in this state")
+	cmd.Flags().StringVar(&commit, "commit", "", "only runs of this commit")
+	cmd.Flags().IntVarP(&limit, "limit", "n", 20, "how many")
+	return cmd
+}
+
+func runName(r *pipeline.Run) string { return fmt.Sprintf("%s#%d", r.Composition, r.Number) }
+
+func newRun() *cobra.Command {
+	var c client
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "run RUN", Short: "Show one run with its tasks", Args: cobra.ExactArgs(1), Long: "Show one run with its tasks.\n\n" + refHelp,
+		Example: "  reconciler run release#12\n  reconciler run release --json",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := c.find(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), r)
+			}
+			return showRun(cmd.OutOrStdout(), &c, &r)
+		},
+	}
+	serverFlag(cmd, &c)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the run as JSON")
+	return cmd
+}
+
+func showRun(w io.Writer, c *client, r *pipeline.Run) error {
+	fmt.Fprintf(w, "%s  %s  %s\n", runName(r), shown(r.State), oneLine(r.Reason))
+	fmt.Fprintf(w, "commit %s %s by %s\n%s\n\n", r.Commit.Short(), oneLine(r.Event.Subject), oneLine(r.Event.Author), c.runURL(r))
+	err := print(w, output{format: "table"}, "TASK\tSTATE\tAGENT\tTRY\tTOOK\tWHY", r.Tasks, func(t *pipeline.RunTask) []string {
+		return []string{string(t.Name), shown(t.State), string(t.Agent), fmt.Sprint(t.Epoch), took(t.StartedAt, t.FinishedAt), oneLine(t.Reason)}
+	}, func(t *pipeline.RunTask) string { return string(t.Name) })
+	if err != nil {
+		return err
+	}
+	for i := range r.Tasks {
+		if o := r.Tasks[i].Outputs; len(o) > 2 {
+			fmt.Fprintf(w, "\n%s set %s\n", r.Tasks[i].Name, oneLine(string(o)))
+		}
+	}
+	return nil
+}
