@@ -20,7 +20,7 @@ func newRuns() *cobra.Command {
 	var limit int
 	cmd := &cobra.Command{
 		Use: "runs", Short: "List runs, newest first", Args: cobra.NoArgs,
-		Example: "  reconciler runs\n  reconciler runs --composition release --state failure --json",
+		Example: "  reconciler runs\n  reconciler runs --composition release --state failure --json\n  reconciler runs --commit 9f3c1e2",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			q := url.Values{"limit": {fmt.Sprint(limit)}}
 			for k, v := range map[string]string{"composition": composition, "state": state, "commit": commit} {
@@ -43,7 +43,7 @@ func newRuns() *cobra.Command {
 	o.flags(cmd)
 	cmd.Flags().StringVar(&composition, "composition", "", "only runs of this composition")
 	cmd.Flags().StringVar(&state, "state", "", "only runs in this state")
-	cmd.Flags().StringVar(&commit, "commit", "", "only runs of this commit")
+	cmd.Flags().StringVar(&commit, "commit", "", "only runs of this commit, whole or at least its first 7 digits")
 	cmd.Flags().IntVarP(&limit, "limit", "n", 20, "how many")
 	return cmd
 }

@@ -292,7 +292,11 @@ func (v *view) Commits(ctx context.Context, limit int) ([]pipeline.CommitRecord,
 }
 
 func (v *view) Commit(ctx context.Context, id pipeline.CommitID) (pipeline.CommitRecord, error) {
-	return v.s.db.Commit(ctx, id)
+	full, err := v.s.db.FindCommit(ctx, string(id))
+	if err != nil {
+		return pipeline.CommitRecord{}, err
+	}
+	return v.s.db.Commit(ctx, full)
 }
 
 func (v *view) Verdicts(ctx context.Context, id pipeline.CommitID) ([]pipeline.Verdict, error) {

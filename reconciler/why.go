@@ -18,12 +18,20 @@ func newWhy() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "why RUN [TASK] | why COMMIT [COMPOSITION]", Short: "Say why something waits, ran, or did not",
-		Args:    cobra.RangeArgs(1, 2),
+		Args: cobra.RangeArgs(1, 2),
+		Long: "Say why something waits, ran, or did not.\n\n" + refHelp + "\nA commit is named by its id or at least the first 7 digits of it.",
 		Example: "  reconciler why release#12 test\n  reconciler why 9f3c1e2a4b5c release",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, w := cmd.Context(), cmd.OutOrStdout()
 			if isCommit(args[0]) {
-				return whyCommit(ctx, w, &c, args, asJSON)
+				err := whyCommit(ctx, w, &c, args, asJSON)
+				if !fault.Is(err, fault.NotFound) || !pipeline.ValidName(args[0]) {
+					return err
+				}
+				if runErr := whyRun(ctx, w, &c, args, asJSON); !fault.Is(runErr, fault.NotFound) {
+					return runErr
+				}
+				return err
 			}
 			return whyRun(ctx, w, &c, args, asJSON)
 		},
@@ -33,9 +41,10 @@ func newWhy() *cobra.Command {
 	return cmd
 }
 
-// isCommit tells a commit from a run: runs that are not ids have a letter beyond f or a #.
+// isCommit reports whether s looks like a commit or the first digits of one. A
+// composition may be named so too.
 func isCommit(s string) bool {
-	return len(s) >= 7 && len(s) <= 40 && strings.Trim(s, "0123456789abcdef") == ""
+	return len(s) >= 7 && len(s) <= 64 && strings.Trim(strings.ToLower(s), "0123456789abcdef") == ""
 }
 
 func whyCommit(ctx context.Context, w io.Writer, c *client, args []string, asJSON bool) error {

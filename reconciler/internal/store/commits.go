@@ -134,6 +134,27 @@ func (db *DB) Commit(ctx context.Context, id pipeline.CommitID) (pipeline.Commit
 	return c, db.read(err, "commit %s", id)
 }
 
+// FindCommit returns the commit whose id begins with prefix. None is a
+// fault.NotFound, several are a fault.Invalid that names them.
+func (db *DB) FindCommit(ctx context.Context, prefix string) (pipeline.CommitID, error) {
+	const most = 3 // enough to tell that there are several, and which
+	// A hex digit sorts before g, so the range holds what begins with prefix.
+	list, err := query(ctx, db.file.reader, func(row scanner) (id pipeline.CommitID, err error) {
+		err = row.Scan(&id)
+		return id, err
+	}, `SELECT DISTINCT commit_id FROM commits WHERE commit_id >= ?1 AND commit_id < ?1 || 'g' ORDER BY commit_id LIMIT ?2`, prefix, most)
+	if err != nil {
+		return "", db.read(err, "commit %s", prefix)
+	}
+	switch len(list) {
+	case 0:
+		return "", fault.New(fault.NotFound, "no commit %s is in the record: it was never seen, or is of a repository that is not served here", prefix)
+	case 1:
+		return list[0], nil
+	}
+	return "", fault.New(fault.Invalid, "commit %s is ambiguous, give more digits: %v", prefix, list)
+}
+
 // Commits returns the evaluated commits, newest first, at most limit. A commit
 // that was seen on several references is there as often.
 func (db *DB) Commits(ctx context.Context, limit int) ([]pipeline.CommitRecord, error) {

@@ -19,6 +19,33 @@ func write(t testing.TB, db *store.DB, fn func(*store.Tx) error) {
 	}
 }
 
+func TestCommitIsFoundByTheFirstDigitsThatOnlyItHas(t *testing.T) {
+	t.Parallel()
+	db := open(t, t.TempDir())
+	const one, other = pipeline.CommitID("9f3c1e2b7d40a6c85e1f2a3b4c5d6e7f80912a3b"), pipeline.CommitID("9f3c1e2f00000000000000000000000000000000")
+	for _, ref := range []pipeline.Ref{"refs/heads/main", "refs/heads/side"} {
+		for _, id := range []pipeline.CommitID{one, other} {
+			write(t, db, func(tx *store.Tx) error {
+				return tx.RecordCommit("ops", pipeline.CommitRecord{Commit: id, Ref: ref, SeenAt: noon})
+			})
+		}
+	}
+	for prefix, id := range map[string]pipeline.CommitID{string(one): one, "9f3c1e2b": one, "9f3c1e2f": other} {
+		if got, err := db.FindCommit(t.Context(), prefix); got != id || err != nil {
+			t.Errorf("%s: %s, %v; want %s", prefix, got, err, id)
+		}
+	}
+	_, err := db.FindCommit(t.Context(), "9f3c1e2")
+	want(t, err, fault.Invalid)
+	if !strings.Contains(err.Error(), string(one)) || !strings.Contains(err.Error(), string(other)) {
+		t.Errorf("%v: want it to name both", err)
+	}
+	for _, prefix := range []string{"9f3c1e3", string(one) + "0", "a"} {
+		_, err := db.FindCommit(t.Context(), prefix)
+		want(t, err, fault.NotFound)
+	}
+}
+
 func TestLastLiveCommitIsInForce(t *testing.T) {
 	t.Parallel()
 	db := open(t, t.TempDir())

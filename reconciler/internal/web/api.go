@@ -85,7 +85,7 @@ func (s *server) apiBoard(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *server) apiRuns(w http.ResponseWriter, r *http.Request) error {
-	f, err := runFilter(r, 50)
+	f, err := s.runFilter(r, 50)
 	if err != nil {
 		return err
 	}
@@ -222,11 +222,7 @@ func (s *server) apiCommits(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *server) apiCommit(w http.ResponseWriter, r *http.Request) error {
-	id, err := commitID(r)
-	if err != nil {
-		return err
-	}
-	c, err := s.src.Commit(r.Context(), id)
+	c, err := s.commitOf(r, r.PathValue("sha"))
 	if err != nil {
 		return err
 	}

@@ -59,11 +59,7 @@ type verdictRow struct {
 const mostDiagnostics = 500
 
 func (s *server) commit(r *http.Request) (view, error) {
-	id, err := commitID(r)
-	if err != nil {
-		return nil, err
-	}
-	c, err := s.src.Commit(r.Context(), id)
+	c, err := s.commitOf(r, r.PathValue("sha"))
 	if err != nil {
 		return nil, err
 	}

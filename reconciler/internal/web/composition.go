@@ -66,7 +66,7 @@ func (s *server) composition(r *http.Request) (view, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := runFilter(r, runsPerPage)
+	f, err := s.runFilter(r, runsPerPage)
 	if err != nil {
 		return nil, err
 	}

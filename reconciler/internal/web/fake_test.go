@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/maestro-cd/maestro/internal/fault"
@@ -284,7 +285,7 @@ func (f *fakeSource) Commit(_ context.Context, id pipeline.CommitID) (pipeline.C
 		return pipeline.CommitRecord{}, err
 	}
 	for _, c := range f.commits {
-		if c.Commit == id {
+		if strings.HasPrefix(string(c.Commit), string(id)) {
 			return c, nil
 		}
 	}

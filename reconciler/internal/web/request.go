@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
@@ -50,12 +51,14 @@ func identifier(r *http.Request, what string) (string, error) {
 	return id, nil
 }
 
-func commitID(r *http.Request) (pipeline.CommitID, error) {
-	id := r.PathValue("sha")
+// commitOf returns the evaluated commit that a person means by id, which is whole or
+// its first digits.
+func (s *server) commitOf(r *http.Request, id string) (pipeline.CommitRecord, error) {
+	id = strings.ToLower(id)
 	if !commitRE.MatchString(id) {
-		return "", fault.New(fault.NotFound, "there is no commit %.80q", id)
+		return pipeline.CommitRecord{}, fault.New(fault.Invalid, "%.80q is not a commit: give at least 7 of its hex digits", id)
 	}
-	return pipeline.CommitID(id), nil
+	return s.src.Commit(r.Context(), pipeline.CommitID(id))
 }
 
 // number reads a query parameter between least and most; absent is otherwise.
@@ -84,13 +87,12 @@ func flag(r *http.Request, name string) (bool, error) {
 }
 
 // runFilter reads the filter of a list of runs.
-func runFilter(r *http.Request, limit int64) (RunFilter, error) {
+func (s *server) runFilter(r *http.Request, limit int64) (RunFilter, error) {
 	q := r.URL.Query()
 	f := RunFilter{
 		Composition: pipeline.CompositionName(q.Get("composition")),
 		State:       pipeline.State(q.Get("state")),
 		Ref:         pipeline.Ref(q.Get("ref")),
-		Commit:      pipeline.CommitID(q.Get("commit")),
 		Agent:       pipeline.AgentID(q.Get("agent")),
 		Before:      pipeline.RunID(q.Get("before")),
 	}
@@ -99,12 +101,17 @@ func runFilter(r *http.Request, limit int64) (RunFilter, error) {
 		return f, fault.New(fault.Invalid, "composition=%.80q is not a name", f.Composition)
 	case f.State != "" && !f.State.Valid():
 		return f, fault.New(fault.Invalid, "state=%.40q is not one of %v", f.State, pipeline.States())
-	case f.Commit != "" && !commitRE.MatchString(string(f.Commit)):
-		return f, fault.New(fault.Invalid, "commit=%.80q is not a commit", f.Commit)
 	case f.Agent != "" && !idRE.MatchString(string(f.Agent)):
 		return f, fault.New(fault.Invalid, "agent=%.80q is not an agent", f.Agent)
 	case f.Before != "" && !idRE.MatchString(string(f.Before)):
 		return f, fault.New(fault.Invalid, "before=%.80q is not a run", f.Before)
+	}
+	if id := q.Get("commit"); id != "" {
+		c, err := s.commitOf(r, id)
+		if err != nil {
+			return f, err
+		}
+		f.Commit = c.Commit
 	}
 	n, err := number(r, "limit", limit, 1, 200)
 	f.Limit = int(n)

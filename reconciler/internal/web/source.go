@@ -45,7 +45,9 @@ type Source interface {
 
 	// Commits returns evaluated commits, newest first, at most limit.
 	Commits(ctx context.Context, limit int) ([]pipeline.CommitRecord, error)
-	Commit(ctx context.Context, id pipeline.CommitID) (pipeline.CommitRecord, error)
+	// Commit returns the evaluated commit whose id is prefix or begins with it. When
+	// several do it is fault.Invalid.
+	Commit(ctx context.Context, prefix pipeline.CommitID) (pipeline.CommitRecord, error)
 	// Verdicts returns what a commit did to each composition, sorted by name.
 	Verdicts(ctx context.Context, id pipeline.CommitID) ([]pipeline.Verdict, error)
 
