@@ -81,7 +81,7 @@ func TestEveryStateHasItsShape(t *testing.T) {
 			}
 		}
 	}
-	for _, filled := range []string{"failure", "error", "timeout", "in_doubt", "blocked"} {
+	for _, filled := range []string{"failure", "error", "timeout", "in_doubt", "held", "blocked"} {
 		if !strings.Contains(style, ".st-"+filled) {
 			t.Errorf("%s needs somebody and is not filled", filled)
 		}

@@ -117,7 +117,7 @@ func (w *work) readTrigger(i int, v cue.Value) {
 	given := map[string]bool{}
 	if params := get(v, "params"); params.Exists() {
 		w.triggerParams(i, params, given)
-		t.Params, _ = params.MarshalJSON() // validated as concrete
+		t.Params.Value, _ = params.MarshalJSON() // validated as concrete
 	}
 	for _, f := range w.out.Params {
 		if !given[f.Name] && f.Default == nil && !f.Optional {

@@ -14,6 +14,7 @@ type Config struct {
 	Pools        []Pool        `json:"pools,omitempty"`
 	Plugins      []Plugin      `json:"plugins,omitempty"`
 	Secrets      []Secret      `json:"secrets,omitempty"`
+	Policy       Policy        `json:"policy,omitzero"`
 	// Diagnostics holds every mistake found. A composition with an error in its
 	// unit is absent from Compositions; the others are usable.
 	Diagnostics []Diagnostic `json:"diagnostics,omitempty"`
@@ -55,6 +56,17 @@ type Composition struct {
 	Timeout Duration `json:"timeout,omitempty"`
 	// Suspend keeps the composition from starting runs.
 	Suspend bool `json:"suspend,omitempty"`
+	// Outputs are what a caller of the composition may read, and Returns is how they
+	// are computed once all tasks have succeeded.
+	Outputs []Field `json:"outputs,omitempty"`
+	Returns Expr    `json:"returns,omitzero"`
+	// OnFailure is called when a run ends in failure, error or timeout.
+	OnFailure *Hook `json:"on_failure,omitempty"`
+	// Concurrency, if any, says which runs exclude each other.
+	Concurrency *Concurrency `json:"concurrency,omitempty"`
+	// MaxRunning and MaxQueued bound its unfinished runs; 0 is no bound.
+	MaxRunning int `json:"max_running,omitempty"`
+	MaxQueued  int `json:"max_queued,omitempty"`
 	// Digest covers all of the above but positions.
 	Digest Digest `json:"digest"`
 }
@@ -129,6 +141,148 @@ type Task struct {
 	Pins []TaskName `json:"pins,omitempty"`
 	// Priority overrides the composition's; negative when it does not.
 	Priority int `json:"priority"`
+	// If, when there is one, must be true, else the task is skipped.
+	If *Expr `json:"if,omitempty"`
+	// OnFailure is called when the task has ended in failure, error or timeout.
+	OnFailure *Hook `json:"on_failure,omitempty"`
+	// Exactly one of these is set on a built-in task, whose Plugin is CorePlugin: it
+	// runs in the control plane and never holds an agent.
+	Call *Call    `json:"call,omitempty"`
+	Wait *WaitFor `json:"wait,omitempty"`
+	Gate *Gate    `json:"gate,omitempty"`
+	// Each, if any, makes this task one of several that share a list.
+	Each *Each `json:"each,omitempty"`
+}
+
+// CorePlugin is the plugin name of built-in tasks.
+const CorePlugin PluginName = "core"
+
+// BuiltIn reports whether the control plane runs the task itself.
+func (t *Task) BuiltIn() bool { return t.Plugin == CorePlugin }
+
+// Call starts another composition of the same commit. Its params are the task's
+// field "params"; its outputs come back as the task's.
+type Call struct {
+	Composition CompositionName `json:"composition"`
+	// Digest names the called composition's text, so that a run goes on with what it
+	// was planned with. Set when the run is planned.
+	Digest Digest `json:"digest,omitempty"`
+	// Join: the task ends with the called run, as it ended. Without it the task
+	// succeeds at once, and its only output is "run".
+	Join bool `json:"join"`
+}
+
+// WaitFor waits for a run of another composition.
+type WaitFor struct {
+	Composition CompositionName `json:"composition"`
+	// AnyCommit: a run of any commit that ends after the task began counts; else
+	// only the latest run of the waiting run's commit does, ended or not.
+	AnyCommit bool `json:"any_commit,omitempty"`
+	// AnyResult: the run need not succeed.
+	AnyResult bool     `json:"any_result,omitempty"`
+	Within    Duration `json:"within"`
+}
+
+// Gate holds a run until people have reviewed it. Its message is the task's field.
+type Gate struct {
+	// Approvers are groups of the policy, any of which may approve; none means
+	// everybody who may review.
+	Approvers []string `json:"approvers,omitempty"`
+	// Count is how many different people must approve, at least 1.
+	Count  int      `json:"count"`
+	Expire Duration `json:"expire"`
+}
+
+// Each makes a task one of several over one list: the task with Index i works on
+// the i-th element, and is skipped when the list has none. So the set of tasks is
+// known when the commit is planned, and only Max bounds it.
+type Each struct {
+	// Of is the name that the author wrote; the tasks are called NAME-1 to NAME-Max.
+	Of    TaskName `json:"of"`
+	Index int      `json:"index"`
+	Max   int      `json:"max"`
+	Items Expr     `json:"items"`
+}
+
+// Hook calls a composition when something failed. The called run's event tells
+// what failed; nobody waits for it.
+type Hook struct {
+	Composition CompositionName `json:"composition"`
+	// Digest as in Call.
+	Digest Digest `json:"digest,omitempty"`
+	// Params, if any, are given to it; a param whose value reads an output that was
+	// never reported is left out.
+	Params Expr     `json:"params,omitzero"`
+	Pos    Position `json:"pos"`
+}
+
+// Overtake says what a run does to those of its group before it.
+type Overtake string
+
+const (
+	// Queue: it waits for them, in order. The default.
+	Queue Overtake = "queue"
+	// CancelRunning: they are cancelled.
+	CancelRunning Overtake = "cancel-running"
+	// LatestOnly: it waits for the one that runs; those that wait are cancelled.
+	LatestOnly Overtake = "latest-only"
+)
+
+// Concurrency makes runs of one group exclude each other, across compositions.
+type Concurrency struct {
+	// Group is a string; it may depend on params and event.
+	Group  Expr     `json:"group"`
+	Policy Overtake `json:"policy"`
+}
+
+// Policy is who may do what. It is read from the default branch, never from the
+// change that it judges.
+type Policy struct {
+	// Groups are names of people, as the forge knows them.
+	Groups []Group `json:"groups,omitempty"`
+	// Changes are rules about changes of this repository.
+	Changes []ChangeRule `json:"changes,omitempty"`
+	// Secrets are bound to compositions by these rules; a secret without a rule may
+	// be used by every composition of the default branch.
+	Secrets []SecretRule `json:"secrets,omitempty"`
+	// Pools likewise.
+	Pools []PoolRule `json:"pools,omitempty"`
+}
+
+// Group is a named list of people.
+type Group struct {
+	Name    string   `json:"name"`
+	Members []string `json:"members"`
+	Pos     Position `json:"pos"`
+}
+
+// ChangeRule demands reviews of changes that touch something.
+type ChangeRule struct {
+	Name string   `json:"name"`
+	Pos  Position `json:"pos"`
+	// Paths and Compositions are patterns; a change that meets one of either is
+	// meant. Both empty mean every change.
+	Paths        []string `json:"paths,omitempty"`
+	Compositions []string `json:"compositions,omitempty"`
+	// Approvers and Count as in Gate.
+	Approvers []string `json:"approvers,omitempty"`
+	Count     int      `json:"count"`
+}
+
+// SecretRule lists the compositions, as patterns, that may use a secret, and the
+// branches, as patterns, whose runs may.
+type SecretRule struct {
+	Secret       SecretName `json:"secret"`
+	Compositions []string   `json:"compositions,omitempty"`
+	Branches     []string   `json:"branches,omitempty"`
+	Pos          Position   `json:"pos"`
+}
+
+// PoolRule lists the compositions, as patterns, that may use a pool.
+type PoolRule struct {
+	Pool         PoolName `json:"pool"`
+	Compositions []string `json:"compositions"`
+	Pos          Position `json:"pos"`
 }
 
 // Retries says how often a task is tried again by itself.
@@ -161,10 +315,37 @@ type Binding struct {
 // Trigger says which events start a run.
 type Trigger struct {
 	Pos Position `json:"pos"`
-	// Push: branches and paths are patterns; no paths means any change.
-	Push *PushTrigger `json:"push,omitempty"`
-	// Params given to the run, as a JSON object.
-	Params json.RawMessage `json:"params,omitempty"`
+	// Exactly one of these is set. Push: branches and paths are patterns; no paths
+	// means any change.
+	Push        *PushTrigger        `json:"push,omitempty"`
+	PullRequest *PullRequestTrigger `json:"pull_request,omitempty"`
+	Tag         *TagTrigger         `json:"tag,omitempty"`
+	Cron        *CronTrigger        `json:"cron,omitempty"`
+	After       *AfterTrigger       `json:"after,omitempty"`
+	Webhook     *WebhookTrigger     `json:"webhook,omitempty"`
+	// Manual: a person may ask for a run.
+	Manual *ManualTrigger `json:"manual,omitempty"`
+	// Params given to the run, as a JSON object; they may depend on the event.
+	Params Expr `json:"params,omitzero"`
+}
+
+// Kind names what fires the trigger, as Event.Kind.
+func (t *Trigger) Kind() string {
+	switch {
+	case t.Push != nil:
+		return EventPush
+	case t.PullRequest != nil:
+		return EventPullRequest
+	case t.Tag != nil:
+		return EventTag
+	case t.Cron != nil:
+		return EventCron
+	case t.After != nil:
+		return EventAfter
+	case t.Webhook != nil:
+		return EventWebhook
+	}
+	return EventManual
 }
 
 // PushTrigger fires when a branch moves.
@@ -173,6 +354,49 @@ type PushTrigger struct {
 	Repo     string   `json:"repo,omitempty"`
 	Branches []string `json:"branches"`
 	Paths    []string `json:"paths,omitempty"`
+}
+
+// PullRequestTrigger fires when a change is proposed and when its head moves.
+type PullRequestTrigger struct {
+	// Branches are patterns of the branch that the change is to be merged into.
+	Branches []string `json:"branches"`
+	Paths    []string `json:"paths,omitempty"`
+}
+
+// TagTrigger fires when a tag is made or moved.
+type TagTrigger struct {
+	Tags []string `json:"tags"` // patterns
+}
+
+// CronTrigger fires by the clock, on the tip of the default branch.
+type CronTrigger struct {
+	// Schedule is five fields: minute, hour, day of month, month, day of week.
+	Schedule string `json:"schedule"`
+	// Zone is a name of the IANA time zone database.
+	Zone string `json:"zone"`
+}
+
+// AfterTrigger fires when a run of another composition has ended.
+type AfterTrigger struct {
+	Composition CompositionName `json:"composition"`
+	// Result is "success", "failure" (any bad outcome) or "any".
+	Result   string   `json:"result"`
+	Branches []string `json:"branches,omitempty"`
+}
+
+// WebhookTrigger fires when somebody posts to its address with its secret.
+type WebhookTrigger struct {
+	ID     string     `json:"id"`
+	Secret SecretName `json:"secret"`
+	// Payload is what the body must be; nil allows any JSON object.
+	Payload *Type `json:"payload,omitempty"`
+}
+
+// ManualTrigger fires when a person asks.
+type ManualTrigger struct {
+	// Approvers are groups of the policy whose members may; none means everybody
+	// who may push.
+	Approvers []string `json:"approvers,omitempty"`
 }
 
 // Requirement decides where a task may run: the pool, if any, and what each

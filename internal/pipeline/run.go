@@ -28,6 +28,14 @@ type Run struct {
 	Tasks  []RunTask `json:"tasks"`
 	// Cancel: someone asked the run to stop; tasks that run are told so.
 	Cancel bool `json:"cancel,omitempty"`
+	// Depth is how many calls and hooks lead to it; it bounds them.
+	Depth int `json:"depth,omitempty"`
+	// Group is the concurrency group, "" for none. While Behind is not empty the run
+	// waits for the runs it names; no task of it starts.
+	Group  string  `json:"group,omitempty"`
+	Behind []RunID `json:"behind,omitempty"`
+	// Outputs is what the run returned to its caller, a JSON object.
+	Outputs json.RawMessage `json:"outputs,omitempty"`
 
 	CreatedAt  time.Time `json:"created_at"`
 	StartedAt  time.Time `json:"started_at,omitzero"`
@@ -36,9 +44,22 @@ type Run struct {
 	Version int64 `json:"version"`
 }
 
+// Kinds of event. They are stored, so a word is never renamed.
+const (
+	EventPush        = "push"
+	EventPullRequest = "pull_request"
+	EventTag         = "tag"
+	EventCron        = "cron"
+	EventAfter       = "after"
+	EventWebhook     = "webhook"
+	EventManual      = "manual"
+	EventCall        = "call"    // a task of another run called it
+	EventFailure     = "failure" // something failed, and it is the composition to call then
+)
+
 // Event is what asked for a run, as the composition sees it.
 type Event struct {
-	Kind string   `json:"kind"` // "push" or "manual"
+	Kind string   `json:"kind"` // see the Event… constants
 	Repo string   `json:"repo,omitempty"`
 	Ref  Ref      `json:"ref,omitempty"`
 	Head CommitID `json:"commit,omitempty"`
@@ -46,6 +67,31 @@ type Event struct {
 	// Author and Subject describe the commit; they are text from outside.
 	Author  string `json:"author,omitempty"`
 	Subject string `json:"subject,omitempty"`
+	// Proposal names the change that asks, as a branch or a number; Target is the
+	// branch that it is to be merged into.
+	Proposal string `json:"proposal,omitempty"`
+	Target   string `json:"target,omitempty"`
+	// Time is when a cron trigger was due.
+	Time time.Time `json:"time,omitzero"`
+	// Cause is the run that this one follows: the caller, the run that ended, or the
+	// one that failed.
+	Cause *Cause `json:"cause,omitempty"`
+	// Payload is the body of a webhook, a JSON object.
+	Payload json.RawMessage `json:"payload,omitempty"`
+}
+
+// Cause is a run that led to another one.
+type Cause struct {
+	Run         RunID           `json:"run"`
+	Composition CompositionName `json:"composition"`
+	Number      int             `json:"number"`
+	// Task that called, or that failed; "" for the run as a whole.
+	Task TaskName `json:"task,omitempty"`
+	// State and Reason are those at the time.
+	State  State  `json:"state,omitempty"`
+	Reason string `json:"reason,omitempty"`
+	// Outputs are what the run's tasks had reported, by task.
+	Outputs map[TaskName]json.RawMessage `json:"outputs,omitempty"`
 }
 
 // RunTask is a task of a run. Spec is what was planned and never changes.
@@ -67,12 +113,26 @@ type RunTask struct {
 	Outputs json.RawMessage `json:"outputs,omitempty"`
 	Links   []Link          `json:"links,omitempty"`
 	Exit    *int            `json:"exit,omitempty"`
+	// Child is the run that a call started, or that a wait found.
+	Child RunID `json:"child,omitempty"`
+	// Reviews are those that count at a gate.
+	Reviews []Review `json:"reviews,omitempty"`
 
 	ReadyAt    time.Time `json:"ready_at,omitzero"`
 	StartedAt  time.Time `json:"started_at,omitzero"`
 	FinishedAt time.Time `json:"finished_at,omitzero"`
 	// NotBefore holds a ready task back until its retry is due.
 	NotBefore time.Time `json:"not_before,omitzero"`
+}
+
+// Review is what a person said of a gate or of a change.
+type Review struct {
+	// By is the name that the forge knows the person by.
+	By string `json:"by"`
+	// Approve is false for a refusal.
+	Approve bool      `json:"approve"`
+	Comment string    `json:"comment,omitempty"`
+	At      time.Time `json:"at"`
 }
 
 // Link is a page that a task wants people to find; only http and https are kept.

@@ -8,6 +8,9 @@ const (
 	// Pending: waits for tasks before it. The engine moves it on when the last
 	// of them ends. A crash leaves it pending; nothing was promised.
 	Pending State = "pending"
+	// Held: waits for people to review a gate. Their reviews move it on, or the end
+	// of the time that the gate allows.
+	Held State = "held"
 	// Ready: queued for an agent. Placement moves it on.
 	Ready State = "ready"
 	// Offered: an agent was asked and has not answered; nothing has started. The
@@ -40,7 +43,8 @@ const (
 // next is the transition table of a task: the states that may follow each.
 // docs/ARCHITECTURE.md draws it, and a test compares the two.
 var next = map[State][]State{
-	Pending: {Ready, Skipped, Cancelled, NotNeeded, Error},
+	Pending: {Ready, Held, Running, Skipped, Cancelled, NotNeeded, Error}, // running: a built-in task
+	Held:    {Success, Failure, Timeout, Cancelled, NotNeeded, Error},
 	Ready:   {Offered, Skipped, Cancelled, NotNeeded, Error, Timeout},
 	Offered: {Running, Ready, Cancelled, NotNeeded, Error},
 	Running: {Success, Failure, Error, Timeout, Cancelled, NotNeeded, Ready, InDoubt},
@@ -51,7 +55,7 @@ var next = map[State][]State{
 
 // States lists every state, waiting ones first, outcomes last.
 func States() []State {
-	return []State{Pending, Ready, Offered, Running, InDoubt, Success, Failure, Error, Timeout, Cancelled, Skipped, NotNeeded}
+	return []State{Pending, Held, Ready, Offered, Running, InDoubt, Success, Failure, Error, Timeout, Cancelled, Skipped, NotNeeded}
 }
 
 // Valid reports whether s is one of the state words.
@@ -83,7 +87,7 @@ func (s State) CanBecome(to State) bool {
 // one, the worst of them first; otherwise Running when anything has started, and
 // Ready or Pending before that. A run without tasks is a success.
 func RunState(tasks []RunTask) State {
-	all, started, ready := true, false, false
+	all, started := true, false
 	seen := map[State]bool{}
 	for _, t := range tasks {
 		if !t.Tolerated() {
@@ -91,15 +95,17 @@ func RunState(tasks []RunTask) State {
 		}
 		all = all && t.State.Terminal()
 		started = started || t.Epoch > 0 || t.State.Active()
-		ready = ready || t.State == Ready
 	}
 	if !all {
+		moves := seen[Running] || seen[Offered] || seen[Ready]
 		switch {
-		case seen[InDoubt] && !seen[Running] && !seen[Offered] && !seen[Ready]:
+		case seen[InDoubt] && !moves:
 			return InDoubt
+		case seen[Held] && !moves:
+			return Held
 		case started:
 			return Running
-		case ready:
+		case seen[Ready]:
 			return Ready
 		}
 		return Pending

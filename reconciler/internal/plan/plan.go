@@ -54,7 +54,7 @@ func OfPush(cfg *pipeline.Config, p Push) Plan {
 		v := pipeline.Verdict{Commit: p.Event.Head, Ref: p.Event.Ref, Composition: c.Name, Outcome: pipeline.VerdictSkipped}
 		trigger, sentence := match(c, p)
 		if trigger != nil {
-			params, err := Params(c, trigger.Params)
+			params, err := Params(c, trigger.Params.Value)
 			if err != nil {
 				v.Outcome, sentence = pipeline.VerdictRejected, err.Error()
 			} else {

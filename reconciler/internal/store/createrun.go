@@ -44,7 +44,7 @@ func (tx *Tx) checkNew(r *pipeline.Run, c *pipeline.Composition) error {
 		if c.Task(t.Name) == nil {
 			return tx.defect("create run %s: task %q is not in the composition", r.ID, t.Name)
 		}
-		if t.Epoch != 0 || t.State.Active() {
+		if t.Epoch != 0 || t.State.Active() && !t.Spec.BuiltIn() {
 			return tx.defect("create run %s: task %q cannot begin as %s in epoch %d", r.ID, t.Name, t.State, t.Epoch)
 		}
 	}
@@ -68,12 +68,16 @@ func (tx *Tx) insertRun(r *pipeline.Run, c *pipeline.Composition) error {
 	if err != nil {
 		return tx.fail(fmt.Errorf("params: %w", err))
 	}
+	behind, err := asJSON(r.Behind)
+	if err != nil {
+		return tx.fail(fmt.Errorf("behind: %w", err))
+	}
 	_, err = tx.exec(`INSERT INTO runs (id, composition, number, run_key, digest, commit_id, ref, event, params,
-			priority, state, reason, cancel, created_at, started_at, finished_at, version)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			priority, state, reason, cancel, created_at, started_at, finished_at, depth, grp, behind, outputs, version)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)`,
 		string(r.ID), string(r.Composition), r.Number, string(r.Key), string(r.Digest), string(r.Commit), string(r.Ref),
 		event, params, r.Priority, string(r.State), r.Reason, r.Cancel,
-		r.CreatedAt.UnixNano(), instant(r.StartedAt), instant(r.FinishedAt), r.Version)
+		r.CreatedAt.UnixNano(), instant(r.StartedAt), instant(r.FinishedAt), r.Depth, r.Group, behind, r.Version)
 	if err != nil {
 		return err
 	}
@@ -86,26 +90,30 @@ func (tx *Tx) insertRun(r *pipeline.Run, c *pipeline.Composition) error {
 }
 
 func (tx *Tx) insertTask(run pipeline.RunID, t *pipeline.RunTask) error {
-	outputs, links, err := tx.taskJSON(t)
+	outputs, links, reviews, err := tx.taskJSON(t)
 	if err != nil {
 		return err
 	}
 	_, err = tx.exec(`INSERT INTO tasks (run_id, name, idx, state, reason, epoch, failures, attempt_id, agent_id, slot,
-			outputs, links, exit, ready_at, started_at, finished_at, not_before)
-		VALUES (?, ?, ?, ?, ?, 0, ?, NULL, NULL, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			outputs, links, exit, ready_at, started_at, finished_at, not_before, built_in, child, reviews)
+		VALUES (?, ?, ?, ?, ?, 0, ?, NULL, NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		string(run), string(t.Name), t.Index, string(t.State), t.Reason, t.Failures, t.Slot,
-		outputs, links, t.Exit, instant(t.ReadyAt), instant(t.StartedAt), instant(t.FinishedAt), instant(t.NotBefore))
+		outputs, links, t.Exit, instant(t.ReadyAt), instant(t.StartedAt), instant(t.FinishedAt), instant(t.NotBefore),
+		t.Spec.BuiltIn(), orNull(t.Child), reviews)
 	return err
 }
 
-func (tx *Tx) taskJSON(t *pipeline.RunTask) (outputs, links any, err error) {
+func (tx *Tx) taskJSON(t *pipeline.RunTask) (outputs, links, reviews any, err error) {
 	if outputs, err = rawJSON(t.Outputs); err != nil {
-		return nil, nil, tx.fail(fmt.Errorf("outputs: %w", err))
+		return nil, nil, nil, tx.fail(fmt.Errorf("outputs: %w", err))
 	}
 	if links, err = asJSON(t.Links); err != nil {
-		return nil, nil, tx.fail(fmt.Errorf("links: %w", err))
+		return nil, nil, nil, tx.fail(fmt.Errorf("links: %w", err))
 	}
-	return outputs, links, nil
+	if reviews, err = asJSON(t.Reviews); err != nil {
+		return nil, nil, nil, tx.fail(fmt.Errorf("reviews: %w", err))
+	}
+	return outputs, links, reviews, nil
 }
 
 func (tx *Tx) keepComposition(c *pipeline.Composition) error {

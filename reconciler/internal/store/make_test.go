@@ -35,6 +35,7 @@ func newRun(c *pipeline.Composition, n int) *pipeline.Run {
 		Event:  pipeline.Event{Kind: "push", Ref: "refs/heads/main", Head: "c0ffee", Subject: "mend \"it\" \x00 \u202e"},
 		Params: json.RawMessage(`{"n":1}`), Priority: 50, State: pipeline.Ready, Reason: "waits for an agent",
 		CreatedAt: noon.Add(time.Duration(n) * time.Second),
+		Depth:     1, Group: "prod", Behind: []pipeline.RunID{"earlier"},
 	}
 	for i, t := range c.Tasks {
 		r.Tasks = append(r.Tasks, pipeline.RunTask{Name: t.Name, Index: i, Spec: t, State: pipeline.Ready, ReadyAt: noon})
@@ -67,7 +68,11 @@ func move(r *pipeline.Run, name pipeline.TaskName, to pipeline.State) *pipeline.
 	case to.Terminal():
 		t.FinishedAt = noon
 	}
+	if t.Spec.BuiltIn() {
+		t.Child, t.Reviews = "child", []pipeline.Review{{By: "ana", Approve: true, Comment: "go", At: noon}}
+	}
 	t.State, t.Reason = to, "moved to "+string(to)
+	a.Behind, a.Outputs = nil, json.RawMessage(`{"url":"http://x"}`)
 	a.State = pipeline.RunState(a.Tasks)
 	if a.State.Terminal() {
 		a.FinishedAt = noon
@@ -81,6 +86,7 @@ func move(r *pipeline.Run, name pipeline.TaskName, to pipeline.State) *pipeline.
 // path leads from ready to each state.
 var path = map[pipeline.State][]pipeline.State{
 	pipeline.Pending: nil, pipeline.Ready: {},
+	pipeline.Held:      {pipeline.Held},
 	pipeline.Offered:   {pipeline.Offered},
 	pipeline.Running:   {pipeline.Offered, pipeline.Running},
 	pipeline.InDoubt:   {pipeline.Offered, pipeline.Running, pipeline.InDoubt},

@@ -137,13 +137,18 @@ func TestImpossibleRunsAreNotCreated(t *testing.T) {
 func TestEveryTransitionFromEveryState(t *testing.T) {
 	t.Parallel()
 	dir := memoryDir(t)
-	c := composition("build", 2)
+	plain, builtIn := composition("build", 2), composition("gate", 2)
+	builtIn.Tasks[0].Plugin, builtIn.Digest = pipeline.CorePlugin, "sha256:gate"
 	n := 0
 	for _, from := range pipeline.States() {
 		for _, to := range pipeline.States() {
 			n++
+			c := plain
+			if from == pipeline.Held || from == pipeline.Pending && (to == pipeline.Held || to == pipeline.Running) {
+				c = builtIn
+			}
 			r := newRun(c, n)
-			if from == pipeline.Pending {
+			if from == pipeline.Pending || from == pipeline.Held {
 				r.Tasks[0].State = pipeline.Pending
 			}
 			db := open(t, dir) // reopened for each, so that what follows is read from the disk

@@ -11,7 +11,8 @@ import (
 // saveTask writes all that may change in a task but its epoch. It never makes a
 // task offered: that is for offerTask alone.
 const saveTask = `UPDATE tasks SET state = ?1, reason = ?2, failures = ?3, attempt_id = ?4, agent_id = ?5, slot = ?6,
-		outputs = ?7, links = ?8, exit = ?9, ready_at = ?10, started_at = ?11, finished_at = ?12, not_before = ?13
+		outputs = ?7, links = ?8, exit = ?9, ready_at = ?10, started_at = ?11, finished_at = ?12, not_before = ?13,
+		child = ?18, reviews = ?19
 	WHERE run_id = ?14 AND name = ?15 AND state = ?16 AND epoch = ?17 AND (?1 <> 'offered' OR state = 'offered')`
 
 // offerTask is the only statement that makes a task offered, so that there is one
@@ -67,14 +68,15 @@ func (tx *Tx) saveTask(run *pipeline.Run, b, a *pipeline.RunTask) error {
 		return tx.defect("it was task %s before", b.Name)
 	case b.State.Terminal():
 		return tx.defect("it ended as %s, which is for ever", b.State)
-	case a.State != b.State && !b.State.CanBecome(a.State):
+	case a.State != b.State && !b.State.CanBecome(a.State),
+		!a.Spec.BuiltIn() && b.State == pipeline.Pending && a.State == pipeline.Running:
 		return tx.defect("%s is never followed by %s", b.State, a.State)
 	case a.Epoch != epoch:
 		return tx.defect("epoch %d follows %d in state %s", a.Epoch, b.Epoch, a.State)
 	case offer && run.Cancel && a.Spec.When != pipeline.Always:
 		return tx.defect("it is offered although the run is cancelled")
 	}
-	outputs, links, err := tx.taskJSON(a)
+	outputs, links, reviews, err := tx.taskJSON(a)
 	if err != nil {
 		return err
 	}
@@ -85,6 +87,8 @@ func (tx *Tx) saveTask(run *pipeline.Run, b, a *pipeline.RunTask) error {
 	}
 	if offer {
 		statement, args = offerTask, append(args, a.Spec.When == pipeline.Always)
+	} else {
+		args = append(args, orNull(a.Child), reviews)
 	}
 	n, err := tx.exec(statement, args...)
 	if err != nil {
@@ -106,9 +110,19 @@ func (tx *Tx) saveRun(b, a *pipeline.Run) error {
 	if b.Cancel && !a.Cancel {
 		return tx.defect("a cancelled run does not go on")
 	}
-	n, err := tx.exec(`UPDATE runs SET state = ?, reason = ?, cancel = ?, priority = ?, started_at = ?, finished_at = ?, version = version + 1
+	behind, err := asJSON(a.Behind)
+	if err != nil {
+		return tx.fail(fmt.Errorf("behind: %w", err))
+	}
+	outputs, err := rawJSON(a.Outputs)
+	if err != nil {
+		return tx.fail(fmt.Errorf("outputs: %w", err))
+	}
+	n, err := tx.exec(`UPDATE runs SET state = ?, reason = ?, cancel = ?, priority = ?, started_at = ?, finished_at = ?,
+			behind = ?, outputs = ?, version = version + 1
 		WHERE id = ? AND version = ?`,
-		string(a.State), a.Reason, a.Cancel, a.Priority, instant(a.StartedAt), instant(a.FinishedAt), string(b.ID), b.Version)
+		string(a.State), a.Reason, a.Cancel, a.Priority, instant(a.StartedAt), instant(a.FinishedAt),
+		behind, outputs, string(b.ID), b.Version)
 	if err != nil {
 		return err
 	}
@@ -125,7 +139,8 @@ func (tx *Tx) saveRun(b, a *pipeline.Run) error {
 // sameRun compares what SaveRun writes of a run itself.
 func sameRun(a, b *pipeline.Run) bool {
 	return a.State == b.State && a.Reason == b.Reason && a.Cancel == b.Cancel && a.Priority == b.Priority &&
-		a.StartedAt.Equal(b.StartedAt) && a.FinishedAt.Equal(b.FinishedAt)
+		a.StartedAt.Equal(b.StartedAt) && a.FinishedAt.Equal(b.FinishedAt) &&
+		slices.Equal(a.Behind, b.Behind) && bytes.Equal(a.Outputs, b.Outputs)
 }
 
 // sameTask compares what SaveRun writes of a task.
@@ -134,7 +149,12 @@ func sameTask(a, b *pipeline.RunTask) bool {
 		a.Failures == b.Failures && a.Attempt == b.Attempt && a.Agent == b.Agent && a.Slot == b.Slot &&
 		bytes.Equal(a.Outputs, b.Outputs) && slices.Equal(a.Links, b.Links) && sameExit(a.Exit, b.Exit) &&
 		a.ReadyAt.Equal(b.ReadyAt) && a.StartedAt.Equal(b.StartedAt) &&
-		a.FinishedAt.Equal(b.FinishedAt) && a.NotBefore.Equal(b.NotBefore)
+		a.FinishedAt.Equal(b.FinishedAt) && a.NotBefore.Equal(b.NotBefore) &&
+		a.Child == b.Child && slices.EqualFunc(a.Reviews, b.Reviews, sameReview)
+}
+
+func sameReview(a, b pipeline.Review) bool {
+	return a.By == b.By && a.Approve == b.Approve && a.Comment == b.Comment && a.At.Equal(b.At)
 }
 
 func sameExit(a, b *int) bool {

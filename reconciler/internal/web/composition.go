@@ -122,7 +122,7 @@ func triggersOf(c *pipeline.Composition) []triggerRow {
 		if len(t.Push.Paths) > 0 {
 			text += " that changes " + strings.Join(t.Push.Paths, ", ")
 		}
-		if p := string(t.Params); p != "" && p != "{}" && p != "null" {
+		if p := string(t.Params.Value); p != "" && p != "{}" && p != "null" {
 			text += ", with " + p
 		}
 		rows = append(rows, triggerRow{text, t.Pos})

@@ -52,13 +52,18 @@ CREATE TABLE runs (
   params      TEXT,
   priority    INTEGER NOT NULL,
   state       TEXT    NOT NULL CHECK (state IN (
-    'pending', 'ready', 'offered', 'running', 'in_doubt',
+    'pending', 'held', 'ready', 'offered', 'running', 'in_doubt',
     'success', 'failure', 'error', 'timeout', 'cancelled', 'skipped', 'not_needed')),
   reason      TEXT    NOT NULL,
   cancel      INTEGER NOT NULL CHECK (cancel IN (0, 1)),
   created_at  INTEGER NOT NULL,
   started_at  INTEGER,
   finished_at INTEGER,
+  depth       INTEGER NOT NULL CHECK (depth >= 0),
+  -- The concurrency group, and as JSON the runs it waits behind.
+  grp         TEXT    NOT NULL,
+  behind      TEXT,
+  outputs     TEXT,
   version     INTEGER NOT NULL CHECK (version >= 1),
   UNIQUE (composition, number),
   CHECK ((finished_at IS NOT NULL) = (state IN
@@ -68,13 +73,14 @@ CREATE TABLE runs (
 CREATE INDEX runs_unfinished ON runs (id) WHERE finished_at IS NULL;
 CREATE INDEX runs_success ON runs (composition, number) WHERE state = 'success';
 CREATE INDEX runs_commit ON runs (commit_id);
+CREATE INDEX runs_group ON runs (grp) WHERE finished_at IS NULL AND grp <> '';
 
 CREATE TABLE tasks (
   run_id      TEXT    NOT NULL REFERENCES runs (id),
   name        TEXT    NOT NULL CHECK (name <> ''),
   idx         INTEGER NOT NULL CHECK (idx >= 0),
   state       TEXT    NOT NULL CHECK (state IN (
-    'pending', 'ready', 'offered', 'running', 'in_doubt',
+    'pending', 'held', 'ready', 'offered', 'running', 'in_doubt',
     'success', 'failure', 'error', 'timeout', 'cancelled', 'skipped', 'not_needed')),
   reason      TEXT    NOT NULL,
   epoch       INTEGER NOT NULL CHECK (epoch >= 0),
@@ -89,12 +95,18 @@ CREATE TABLE tasks (
   started_at  INTEGER,
   finished_at INTEGER,
   not_before  INTEGER,
+  -- The control plane runs it itself; no agent ever has it.
+  built_in    INTEGER NOT NULL CHECK (built_in IN (0, 1)),
+  child       TEXT,
+  reviews     TEXT,
   PRIMARY KEY (run_id, name),
   CHECK ((finished_at IS NOT NULL) = (state IN
     ('success', 'failure', 'error', 'timeout', 'cancelled', 'skipped', 'not_needed'))),
   -- What an agent holds names the agent and the attempt.
-  CHECK (state NOT IN ('offered', 'running', 'in_doubt')
-    OR (epoch >= 1 AND attempt_id IS NOT NULL AND agent_id IS NOT NULL))
+  CHECK (state NOT IN ('offered', 'running', 'in_doubt') OR built_in
+    OR (epoch >= 1 AND attempt_id IS NOT NULL AND agent_id IS NOT NULL)),
+  CHECK (built_in OR (state <> 'held' AND child IS NULL AND reviews IS NULL)),
+  CHECK (NOT built_in OR (epoch = 0 AND attempt_id IS NULL AND agent_id IS NULL))
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE agents (
