@@ -14,6 +14,7 @@ import (
 	"github.com/maestro-cd/maestro/agentd/internal/journal"
 	"github.com/maestro-cd/maestro/agentd/internal/shim"
 	"github.com/maestro-cd/maestro/agentd/internal/workspace"
+	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/wire"
 )
@@ -32,6 +33,9 @@ const (
 	// tellAgain repeats a result that nobody answers. The answer travels on the
 	// same connection, so this is for a control plane that dropped it.
 	tellAgain = 30 * time.Second
+	// mostStarts bounds the shims of one attempt. One that was killed before it was
+	// told anything is replaced; an agent on which that keeps happening is ill.
+	mostStarts = 4
 )
 
 // attempt is one assignment of a task to this agent.
@@ -55,6 +59,7 @@ type attempt struct {
 	release func() // gives back the workspace
 	events  eventTail
 	adopted bool // started by an agentd before this one
+	starts  int  // shims that this agentd started
 
 	mu        sync.Mutex
 	phase     string
@@ -201,9 +206,15 @@ func (a *attempt) begin() bool {
 	case <-ctx.Done():
 		return false
 	}
+	if a.isStopped() { // it may have come together with go
+		a.withdraw()
+		return true
+	}
 	err := plugin.err
 	if err == nil {
-		err = a.launch(plugin, secrets)
+		if err = a.launch(plugin, secrets); fault.Is(err, fault.Unavailable) && a.startAgain() {
+			return true
+		}
 	}
 	if err != nil {
 		// The agent's end looks like a failed fetch; the next agentd begins anew.
@@ -212,6 +223,17 @@ func (a *attempt) begin() bool {
 		}
 		a.end(pipeline.Result{Outcome: pipeline.Error, Reason: err.Error()})
 	}
+	return true
+}
+
+// startAgain asks for another go, for an attempt of which certainly nothing has
+// started. It reports false when that was tried often enough.
+func (a *attempt) startAgain() bool {
+	if a.starts >= mostStarts {
+		return false
+	}
+	a.move(wire.HeldAccepted)
+	a.r.send(&wire.Accept{Attempt: a.id, Token: a.token})
 	return true
 }
 
@@ -229,6 +251,7 @@ func (a *attempt) launch(plugin fetched, secrets map[string]wire.Redacted) error
 	if err != nil {
 		return err
 	}
+	a.starts++
 	h, err := shim.Spawn(a.r.cfg.Shim, a.dir)
 	if err != nil {
 		return err
@@ -324,12 +347,10 @@ func (a *attempt) conclude() {
 		a.end(judge(sr, filepath.Join(a.dir, shim.OutputsFile), &a.spec))
 	case a.neverTold() && a.isStopped():
 		a.withdraw()
-	case a.neverTold() && a.adopted:
-		// The agentd before us ended before it could tell the shim what to run.
-		// Accepting once more brings another go.
+	case a.neverTold() && (a.adopted || shim.Complaint(a.dir) == "") && a.startAgain():
+		// The agentd before us ended before it could tell the shim what to run, or
+		// somebody killed the shim before it knew.
 		a.adopted = false
-		a.move(wire.HeldAccepted)
-		a.r.send(&wire.Accept{Attempt: a.id, Token: a.token})
 	case a.neverTold():
 		a.end(pipeline.Result{Outcome: pipeline.Error, Reason: "the task was not started: " + cmp.Or(shim.Complaint(a.dir), "its shim ended at once")})
 	default:

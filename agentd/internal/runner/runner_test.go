@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -307,9 +308,44 @@ func TestShimThatCannotStartIsAnError(t *testing.T) {
 			h.cfg.Shim = argv
 			h.open().connect()
 			o := job("echo x")
-			h.r.Handle(o)
-			h.r.Handle(&wire.Go{Attempt: o.Attempt, Token: o.Token})
+			h.insist(o)
 			want(t, h.result(o), pipeline.Error, "shim")
+		})
+	}
+}
+
+// insist offers o and says go whenever it is accepted, as the control plane does.
+func (h *host) insist(o *wire.Offer) {
+	h.r.Handle(o)
+	for said := 0; ; said++ {
+		m := h.until("accept or result", func(m wire.Message) bool {
+			return is[*wire.Result](m, o.Attempt) || count[*wire.Accept](h.control, o.Attempt) > said
+		})
+		if is[*wire.Result](m, o.Attempt) {
+			return
+		}
+		h.r.Handle(&wire.Go{Attempt: o.Attempt, Token: o.Token})
+	}
+}
+
+func TestShimThatIsKilledBeforeItStartsAnythingIsReplaced(t *testing.T) {
+	t.Parallel()
+	for name, script := range map[string]string{
+		"before it reads":   `[ -e %[1]s/tried ] && exec "$0" shim; touch %[1]s/tried; kill -9 $$`,
+		"after it has read": `[ -e %[1]s/tried ] && exec "$0" shim; touch %[1]s/tried; cat >/dev/null; kill -9 $$`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			h.cfg.Shim = []string{"/bin/sh", "-c", fmt.Sprintf(script, t.TempDir()), h.cfg.Shim[0]}
+			h.open().connect()
+			o := job("echo ran")
+			o.Spec.Effect = pipeline.Once // certainly not started, so that it may be
+			h.insist(o)
+			want(t, h.result(o), pipeline.Success, "")
+			if h.log(o.Attempt) != "ran\n" {
+				t.Errorf("log = %q", h.log(o.Attempt))
+			}
 		})
 	}
 }

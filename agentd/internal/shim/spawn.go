@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/durable"
+	"github.com/maestro-cd/maestro/internal/fault"
 )
 
 // errorFile keeps what a shim says when it cannot do its work.
@@ -32,7 +33,8 @@ type Handle struct {
 
 // Spawn starts a shim by its command line, which ends in the word that makes the
 // program a shim. It waits for its Config, see Give; when this process ends before
-// that, the shim ends too, without having started anything.
+// that, the shim ends too, without having started anything. A shim that ended at
+// once is fault.Unavailable: it is worth another try.
 func Spawn(argv []string, dir string) (*Handle, error) {
 	h, err := spawn(argv, dir)
 	if err != nil {
@@ -66,7 +68,7 @@ func spawn(argv []string, dir string) (*Handle, error) {
 		alive.Close()
 	})
 	if h.Process, err = Identify(cmd.Process.Pid); err != nil {
-		return nil, errors.Join(err, h.Abandon())
+		return nil, fault.New(fault.Unavailable, "it ended at once: %w", errors.Join(err, h.Abandon()))
 	}
 	return h, nil
 }
@@ -112,14 +114,15 @@ func Attach(dir string, p Process) *Handle {
 }
 
 // Give tells the shim what to run. When it returns nil the task starts, or its
-// result tells why not. After an error nothing has started.
+// result tells why not. After an error nothing has started; fault.Unavailable, when
+// the shim has ended before it was told, is worth another try.
 func (h *Handle) Give(cfg Config) error {
 	b, err := json.Marshal(cfg)
 	if err == nil {
 		_, err = h.input.Write(b)
 	}
 	if err != nil {
-		return fmt.Errorf("configure shim: %w", errors.Join(err, h.Abandon()))
+		return fault.New(fault.Unavailable, "configure shim: %w", errors.Join(err, h.Abandon()))
 	}
 	// The shim starts at the end of its input, not before.
 	if err := h.input.Close(); err != nil {
