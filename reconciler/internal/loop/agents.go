@@ -35,14 +35,12 @@ func (l *Runs) Renewed(id pipeline.AgentID) { l.queue(message{renewed: id}) }
 // Message hands over what an agent said. The identity is the session's. Queues.
 func (l *Runs) Message(id pipeline.AgentID, m wire.Message) { l.queue(message{from: id, wire: m}) }
 
-// Add hands over runs that were just recorded, with their commit and the
-// compositions they are of. Queues.
-func (l *Runs) Add(rec pipeline.CommitRecord, verdicts []pipeline.Verdict, runs []*pipeline.Run, of []*pipeline.Composition) {
-	f := &commitFacts{record: rec, verdicts: verdicts, runs: map[pipeline.RunID]*pipeline.Run{}}
-	for _, r := range runs {
-		f.runs[r.ID] = r
+// Add hands over runs of a commit that were just recorded, with the compositions
+// they are of. Queues.
+func (l *Runs) Add(commit pipeline.CommitID, runs []*pipeline.Run, of []*pipeline.Composition) {
+	if len(runs) > 0 {
+		l.queue(message{added: runs, commit: commit, limits: of})
 	}
-	l.queue(message{added: runs, commit: f, limits: of})
 }
 
 // Cancel asks for a run to be stopped; a run that has ended is left alone. Queues.

@@ -226,7 +226,7 @@ func (c *Commits) moved(ctx context.Context, ref pipeline.Ref, base, head pipeli
 	for i := range p.Runs {
 		of = append(of, p.Runs[i].Composition)
 	}
-	c.cfg.Runs.Add(rec, p.Verdicts, runs, of)
+	c.cfg.Runs.Add(head, runs, of)
 	if c.cfg.StatusesChanged != nil {
 		c.cfg.StatusesChanged()
 	}
@@ -265,24 +265,32 @@ func (c *Commits) push(ctx context.Context, cfg *pipeline.Config, rec pipeline.C
 // already, because this event was seen before, is not made again. quiet leaves the
 // forge alone: the commit is the past.
 func (c *Commits) record(ctx context.Context, rec pipeline.CommitRecord, p plan.Plan, quiet bool) ([]*pipeline.Run, error) {
-	var runs []*pipeline.Run
+	var made []*pipeline.Run
 	err := c.cfg.DB.Write(ctx, func(tx *store.Tx) error {
-		runs = nil
+		made = nil
+		// The commit may have been seen on another branch. Nothing is written while
+		// this is read, because this transaction is under way.
+		facts, err := c.known(ctx, rec)
+		if err != nil {
+			return err
+		}
 		verdicts := slices.Clone(p.Verdicts)
 		for i := range p.Runs {
 			r, err := newRun(&p.Runs[i])
 			if err != nil {
 				return err
 			}
-			if err := tx.CreateRun(r, p.Runs[i].Composition); err != nil {
-				if fault.Is(err, fault.Conflict) {
-					continue
-				}
+			err = tx.CreateRun(r, p.Runs[i].Composition)
+			switch {
+			case err == nil:
+				made, facts.Runs = append(made, r), append(facts.Runs, r)
+			case fault.Is(err, fault.Conflict):
+				r = withKey(facts.Runs, r.Key)
+			default:
 				return err
 			}
-			runs = append(runs, r)
 			for j := range verdicts {
-				if verdicts[j].Composition == r.Composition {
+				if r != nil && verdicts[j].Composition == r.Composition {
 					verdicts[j].Run = r.ID
 				}
 			}
@@ -294,9 +302,8 @@ func (c *Commits) record(ctx context.Context, rec pipeline.CommitRecord, p plan.
 			return err
 		}
 		if !quiet {
-			for _, s := range plan.Statuses(plan.Facts{
-				Commit: rec.Commit, Diagnostics: rec.Diagnostics, Verdicts: verdicts, Runs: runs, URL: c.cfg.URL,
-			}) {
+			facts.Verdicts = append(verdicts, facts.Verdicts...)
+			for _, s := range plan.Statuses(facts) {
 				if err := tx.Desire(s); err != nil {
 					return err
 				}
@@ -307,7 +314,28 @@ func (c *Commits) record(ctx context.Context, rec pipeline.CommitRecord, p plan.
 	if err != nil {
 		return nil, fmt.Errorf("record commit %s: %w", rec.Commit.Short(), err)
 	}
-	return runs, nil
+	return made, nil
+}
+
+// known returns what the record has of the commit on other branches: all of it
+// speaks for the one commit at the forge.
+func (c *Commits) known(ctx context.Context, rec pipeline.CommitRecord) (plan.Facts, error) {
+	f := plan.Facts{Commit: rec.Commit, Diagnostics: rec.Diagnostics, URL: c.cfg.URL}
+	verdicts, err := c.cfg.DB.Verdicts(ctx, rec.Commit)
+	if err != nil {
+		return f, err
+	}
+	f.Verdicts = slices.DeleteFunc(verdicts, func(v pipeline.Verdict) bool { return v.Ref == rec.Ref })
+	f.Runs, err = c.cfg.DB.Runs(ctx, store.Filter{Commit: rec.Commit, Limit: mostOfCommit})
+	return f, err
+}
+
+func withKey(runs []*pipeline.Run, key pipeline.RunKey) *pipeline.Run {
+	i := slices.IndexFunc(runs, func(r *pipeline.Run) bool { return r.Key == key })
+	if i < 0 {
+		return nil
+	}
+	return runs[i]
 }
 
 // newRun makes the run that was planned, its first tasks ready.

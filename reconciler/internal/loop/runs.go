@@ -122,7 +122,7 @@ type fieldKey struct {
 type message struct {
 	added        []*pipeline.Run
 	limits       []*pipeline.Composition // of the added runs
-	commit       *commitFacts
+	commit       pipeline.CommitID       // of the added runs
 	connected    *connected
 	disconnected pipeline.AgentID
 	renewed      pipeline.AgentID
@@ -243,8 +243,10 @@ func (l *Runs) reload(ctx context.Context) error {
 		l.know(a)
 	}
 	for _, r := range runs {
-		if err := l.loadCommit(ctx, r.Commit); err != nil {
-			return err
+		if l.commits[r.Commit] == nil {
+			if err := l.loadCommit(ctx, r.Commit); err != nil {
+				return err
+			}
 		}
 		c, err := l.cfg.DB.Composition(ctx, r.Digest)
 		if err != nil {
@@ -282,6 +284,8 @@ type pass struct {
 	steps []step
 	after []func(context.Context)
 	touch map[pipeline.CommitID]bool
+	// failed: the record could not be read, so nothing of this counts.
+	failed error
 }
 
 // process looks at a batch: decide, place, write, then act.
@@ -328,8 +332,8 @@ func (l *Runs) recover(ctx context.Context) {
 
 func (l *Runs) look(ctx context.Context, p *pass, m message) {
 	switch {
-	case m.added != nil || m.commit != nil:
-		l.add(m)
+	case m.added != nil:
+		l.add(ctx, p, m)
 	case m.connected != nil:
 		l.agentConnected(ctx, p, m.connected)
 	case m.disconnected != "":
@@ -358,23 +362,17 @@ func (l *Runs) limit(c *pipeline.Composition) {
 	}
 }
 
-func (l *Runs) add(m message) {
+func (l *Runs) add(ctx context.Context, p *pass, m message) {
 	for _, c := range m.limits {
 		l.limit(c)
 	}
-	if c := m.commit; c != nil {
-		known := l.commits[c.record.Commit]
-		if known == nil {
-			l.commits[c.record.Commit] = c
-		} else {
-			known.record, known.verdicts = c.record, c.verdicts
-			maps.Copy(known.runs, c.runs)
-		}
-	}
 	for _, r := range m.added {
-		if l.active[r.ID] == nil && !r.State.Terminal() {
+		if l.active[r.ID] == nil {
 			l.active[r.ID] = &activeRun{run: r, open: engine.Open{}}
 		}
+	}
+	if err := l.loadCommit(ctx, m.commit); err != nil {
+		p.failed = err
 	}
 }
 
@@ -463,8 +461,8 @@ func (l *Runs) tell(p *pass, id pipeline.AgentID, m wire.Message) {
 
 // commit writes the pass. Nothing to write costs nothing.
 func (l *Runs) commit(ctx context.Context, p *pass) error {
-	if len(p.steps) == 0 {
-		return nil
+	if p.failed != nil || len(p.steps) == 0 {
+		return p.failed
 	}
 	var statuses []pipeline.Status
 	for _, id := range slices.Sorted(maps.Keys(p.touch)) {

@@ -19,10 +19,13 @@ type commitFacts struct {
 	runs     map[pipeline.RunID]*pipeline.Run
 }
 
+// mostOfCommit bounds the runs that are read of one commit: more than there are.
+const mostOfCommit = 1 << 20
+
+// loadCommit brings what is kept of a commit up to date with the record, and with
+// what this pass has changed and not written yet. A commit of which nothing is
+// unfinished is not kept.
 func (l *Runs) loadCommit(ctx context.Context, id pipeline.CommitID) error {
-	if l.commits[id] != nil {
-		return nil
-	}
 	f := &commitFacts{runs: map[pipeline.RunID]*pipeline.Run{}}
 	rec, err := l.cfg.DB.Commit(ctx, id)
 	if err == nil {
@@ -33,15 +36,30 @@ func (l *Runs) loadCommit(ctx context.Context, id pipeline.CommitID) error {
 	if f.verdicts, err = l.cfg.DB.Verdicts(ctx, id); err != nil {
 		return fmt.Errorf("read verdicts of %s: %w", id, err)
 	}
-	runs, err := l.cfg.DB.Runs(ctx, store.Filter{Commit: id, Limit: 1 << 20})
+	runs, err := l.cfg.DB.Runs(ctx, store.Filter{Commit: id, Limit: mostOfCommit})
 	if err != nil {
 		return fmt.Errorf("read runs of %s: %w", id, err)
 	}
+	before := l.commits[id]
 	for _, r := range runs {
+		if before != nil && before.runs[r.ID] != nil && before.runs[r.ID].Version > r.Version {
+			r = before.runs[r.ID]
+		}
 		f.runs[r.ID] = r
 	}
 	l.commits[id] = f
+	l.dropCommit(id)
 	return nil
+}
+
+// dropCommit forgets a commit of which nothing is unfinished.
+func (l *Runs) dropCommit(id pipeline.CommitID) {
+	for _, r := range l.commits[id].runs {
+		if !r.State.Terminal() {
+			return
+		}
+	}
+	delete(l.commits, id)
 }
 
 // statuses returns what the forge should show now of the runs that the pass
@@ -67,9 +85,7 @@ func (l *Runs) statuses(id pipeline.CommitID, p *pass) []pipeline.Status {
 	out = append(out, plan.RollUp(plan.Facts{
 		Commit: id, Diagnostics: f.record.Diagnostics, Verdicts: f.verdicts, Runs: runs, URL: l.cfg.URL,
 	}))
-	if !slices.ContainsFunc(runs, func(r *pipeline.Run) bool { return !r.State.Terminal() }) {
-		delete(l.commits, id)
-	}
+	l.dropCommit(id)
 	return out
 }
 
