@@ -44,6 +44,8 @@ const (
 	codeEdgeType   = "RC0209"
 	codeUnproved   = "RC0210"
 	codeParamRef   = "RC0211"
+	codeSibling    = "RC0212" // a task named without tasks.
+	codeOther      = "RC0213" // another composition's tasks or params
 
 	// The repository as a whole, and where tasks may run.
 	codeSecret      = "RC0301"

@@ -23,6 +23,8 @@ type work struct {
 	agent *compiled // the default requirement, once compiled
 	// failed: something is wrong with it, so it is not offered.
 	failed bool
+	// blamed are the places of references of which it is said what is wrong.
+	blamed map[pipeline.Position]bool
 }
 
 // task is one task being checked.
@@ -60,7 +62,7 @@ type edge struct {
 
 func (c *checker) compositions() {
 	c.each("compositions", func(name string, v cue.Value) {
-		w := &work{checker: c, name: name, v: v}
+		w := &work{checker: c, name: name, v: v, blamed: map[pipeline.Position]bool{}}
 		before := len(c.res.Diagnostics)
 		w.run()
 		if !pipeline.HasErrors(c.res.Diagnostics[before:]) && !w.failed {
@@ -77,7 +79,11 @@ func (w *work) path(rest ...string) []string {
 func (w *work) run() {
 	w.out.Name, w.out.Unit = pipeline.CompositionName(w.name), w.unit
 	w.out.Pos, _ = w.all.label(w.path()...)
-	broken := w.validate()
+	if w.borrows() {
+		return
+	}
+	broken := w.checkSpelling()
+	w.validate(broken)
 	if !get(w.v, "name").Exists() {
 		return // not even a struct; CUE has said so
 	}
@@ -90,23 +96,24 @@ func (w *work) run() {
 	w.graph()
 }
 
-// validate reports what CUE finds and returns the tasks it concerns.
-func (w *work) validate() map[string]bool {
-	broken := map[string]bool{}
+// validate reports what CUE finds and adds the tasks it concerns to broken.
+func (w *work) validate(broken map[string]bool) {
 	err := w.v.Validate()
 	if err == nil {
-		return broken
+		return
 	}
 	w.failed = true
-	ds := w.x.errors(err)
-	w.complain(ds...)
+	for _, d := range w.x.errors(err) {
+		if !w.blamed[d.Pos] {
+			w.complain(d)
+		}
+	}
 	for _, e := range errors.Errors(err) {
 		p := pathOf(e)
 		if len(p) > 3 && p[2] == "tasks" {
 			broken[p[3]] = true
 		}
 	}
-	return broken
 }
 
 // checkTaskSet refuses tasks that exist only for some values of what is known
@@ -296,7 +303,11 @@ func (w *work) known(v cue.Value, names []string, at ...string) bool {
 				continue
 			}
 			ok = false
-			d := diag(codeTooLate, firstRef(p.value, w.name), "%s must be known when the commit is planned", w.x.subject(path))
+			pos := w.firstRef(p.value)
+			if w.blamed[pos] {
+				continue
+			}
+			d := diag(codeTooLate, pos, "%s must be known when the commit is planned", w.x.subject(path))
 			d.Note = "only fields may refer to params, event and the outputs of tasks"
 			w.complain(d)
 		}

@@ -100,12 +100,12 @@ func misfits(t pipeline.Type, raw json.RawMessage) []string {
 
 // absent names a task whose outputs the fields refer to and that has none.
 func (c *checker) absent(f *fillRequest) string {
-	missing := ""
+	w, missing := &work{checker: c, name: string(f.Composition)}, ""
 	for _, p := range c.all.at("compositions", string(f.Composition), "tasks", string(f.Task)) {
 		if p.value == nil {
 			continue
 		}
-		chainsIn(p.value, string(f.Composition), func(ch chain) {
+		w.chainsIn(p.value, func(ch chain, _ spelling) {
 			if len(ch) < 2 || ch[0].name != "tasks" || missing != "" {
 				return
 			}

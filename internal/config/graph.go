@@ -25,9 +25,9 @@ func (w *work) checkRefs() {
 				continue
 			}
 			direct := w.directRefs(t)
-			chainsIn(p.value, w.name, func(c chain) { w.checkChain(t, c, direct, seen) })
+			w.chainsIn(p.value, func(c chain, _ spelling) { w.checkChain(t, c, direct, seen) })
 			for _, g := range p.guards {
-				chainsIn(g, w.name, func(c chain) { w.checkChain(t, c, direct, seen) })
+				w.chainsIn(g, func(c chain, _ spelling) { w.checkChain(t, c, direct, seen) })
 			}
 		}
 	}
@@ -45,7 +45,7 @@ func (w *work) directRefs(t *task) map[pipeline.Position]string {
 			if p.value == nil {
 				continue
 			}
-			if c := localize(chainOf(p.value, 0), w.name); c != nil {
+			if c, _ := w.read(chainOf(p.value, 0)); c != nil {
 				out[c[len(c)-1].pos] = f.Name
 			}
 		}
@@ -55,7 +55,7 @@ func (w *work) directRefs(t *task) map[pipeline.Position]string {
 
 func (w *work) checkChain(t *task, c chain, direct map[pipeline.Position]string, seen map[pipeline.Position]bool) {
 	last := c[len(c)-1]
-	if seen[last.pos] || len(c) < 2 {
+	if seen[last.pos] || len(c) < 2 || w.blamed[last.pos] {
 		return
 	}
 	seen[last.pos] = true
@@ -95,6 +95,7 @@ func (w *work) checkTaskRef(t *task, c chain, direct string) {
 	ref := taskRef{task: p.name, pos: name.pos, direct: direct}
 	if len(c) > 2 && c[2].name != "outputs" {
 		d := diag(codeOutputRef, c[2].pos, "task %q refers to tasks.%s.%s, but only outputs of other tasks can be read", t.name, p.name, c[2].name)
+		d.Help = "what two tasks share is written once beside them, as _" + c[len(c)-1].name + ": …, and both refer to that"
 		w.complain(withHelp(d, didYouMean(c[2].name, []string{"outputs"})))
 		return
 	}
@@ -156,7 +157,9 @@ func (w *work) graph() {
 		}
 	}
 	for _, t := range w.tasks {
-		w.pin(t)
+		if !t.broken {
+			w.pin(t)
+		}
 	}
 	for _, t := range w.tasks {
 		for _, name := range sortedKeys(t.edges) {

@@ -90,7 +90,7 @@ func (w *work) readTrigger(i int, v cue.Value) {
 	t.Pos, _ = w.all.label(at...)
 	for _, p := range w.all.at(at...) {
 		if len(reaches(p.value)) > 0 {
-			d := diag(codeTooLate, firstRef(p.value, w.name), "composition %q: a trigger must be known when the commit is planned", w.name)
+			d := diag(codeTooLate, w.firstRef(p.value), "composition %q: a trigger must be known when the commit is planned", w.name)
 			d.Help = "tasks can refer to the event themselves"
 			w.complain(d)
 			return

@@ -17,6 +17,8 @@ type index struct {
 	places map[string][]place
 	// names are the fields in a path, in the order of the files.
 	names map[string][]string
+	// scopes are the paths of the structs that are written out, and of the files.
+	scopes map[ast.Node]string
 }
 
 // place is one declaration of a field.
@@ -32,8 +34,9 @@ const pathSep = "\x00"
 func keyOf(path []string) string { return strings.Join(path, pathSep) }
 
 func newIndex(files []*ast.File) *index {
-	x := &index{places: map[string][]place{}, names: map[string][]string{}}
+	x := &index{places: map[string][]place{}, names: map[string][]string{}, scopes: map[ast.Node]string{}}
 	for _, f := range files {
+		x.scopes[f] = ""
 		x.decls("", f.Decls, nil)
 	}
 	return x
@@ -89,6 +92,7 @@ func (x *index) add(prefix, name string, p place) {
 func (x *index) expr(key string, e ast.Expr, guards []ast.Node) {
 	switch e := e.(type) {
 	case *ast.StructLit:
+		x.scopes[e] = key
 		x.decls(key, e.Elts, guards)
 	case *ast.BinaryExpr:
 		if e.Op == token.AND {
@@ -188,13 +192,27 @@ func (r *reach) walk(n ast.Node) {
 			}
 			return false
 		case *ast.SelectorExpr:
-			r.walk(n.X)
+			r.selector(n)
 			return false
 		case *ast.Ident:
 			r.ident(n)
 		}
 		return true
 	}, nil)
+}
+
+// selector looks at what is selected from. Outputs are the run's however their
+// task is called: "build.outputs.file" and "compositions.x.tasks.build.outputs.file"
+// are open lists and texts here, and have values only then.
+func (r *reach) selector(e *ast.SelectorExpr) {
+	if c := chainOf(e, 0); len(c) > 2 && c[0].name == "compositions" && runtimeRoots[c[2].name] {
+		r.hits[c[2].name] = true
+		return
+	}
+	if name, _, err := ast.LabelName(e.Sel); err == nil && name == "outputs" {
+		r.hits["tasks"] = true
+	}
+	r.walk(e.X)
 }
 
 // labelParts are the expressions in a label; a plain name refers to nothing.

@@ -17,6 +17,8 @@ type chain []link
 type link struct {
 	name string
 	pos  pipeline.Position
+	// scope is where CUE found the first name of a chain; nil for the others.
+	scope ast.Node
 }
 
 // maxAliases bounds how many lets and aliases a reference is followed through.
@@ -34,14 +36,14 @@ func chainOf(e ast.Expr, aliases int) chain {
 		if c == nil || err != nil {
 			return nil
 		}
-		return append(c, link{name, position(e.Sel.Pos())})
+		return append(c, link{name: name, pos: position(e.Sel.Pos())})
 	case *ast.IndexExpr:
 		c := chainOf(e.X, aliases)
 		lit, ok := e.Index.(*ast.BasicLit)
 		if c == nil || !ok || lit.Kind != token.STRING {
 			return nil
 		}
-		return append(c, link{unquote(lit.Value), position(lit.Pos())})
+		return append(c, link{name: unquote(lit.Value), pos: position(lit.Pos())})
 	case *ast.Ident:
 		if aliases < maxAliases {
 			if target := aliased(e); target != nil {
@@ -50,7 +52,7 @@ func chainOf(e ast.Expr, aliases int) chain {
 				}
 			}
 		}
-		return chain{{e.Name, position(e.Pos())}}
+		return chain{{e.Name, position(e.Pos()), e.Scope}}
 	}
 	return nil
 }
@@ -63,48 +65,6 @@ func aliased(id *ast.Ident) ast.Expr {
 		return n.Expr
 	}
 	return nil
-}
-
-// chainsIn finds every reference below a node that begins with one of the roots.
-// The longest reference is reported, not its beginnings as well.
-func chainsIn(n ast.Node, composition string, visit func(chain)) {
-	ast.Walk(n, func(n ast.Node) bool {
-		e, ok := n.(ast.Expr)
-		if !ok {
-			return true
-		}
-		switch e.(type) {
-		case *ast.SelectorExpr, *ast.IndexExpr, *ast.Ident:
-		default:
-			return true
-		}
-		c := localize(chainOf(e, 0), composition)
-		if c == nil || !runtimeRoots[c[0].name] {
-			return true
-		}
-		visit(c)
-		return false
-	}, nil)
-}
-
-// firstRef is the place of the first reference to the run in an expression.
-func firstRef(e ast.Expr, composition string) pipeline.Position {
-	pos := position(e.Pos())
-	found := false
-	chainsIn(e, composition, func(c chain) {
-		if !found {
-			pos, found = c[0].pos, true
-		}
-	})
-	return pos
-}
-
-// localize turns compositions.NAME.tasks… into tasks….
-func localize(c chain, composition string) chain {
-	if len(c) > 2 && c[0].name == "compositions" && c[1].name == composition {
-		return c[2:]
-	}
-	return c
 }
 
 // checkSelectors reports IMPORT.#Definition that the imported package does not
