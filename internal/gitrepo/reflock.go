@@ -49,10 +49,10 @@ func readRef(common, name string) (plumbing.Hash, error) {
 	return plumbing.ZeroHash, nil
 }
 
-// staleAfter is when a lock is taken to be left over: a process holds one for
-// milliseconds. Only refs for notes are ever locked here, and only by writers of
-// notes.
-const staleAfter = 30 * time.Second
+// staleAfter is when a lock is taken to be left over, as by a process that was
+// killed: one holds it for milliseconds, for an fsync at most. Only refs for notes
+// are ever locked here, and only by writers of notes.
+const staleAfter = 10 * time.Second
 
 // moveRef points a ref at id if it still points at old. fault.Conflict when it
 // does not, or when somebody holds its lock.

@@ -292,7 +292,11 @@ func (c *Converger) markFailed(ctx context.Context, d due, failed error, o *outc
 	if named {
 		o.quiet = later(o.quiet, next)
 	} else {
-		next = time.Now().Add(pauseAfter(d.Tries + 1))
+		tries := d.Tries + 1
+		if fault.Is(failed, fault.Conflict) {
+			tries = 1 // somebody else writes, and will be done in a moment
+		}
+		next = time.Now().Add(pauseAfter(tries))
 	}
 	if o.next.IsZero() || next.Before(o.next) {
 		o.next = next

@@ -275,6 +275,20 @@ func TestStatusThatKeepsFailingIsTriedLessOften(t *testing.T) {
 	})
 }
 
+func TestStatusThatMeetsAnotherWriterIsTriedAgainSoon(t *testing.T) {
+	converge(t, func(t *testing.T, r *fakeRegister, fg *fakeForge, c *forge.Converger) {
+		fg.failing(func(pipeline.Status) error { return fault.New(fault.Conflict, "another process holds the lock") })
+		r.desire(st(0, 0))
+		c.Wake()
+		wait(time.Minute)
+		fg.failing(nil)
+		wait(5 * time.Second)
+		if posts, _ := fg.count(); posts != 1 || !r.settled() {
+			t.Errorf("%d posts after the other writer was done", posts)
+		}
+	})
+}
+
 func TestRateLimitSilencesEverythingUntilItsTime(t *testing.T) {
 	converge(t, func(t *testing.T, r *fakeRegister, fg *fakeForge, c *forge.Converger) {
 		reset := time.Now().Add(17 * time.Minute)
