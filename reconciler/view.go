@@ -45,7 +45,7 @@ func (v *view) Board(ctx context.Context) (web.Board, error) {
 		return b, err
 	}
 	b.Unfinished = values(unfinished[:min(mostExplained, len(unfinished))])
-	if b.Queue, err = v.Queue(ctx, ""); err != nil {
+	if b.Moment, err = v.Moment(ctx, ""); err != nil {
 		return b, err
 	}
 	if b.Repository, err = v.repository(ctx); err != nil {
@@ -164,22 +164,26 @@ func (v *view) Attempts(ctx context.Context, id pipeline.RunID) ([]pipeline.Atte
 	return v.s.db.Attempts(ctx, id)
 }
 
-func (v *view) Queue(ctx context.Context, run pipeline.RunID) ([]web.Waiting, error) {
-	waiting, err := v.s.runs.Queue(ctx, run, mostExplained)
+func (v *view) Moment(ctx context.Context, run pipeline.RunID) (web.Moment, error) {
+	now, err := v.s.runs.Moment(ctx, run, mostExplained)
 	if err != nil {
-		return nil, err
+		return web.Moment{}, err
 	}
-	out := make([]web.Waiting, 0, len(waiting))
-	for _, w := range waiting {
-		out = append(out, web.Waiting{
+	m := web.Moment{Notes: now.Notes, Silent: now.Silent, Names: now.Names, Queue: make([]web.Waiting, 0, len(now.Queue))}
+	for _, w := range now.Queue {
+		m.Queue = append(m.Queue, web.Waiting{
 			TaskRef:  ref(w.Run, w.Task.Name),
 			Pool:     w.Task.Spec.Requirement.Pool,
 			Priority: w.Run.PriorityOf(w.Task),
 			Since:    w.Task.ReadyAt, Blocked: w.Blocked, Sentence: w.Sentence,
 		})
 	}
-	return out, nil
+	return m, nil
 }
+
+func (v *view) Noted(after int64) ([]pipeline.RunID, int64) { return v.s.runs.Noted(after) }
+
+func (v *view) WatchNotes() (<-chan struct{}, func()) { return v.s.runs.WatchNotes() }
 
 func ref(r *pipeline.Run, t pipeline.TaskName) web.TaskRef {
 	return web.TaskRef{Run: r.ID, Composition: r.Composition, Number: r.Number, Task: t}

@@ -18,8 +18,8 @@ func newWhy() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "why RUN [TASK] | why COMMIT [COMPOSITION]", Short: "Say why something waits, ran, or did not",
-		Args: cobra.RangeArgs(1, 2),
-		Long: "Say why something waits, ran, or did not.\n\n" + refHelp + "\nA commit is named by its id or at least the first 7 digits of it.",
+		Args:    cobra.RangeArgs(1, 2),
+		Long:    "Say why something waits, ran, or did not.\n\n" + refHelp + "\nA commit is named by its id or at least the first 7 digits of it.",
 		Example: "  reconciler why release#12 test\n  reconciler why 9f3c1e2a4b5c release",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, w := cmd.Context(), cmd.OutOrStdout()

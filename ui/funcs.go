@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 )
 
 func (u *UI) funcs(sprite template.HTML) template.FuncMap {
@@ -22,6 +23,7 @@ func (u *UI) funcs(sprite template.HTML) template.FuncMap {
 		"since":    running,
 		"at":       absolute,
 		"word":     func(state any) string { return strings.ReplaceAll(asText(state), "_", " ") },
+		"sentence": sentence,
 		"isbad":    func(state any) bool { return isBad(asText(state)) },
 		"count":    Count,
 		"plural": func(n any, one, many string) string {
@@ -35,6 +37,20 @@ func (u *UI) funcs(sprite template.HTML) template.FuncMap {
 		"percent": func(thousandths int) string { return strconv.FormatFloat(float64(thousandths)/10, 'f', -1, 64) + "%" },
 		"dict":    dict,
 	}
+}
+
+// sentence makes a clause stand on its own: it begins with a capital and ends.
+func sentence(v any) string {
+	s := strings.TrimSpace(asText(v))
+	if s == "" {
+		return ""
+	}
+	first, n := utf8.DecodeRuneInString(s)
+	s = string(unicode.ToUpper(first)) + s[n:]
+	if !strings.HasSuffix(s, ".") && !strings.HasSuffix(s, "!") && !strings.HasSuffix(s, "?") {
+		s += "."
+	}
+	return s
 }
 
 func isBad(state string) bool {

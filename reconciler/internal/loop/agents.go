@@ -275,28 +275,11 @@ func (l *Runs) result(ctx context.Context, p *pass, from pipeline.AgentID, m *wi
 
 // note keeps what a running task says of itself, for people who ask why it takes long.
 func (l *Runs) note(from pipeline.AgentID, m *wire.Note) {
-	if _, ok := l.mine(from, m.Attempt, m.Token); !ok {
+	a, ok := l.mine(from, m.Attempt, m.Token)
+	if !ok {
 		return
 	}
-	const most = 200
-	switch {
-	case m.Waiting != nil && *m.Waiting != "":
-		l.notes[m.Attempt] = "waits for " + clip(*m.Waiting, most)
-	case m.Progress != nil:
-		l.notes[m.Attempt] = fmt.Sprintf("%.0f%% done", 100*min(1, max(0, *m.Progress)))
-	case m.Text != "":
-		l.notes[m.Attempt] = clip(m.Text, most)
-	case m.Waiting != nil:
-		delete(l.notes, m.Attempt)
-	}
-}
-
-func clip(s string, n int) string {
-	r := []rune(s)
-	if len(r) <= n {
-		return s
-	}
-	return string(r[:n]) + "…"
+	l.notes.add(a.Run, m, time.Now())
 }
 
 // tick does what depends on time alone: offers that nobody answered, agents that

@@ -495,8 +495,73 @@ func TestWaitingTaskIsExplained(t *testing.T) {
 	w := newWorld(t)
 	w.push("")
 	w.push(w.commit("c1", pipeline.Task{Name: "a"}))
-	q, err := w.runs.Queue(t.Context(), "", 10)
-	if err != nil || len(q) != 1 || !q[0].Blocked {
-		t.Fatalf("queue = %+v, %v", q, err)
+	m, err := w.runs.Moment(t.Context(), "", 10)
+	if err != nil || len(m.Queue) != 1 || !m.Queue[0].Blocked {
+		t.Fatalf("moment = %+v, %v", m, err)
+	}
+}
+
+func TestWhatATaskSaysIsKeptWhileItRuns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	a := w.agent("one")
+	w.push(w.commit("c1", pipeline.Task{Name: "a"}))
+	o := w.accept(a)
+	r := w.await(pipeline.Running)
+	signal, stop := w.runs.WatchNotes()
+	defer stop()
+	said := func() pipeline.Note {
+		m, err := w.runs.Moment(t.Context(), "", 10) // answers after what was queued before
+		if err != nil || m.Names[a.ID] != "one" {
+			t.Fatalf("moment = %+v, %v", m, err)
+		}
+		return m.Notes[o.Attempt]
+	}
+	part, lock, nothing := 0.4, "the lock", ""
+	say := func(n wire.Note) {
+		n.Attempt, n.Token = o.Attempt, o.Token
+		w.runs.Message(a.ID, &n)
+	}
+	say(wire.Note{Progress: &part, Text: "copying"})
+	say(wire.Note{Waiting: &lock, Links: []pipeline.Link{{Name: "page", URL: "https://x/1"}}})
+	say(wire.Note{Links: []pipeline.Link{{Name: "page", URL: "https://x/2"}}})
+	if n := said(); n.String() != "40% done, waits for the lock, copying" || len(n.Links) != 1 || n.Links[0].URL != "https://x/2" {
+		t.Errorf("note = %q, %+v", &n, n)
+	}
+	<-signal
+	if runs, newest := w.runs.Noted(2); newest != 3 || len(runs) != 1 || runs[0] != r.ID {
+		t.Errorf("noted = %v, %d", runs, newest)
+	}
+	say(wire.Note{Waiting: &nothing})
+	if n := said(); n.Waiting != "" || n.Text != "copying" {
+		t.Errorf("note = %+v, want it to go on", n)
+	}
+	w.runs.Message("other", &wire.Note{Attempt: o.Attempt, Token: o.Token, Text: "not mine to tell"})
+	if n := said(); n.Text != "copying" {
+		t.Errorf("note = %+v, from an agent that does not have the task", n)
+	}
+	w.runs.Message(a.ID, success(o, `{}`))
+	w.await(pipeline.Success)
+	if n := said(); !n.Empty() {
+		t.Errorf("note = %+v after the end", n)
+	}
+	if runs, _ := w.runs.Noted(0); len(runs) != 0 {
+		t.Errorf("noted = %v after the end", runs)
+	}
+}
+
+func TestAnAgentThatLeftIsSilentSinceItWasLastHeardOf(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	a := w.agent("one")
+	w.push(w.commit("c1", pipeline.Task{Name: "a"}))
+	w.accept(a)
+	before := time.Now()
+	w.runs.Disconnected(a.ID)
+	m, err := w.runs.Moment(t.Context(), "", 10)
+	if at, ok := m.Silent[a.ID]; err != nil || !ok || at.After(before) {
+		t.Errorf("silent = %v, %v", m.Silent, err)
 	}
 }

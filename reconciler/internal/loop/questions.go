@@ -37,25 +37,53 @@ func (l *Runs) ask(ctx context.Context, f func()) error {
 	}
 }
 
-// Queue returns the ready tasks in the order in which they will be placed, each
-// with why it waits; those of one run only when run is not "". At most limit are
-// explained; the rest is left out.
-func (l *Runs) Queue(ctx context.Context, run pipeline.RunID, limit int) ([]Waiting, error) {
-	var out []Waiting
+// Moment is what the loop knows just now and the record does not hold.
+type Moment struct {
+	// Queue holds the ready tasks in the order in which they will be placed.
+	Queue []Waiting
+	// Notes are what running tasks last said of themselves.
+	Notes map[pipeline.AttemptID]pipeline.Note
+	// Silent are the agents that have running tasks and do not answer, with when
+	// they last did, or when this process began to wait for them.
+	Silent map[pipeline.AgentID]time.Time
+	// Names are what people call the agents.
+	Names map[pipeline.AgentID]string
+}
+
+// Moment returns how things are between two passes. The queue is that of one run
+// only when run is not "", and at most limit of its tasks are explained; the rest
+// is left out.
+func (l *Runs) Moment(ctx context.Context, run pipeline.RunID, limit int) (Moment, error) {
+	m := Moment{Silent: map[pipeline.AgentID]time.Time{}, Names: map[pipeline.AgentID]string{}}
 	err := l.ask(ctx, func() {
+		m.Notes = l.notes.all()
+		for id, a := range l.agents {
+			m.Names[id] = a.Name
+		}
+		for id := range l.attempts {
+			if a, ok := l.openAttempt(id); ok && a.State == pipeline.AttemptRunning && l.silent(a.Agent) {
+				m.Silent[a.Agent] = l.agents[a.Agent].renewedAt.UTC()
+			}
+		}
 		b := l.board()
 		for _, it := range b.Queue() {
 			if run != "" && it.Run.ID != run {
 				continue
 			}
-			if len(out) == limit {
+			if len(m.Queue) == limit {
 				return
 			}
 			w := b.Why(it.Run, it.Task)
-			out = append(out, Waiting{it.Run, it.Task, w.Blocked, w.Sentence})
+			m.Queue = append(m.Queue, Waiting{it.Run, it.Task, w.Blocked, w.Sentence})
 		}
 	})
-	return out, err
+	return m, err
+}
+
+// silent reports whether an agent that is known does not answer.
+func (l *Runs) silent(id pipeline.AgentID) bool {
+	a := l.agents[id]
+	return a != nil && (!a.connected || time.Since(a.renewedAt) > StalledAfter)
 }
 
 // Active returns the unfinished runs, newest first, from memory. They are shared
@@ -70,13 +98,6 @@ func (l *Runs) Active(ctx context.Context) ([]*pipeline.Run, error) {
 	})
 	slices.SortFunc(out, func(a, b *pipeline.Run) int { return -cmp.Compare(a.ID, b.ID) })
 	return out, err
-}
-
-// Note returns what a running task last said of itself, or "".
-func (l *Runs) Note(ctx context.Context, id pipeline.AttemptID) (string, error) {
-	var s string
-	err := l.ask(ctx, func() { s = l.notes[id] })
-	return s, err
 }
 
 // Connections returns when each connected agent last renewed.

@@ -91,7 +91,7 @@ type Runs struct {
 	commits  map[pipeline.CommitID]*commitFacts
 	filling  map[fieldKey]bool
 	fields   map[fieldKey]json.RawMessage
-	notes    map[pipeline.AttemptID]string
+	notes    *notes // any goroutine may ask it
 	refusals map[fieldKey]map[pipeline.AgentID]refusal
 	timeouts map[pipeline.Digest]time.Duration
 	assigned int64 // counts assignments, to find the agent that rested longest
@@ -161,7 +161,7 @@ func New(cfg Config) *Runs {
 		commits:  map[pipeline.CommitID]*commitFacts{},
 		filling:  map[fieldKey]bool{},
 		fields:   map[fieldKey]json.RawMessage{},
-		notes:    map[pipeline.AttemptID]string{},
+		notes:    newNotes(),
 		refusals: map[fieldKey]map[pipeline.AgentID]refusal{},
 		timeouts: map[pipeline.Digest]time.Duration{},
 	}
@@ -409,7 +409,7 @@ func (l *Runs) adopt(p *pass, ar *activeRun, s engine.Step) {
 		} else {
 			delete(ar.open, a.ID)
 			delete(l.attempts, a.ID)
-			delete(l.notes, a.ID)
+			l.notes.drop(a.ID)
 		}
 		delete(l.fields, fieldKey{a.Run, a.Task})
 	}
@@ -439,6 +439,7 @@ func (l *Runs) adopt(p *pass, ar *activeRun, s engine.Step) {
 // finished forgets a run that has ended, and tells its agents that its workspaces are free.
 func (l *Runs) finished(p *pass, r *pipeline.Run) {
 	delete(l.active, r.ID)
+	l.notes.forget(r.ID)
 	told := map[pipeline.AgentID]bool{}
 	for i := range r.Tasks {
 		t := &r.Tasks[i]

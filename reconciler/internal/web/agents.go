@@ -43,13 +43,13 @@ func (s *server) agents(r *http.Request) (view, error) {
 	if err != nil {
 		return nil, err
 	}
-	queue, err := s.src.Queue(r.Context(), "")
+	moment, err := s.src.Moment(r.Context(), "")
 	if err != nil {
 		return nil, err
 	}
 	v := &agentsView{page: s.plainPage("Agents", "agents")}
 	v.Topics = []string{topicAgents, topicTasks, topicCommits}
-	v.Pools = poolsOf(agents, pools, queue)
+	v.Pools = poolsOf(agents, pools, moment.Queue)
 	for _, p := range v.Pools {
 		v.Counts.Enrolled += len(p.Agents)
 		v.Counts.Online += p.Online

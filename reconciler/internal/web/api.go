@@ -21,8 +21,26 @@ type (
 		Seq     pipeline.Seq `json:"seq"`
 		Now     time.Time    `json:"now"`
 	}
+	// A run, and a task of it, with what people see of them just now.
+	runAnswer struct {
+		pipeline.Run
+		Shown    pipeline.State `json:"shown"`
+		Sentence string         `json:"sentence,omitempty"`
+		Tasks    []taskAnswer   `json:"tasks"`
+	}
+	taskAnswer struct {
+		pipeline.RunTask
+		Shown     pipeline.State `json:"shown"`
+		Sentence  string         `json:"sentence,omitempty"`
+		AgentName string         `json:"agent_name,omitempty"`
+		Now       *pipeline.Note `json:"now,omitempty"`
+	}
+	boardAnswer struct {
+		Board
+		Unfinished []runAnswer `json:"unfinished"`
+	}
 	runsAnswer struct {
-		Runs []pipeline.Run `json:"runs"`
+		Runs []runAnswer `json:"runs"`
 		// Next is the cursor of the following page, absent on the last.
 		Next pipeline.RunID `json:"next,omitempty"`
 	}
@@ -53,6 +71,7 @@ type (
 		State    pipeline.State `json:"state"`
 		Blocked  bool           `json:"blocked,omitempty"`
 		Sentence string         `json:"sentence"`
+		Now      *pipeline.Note `json:"now,omitempty"`
 	}
 )
 
@@ -77,11 +96,28 @@ func (s *server) apiBoard(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	b.Compositions, b.Unfinished, b.Queue = filled(b.Compositions), filled(b.Unfinished), filled(b.Queue)
+	b.Compositions, b.Queue = filled(b.Compositions), filled(b.Queue)
 	for i := range b.Compositions {
 		b.Compositions[i].Recent = filled(b.Compositions[i].Recent)
 	}
-	return s.sendJSON(w, r, b)
+	out, say := boardAnswer{Board: b, Unfinished: []runAnswer{}}, tellerOf(b.Moment)
+	for i := range b.Unfinished {
+		out.Unfinished = append(out.Unfinished, say.answer(&b.Unfinished[i]))
+	}
+	return s.sendJSON(w, r, out)
+}
+
+// answer adds to a run what people see of it.
+func (say teller) answer(run *pipeline.Run) runAnswer {
+	out := runAnswer{Run: *run, Tasks: make([]taskAnswer, len(run.Tasks))}
+	out.Shown, out.Sentence = say.shownRun(run)
+	for i := range run.Tasks {
+		t := &run.Tasks[i]
+		a := taskAnswer{RunTask: *t, AgentName: say.moment.Names[t.Agent], Now: say.note(t)}
+		a.Shown, a.Sentence = say.shown(run, t)
+		out.Tasks[i] = a
+	}
+	return out
 }
 
 func (s *server) apiRuns(w http.ResponseWriter, r *http.Request) error {
@@ -96,9 +132,24 @@ func (s *server) apiRuns(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	out := runsAnswer{Runs: filled(runs)}
-	for i := range out.Runs {
-		out.Runs[i].Tasks = filled(out.Runs[i].Tasks)
+	out := runsAnswer{Runs: make([]runAnswer, len(runs))}
+	say, err := s.tellerFor(r, runs)
+	if err != nil {
+		return err
+	}
+	for i := range runs {
+		run := &runs[i]
+		if !run.State.Terminal() && !f.Tasks {
+			// What it waits for is told by its tasks.
+			whole, err := s.src.Run(r.Context(), run.ID)
+			if err != nil {
+				return err
+			}
+			run = &whole
+		}
+		if out.Runs[i] = say.answer(run); !f.Tasks {
+			out.Runs[i].Tasks = []taskAnswer{}
+		}
 	}
 	if len(runs) == f.Limit {
 		out.Next = runs[len(runs)-1].ID
@@ -115,8 +166,15 @@ func (s *server) apiRun(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	run.Tasks = filled(run.Tasks)
-	return s.sendJSON(w, r, run)
+	return s.sendRun(w, r, &run)
+}
+
+func (s *server) sendRun(w http.ResponseWriter, r *http.Request, run *pipeline.Run) error {
+	moment, err := s.src.Moment(r.Context(), run.ID)
+	if err != nil {
+		return err
+	}
+	return s.sendJSON(w, r, tellerOf(moment).answer(run))
 }
 
 func (s *server) apiRunByNumber(w http.ResponseWriter, r *http.Request) error {
@@ -124,8 +182,7 @@ func (s *server) apiRunByNumber(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	run.Tasks = filled(run.Tasks)
-	return s.sendJSON(w, r, run)
+	return s.sendRun(w, r, &run)
 }
 
 func (s *server) apiComposition(w http.ResponseWriter, r *http.Request) error {
@@ -254,11 +311,11 @@ func (s *server) apiQueue(w http.ResponseWriter, r *http.Request) error {
 	if run != "" && !idRE.MatchString(run) {
 		return fault.New(fault.Invalid, "run=%.80q is not a run", run)
 	}
-	queue, err := s.src.Queue(r.Context(), pipeline.RunID(run))
+	moment, err := s.src.Moment(r.Context(), pipeline.RunID(run))
 	if err != nil {
 		return err
 	}
-	return s.sendJSON(w, r, queueAnswer{filled(queue)})
+	return s.sendJSON(w, r, queueAnswer{filled(moment.Queue)})
 }
 
 // apiWhy says of one task why it is in its state, in the words of the pages.
@@ -276,13 +333,19 @@ func (s *server) apiWhy(w http.ResponseWriter, r *http.Request) error {
 	if t == nil {
 		return fault.New(fault.NotFound, "run %s has no task %q", id, name)
 	}
-	queue, err := s.src.Queue(r.Context(), run.ID)
+	moment, err := s.src.Moment(r.Context(), run.ID)
 	if err != nil {
 		return err
 	}
-	state, sentence := tellerOf(queue).shown(&run, t)
-	return s.sendJSON(w, r, whyAnswer{refOf(&run, t), t.State, state == blocked, sentence})
+	say := tellerOf(moment)
+	state, sentence := say.shown(&run, t)
+	return s.sendJSON(w, r, whyAnswer{refOf(&run, t), t.State, state == blocked, sentence, say.note(t)})
 }
+
+// changeNote is a line among the changes for who asks with notes=1: a task of the
+// run has said something of itself. It is not recorded; its number is that of the
+// change before it.
+const changeNote = "note"
 
 // apiChanges sends changes as one JSON object a line; with follow it goes on
 // until the client leaves. An empty line is a sign of life.
@@ -296,6 +359,10 @@ func (s *server) apiChanges(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	follow, err := flag(r, "follow")
+	if err != nil {
+		return err
+	}
+	notes, err := flag(r, "notes")
 	if err != nil {
 		return err
 	}
@@ -316,12 +383,20 @@ func (s *server) apiChanges(w http.ResponseWriter, r *http.Request) error {
 	if !follow {
 		return s.writeChanges(r, st, changes)
 	}
-	return s.followChanges(r, st, pipeline.Seq(after))
+	var noted <-chan struct{}
+	if notes {
+		var stop func()
+		noted, stop = s.src.WatchNotes()
+		defer stop()
+	}
+	return s.followChanges(r, st, pipeline.Seq(after), noted)
 }
 
-func (s *server) followChanges(r *http.Request, st *stream, after pipeline.Seq) error {
+// followChanges sends what is recorded, and what tasks say when noted is not nil.
+func (s *server) followChanges(r *http.Request, st *stream, after pipeline.Seq, noted <-chan struct{}) error {
 	signal, stop := s.src.Watch()
 	defer stop()
+	_, told := s.src.Noted(0)
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
 	isBeat := false
@@ -337,14 +412,24 @@ func (s *server) followChanges(r *http.Request, st *stream, after pipeline.Seq) 
 				return s.broken(r, err)
 			}
 		}
+		var runs []pipeline.RunID
+		if noted != nil {
+			runs, told = s.src.Noted(told)
+		}
+		for _, id := range runs {
+			changes = append(changes, pipeline.Change{Seq: after, At: s.now().UTC(), Kind: changeNote, Run: id})
+		}
 		if err := s.writeChanges(r, st, changes); err != nil {
 			return err
 		}
 		if len(changes) == mostChanges {
 			continue
 		}
+		if len(runs) > 0 && !rest(r.Context()) {
+			return nil
+		}
 		var ok bool
-		if isBeat, ok = wait(r.Context(), beat, signal); !ok {
+		if isBeat, ok = wait(r.Context(), beat, signal, noted); !ok {
 			return nil
 		}
 	}

@@ -38,6 +38,7 @@ type need struct {
 
 type runningRow struct {
 	Run      pipeline.Run
+	State    pipeline.State
 	URL      string
 	Sentence string
 	Done     int
@@ -50,6 +51,7 @@ type runningRow struct {
 type compositionRow struct {
 	CompositionSummary
 	URL   string
+	State pipeline.State // of the latest run, as people see it
 	Strip []bar
 	Took  time.Duration
 	Good  int // successes of 100 finished runs
@@ -76,11 +78,11 @@ func (s *server) board(r *http.Request) (view, error) {
 			v.OldestQueued = w.Since
 		}
 	}
-	say := tellerOf(b.Queue)
+	say := tellerOf(b.Moment)
 	usual := map[pipeline.CompositionName]time.Duration{}
 	for _, c := range b.Compositions {
 		usual[c.Name] = time.Duration(c.Median)
-		v.Compositions = append(v.Compositions, rowOf(c, v.Now))
+		v.Compositions = append(v.Compositions, rowOf(c, say, v.Now))
 	}
 	for i := range b.Unfinished {
 		v.Running = append(v.Running, runningOf(&b.Unfinished[i], say, usual))
@@ -126,7 +128,7 @@ func needsOf(b *Board) []need {
 		run := &b.Unfinished[i]
 		for k := range run.Tasks {
 			if t := &run.Tasks[k]; t.State == pipeline.InDoubt {
-				_, sentence := teller{}.shown(run, t)
+				_, sentence := tellerOf(b.Moment).shown(run, t)
 				out = append(out, need{State: t.State, Name: nameOf(refOf(run, t)), URL: refOf(run, t).URL(), Sentence: sentence, Since: t.StartedAt})
 			}
 		}
@@ -143,7 +145,7 @@ func needsOf(b *Board) []need {
 		run := c.Latest
 		n := need{
 			State: run.State, Name: string(c.Name) + " #" + itoa(run.Number), URL: runURL(c.Name, run.Number),
-			Sentence: teller{}.why(run), Since: run.FinishedAt,
+			Sentence: why(run), Since: run.FinishedAt,
 		}
 		if t := firstBad(run); t != nil {
 			n.Links = append(n.Links, crumb{"log of " + string(t.Name), refOf(run, t).URL()})
@@ -169,10 +171,8 @@ func firstBad(run *pipeline.Run) *pipeline.RunTask {
 }
 
 func runningOf(run *pipeline.Run, say teller, usual map[pipeline.CompositionName]time.Duration) runningRow {
-	row := runningRow{
-		Run: *run, URL: runURL(run.Composition, run.Number), Sentence: say.why(run),
-		Total: len(run.Tasks), Usual: usual[run.Composition],
-	}
+	row := runningRow{Run: *run, URL: runURL(run.Composition, run.Number), Total: len(run.Tasks), Usual: usual[run.Composition]}
+	row.State, row.Sentence = say.shownRun(run)
 	for i := range run.Tasks {
 		if run.Tasks[i].State.Terminal() {
 			row.Done++
@@ -190,10 +190,11 @@ const (
 	stripRuns   = 30
 )
 
-func rowOf(c CompositionSummary, now time.Time) compositionRow {
+func rowOf(c CompositionSummary, say teller, now time.Time) compositionRow {
 	row := compositionRow{CompositionSummary: c, URL: compositionURL(c.Name)}
 	if c.Latest != nil {
 		row.Took = took(c.Latest, now)
+		row.State, _ = say.shownRun(c.Latest)
 	}
 	row.Strip = stripOf(c)
 	good, ended := 0, 0

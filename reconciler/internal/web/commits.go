@@ -142,10 +142,11 @@ type queueView struct {
 const mostQueue = 500
 
 func (s *server) queue(r *http.Request) (view, error) {
-	queue, err := s.src.Queue(r.Context(), "")
+	moment, err := s.src.Moment(r.Context(), "")
 	if err != nil {
 		return nil, err
 	}
+	queue := moment.Queue
 	v := &queueView{page: s.plainPage("Queue", "queue")}
 	v.Topics = []string{topicTasks, topicRuns, topicAgents}
 	for _, w := range queue {

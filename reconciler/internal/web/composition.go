@@ -32,6 +32,7 @@ type triggerRow struct {
 type runRow struct {
 	pipeline.Run
 	URL      string
+	Shown    pipeline.State // as people see it
 	Sentence string
 	Took     time.Duration
 }
@@ -90,9 +91,15 @@ func (s *server) composition(r *http.Request) (view, error) {
 	v.Crumbs = []crumb{{"Board", "/"}, {string(name), ""}}
 	v.Topics = []string{topicRuns, topicCommits}
 	v.Median = medianOf(runs)
+	say, err := s.tellerFor(r, runs)
+	if err != nil {
+		return nil, err
+	}
 	for i := range runs {
 		run := &runs[i]
-		v.Runs = append(v.Runs, runRow{Run: *run, URL: runURL(name, run.Number), Sentence: teller{}.why(run), Took: took(run, v.Now)})
+		row := runRow{Run: *run, URL: runURL(name, run.Number), Took: took(run, v.Now)}
+		row.Shown, row.Sentence = say.shownRun(run)
+		v.Runs = append(v.Runs, row)
 		if !run.State.Terminal() {
 			v.Topics = append(v.Topics, topicRun(run.ID))
 			v.Refresh = true

@@ -88,6 +88,9 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) error {
 	defer stop()
 	grown, stopLogs := watchAll(r.Context(), s.src, logs)
 	defer stopLogs()
+	noted, stopNotes := s.src.WatchNotes()
+	defer stopNotes()
+	_, f.noted = s.src.Noted(0)
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()
 	isBeat := false
@@ -99,7 +102,7 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) error {
 		if !rest(r.Context()) {
 			return nil
 		}
-		if isBeat, ok = wait(r.Context(), beat, signal, grown); !ok {
+		if isBeat, ok = wait(r.Context(), beat, signal, grown, noted); !ok {
 			return nil
 		}
 	}
@@ -175,6 +178,7 @@ type follower struct {
 	src   Source
 	out   *stream
 	seq   pipeline.Seq
+	noted int64 // the newest note that was told
 	watch []pipeline.AttemptID
 	logs  map[pipeline.AttemptID]LogInfo // as last told
 }
@@ -221,10 +225,18 @@ func (f *follower) look(ctx context.Context, isBeat bool) error {
 
 func (f *follower) lookAtRecord(ctx context.Context) (told bool, err error) {
 	changes, err := f.src.Changes(ctx, f.seq, mostChanges)
-	if err != nil || len(changes) == 0 {
+	if err != nil {
 		return false, err
 	}
-	e := changedEvent{Seq: changes[len(changes)-1].Seq}
+	runs, noted := f.src.Noted(f.noted)
+	f.noted = noted
+	if len(changes) == 0 && len(runs) == 0 {
+		return false, nil
+	}
+	e := changedEvent{Seq: f.seq}
+	if len(changes) > 0 {
+		e.Seq = changes[len(changes)-1].Seq
+	}
 	if len(changes) == mostChanges {
 		if e.Seq, err = f.src.LastSeq(ctx); err != nil {
 			return false, err
@@ -232,6 +244,10 @@ func (f *follower) lookAtRecord(ctx context.Context) (told bool, err error) {
 		e.Topics = []string{topicAll}
 	}
 	seen := map[string]bool{}
+	for _, id := range runs {
+		seen[topicRun(id)] = true
+		e.Topics = append(e.Topics, topicRun(id))
+	}
 	for _, c := range changes {
 		for _, t := range topicsOf(c) {
 			if !seen[t] {

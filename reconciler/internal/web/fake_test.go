@@ -31,8 +31,11 @@ type fakeSource struct {
 	runs    []pipeline.Run
 	changes []pipeline.Change
 	logs    map[pipeline.AttemptID]*fakeLog
-	watch   map[chan struct{}]pipeline.AttemptID // "" watches the record
+	noted   []pipeline.RunID
+	watch   map[chan struct{}]pipeline.AttemptID // "" watches the record, noteWatch the notes
 }
+
+const noteWatch pipeline.AttemptID = "notes"
 
 type fakeIcon struct {
 	data      string
@@ -136,7 +139,10 @@ func (f *fakeSource) Board(context.Context) (web.Board, error) {
 	unlock, err := f.lock()
 	defer unlock()
 	b := f.board
-	b.Unfinished = nil
+	b.Unfinished, b.Names = nil, map[pipeline.AgentID]string{}
+	for _, a := range f.agents {
+		b.Names[a.ID] = a.Name
+	}
 	for _, run := range f.runs {
 		if !run.State.Terminal() {
 			b.Unfinished = append(b.Unfinished, run)
@@ -206,17 +212,41 @@ func (f *fakeSource) Attempts(_ context.Context, id pipeline.RunID) ([]pipeline.
 	return out, err
 }
 
-func (f *fakeSource) Queue(_ context.Context, id pipeline.RunID) ([]web.Waiting, error) {
+func (f *fakeSource) Moment(_ context.Context, id pipeline.RunID) (web.Moment, error) {
 	unlock, err := f.lock()
 	defer unlock()
-	var out []web.Waiting
+	m := f.board.Moment
+	m.Queue, m.Names = nil, map[pipeline.AgentID]string{}
 	for _, w := range f.board.Queue {
 		if id == "" || w.Run == id {
-			out = append(out, w)
+			m.Queue = append(m.Queue, w)
 		}
 	}
-	return out, err
+	for _, a := range f.agents {
+		m.Names[a.ID] = a.Name
+	}
+	return m, err
 }
+
+// note makes a task say something; the number of notes stands for all of them.
+func (f *fakeSource) note(run pipeline.RunID, id pipeline.AttemptID, n pipeline.Note) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.board.Notes == nil {
+		f.board.Notes = map[pipeline.AttemptID]pipeline.Note{}
+	}
+	f.board.Notes[id] = n
+	f.noted = append(f.noted, run)
+	f.signalLocked(noteWatch)
+}
+
+func (f *fakeSource) Noted(after int64) ([]pipeline.RunID, int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.noted[min(after, int64(len(f.noted))):]), int64(len(f.noted))
+}
+
+func (f *fakeSource) WatchNotes() (<-chan struct{}, func()) { return f.WatchLog(noteWatch) }
 
 func (f *fakeSource) Composition(_ context.Context, name pipeline.CompositionName) (pipeline.Composition, error) {
 	unlock, err := f.lock()

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -136,7 +137,8 @@ func (s *server) unchanged(w http.ResponseWriter, r *http.Request) (bool, error)
 	if err != nil {
 		return false, err
 	}
-	tag := fmt.Sprintf(`W/"%x-%x-%x"`, s.bootedAt.UnixNano(), seq, s.now().UnixNano()/int64(freshFor))
+	_, noted := s.src.Noted(math.MaxInt64)
+	tag := fmt.Sprintf(`W/"%x-%x-%x-%x"`, s.bootedAt.UnixNano(), seq, noted, s.now().UnixNano()/int64(freshFor))
 	w.Header().Set("ETag", tag)
 	w.Header().Set("Cache-Control", "private, no-cache")
 	w.Header().Set("Vary", "Accept-Encoding")

@@ -13,6 +13,7 @@ type runView struct {
 	page
 	Run      pipeline.Run
 	URL      string
+	State    pipeline.State
 	Sentence string
 	Took     time.Duration
 	Usual    time.Duration
@@ -48,6 +49,11 @@ type taskRow struct {
 	Tries     int
 	AgentName string
 	Segments  []segment
+	// Now is what it last said of itself, while it runs; Percent is how much of 100
+	// it said is done, -1 when it did not.
+	Now     *pipeline.Note
+	Percent int
+	Links   []crumb
 }
 
 // segment is a part of a task's line in the timeline, in thousandths of the
@@ -109,22 +115,18 @@ func (s *server) run(r *http.Request) (view, error) {
 	if err != nil {
 		return nil, err
 	}
-	var queue []Waiting
-	if !run.State.Terminal() {
-		if queue, err = s.src.Queue(ctx, run.ID); err != nil {
-			return nil, err
-		}
+	moment, err := s.src.Moment(ctx, run.ID)
+	if err != nil {
+		return nil, err
 	}
 	v := &runView{page: s.plainPage(string(run.Composition)+" #"+itoa(run.Number), "board"), Run: run}
 	if v.Agents, v.Others, err = s.agentsOf(r, &run); err != nil {
 		return nil, err
 	}
-	say := tellerOf(queue)
-	for _, a := range v.Agents {
-		say.names[a.ID] = a.Name
-	}
+	say := tellerOf(moment)
 	v.URL = runURL(run.Composition, run.Number)
-	v.Sentence, v.Took = say.why(&run), took(&run, v.Now)
+	v.State, v.Sentence = say.shownRun(&run)
+	v.Took = took(&run, v.Now)
 	v.Crumbs = []crumb{{"Board", "/"}, {string(run.Composition), compositionURL(run.Composition)}, {"#" + itoa(run.Number), ""}}
 	v.Topics = []string{topicRun(run.ID)}
 	if !run.State.Terminal() {
@@ -201,7 +203,11 @@ func (v *runView) addTasks(say teller, attempts []pipeline.Attempt) {
 		t := &run.Tasks[i]
 		row := taskRow{Task: t, URL: taskURL(run.Composition, run.Number, t.Name), Tries: len(by[t.Name]), AgentName: say.agent(t.Agent)}
 		row.State, row.Sentence = say.shown(run, t)
-		row.Live = t.State == pipeline.Running
+		row.Live, row.Now, row.Percent = t.State == pipeline.Running, say.note(t), -1
+		if row.Now != nil && row.Now.Progress != nil {
+			row.Percent = int(100 * *row.Now.Progress)
+		}
+		row.Links = linksOf(t, row.Now)
 		row.Waited, row.Ran = durationsOf(t, v.Now)
 		row.Segments = line.segments(t, by[t.Name])
 		v.Tasks[i] = row

@@ -247,10 +247,10 @@ func sampleBoard(f *fakeSource) web.Board {
 		Repository: web.Repository{URL: "https://git.example.org/ops.git", Ref: "refs/heads/main", Live: shaLive, Subject: "use tomcat 10", Author: "Ana Lima", SeenAt: ago(12 * time.Second)},
 		Agents:     web.AgentCounts{Enrolled: 5, Online: 3, Busy: 2},
 		Newest:     &newest,
-		Queue: []web.Waiting{
+		Moment: web.Moment{Queue: []web.Waiting{
 			{TaskRef: web.TaskRef{Run: runIDOf(128), Composition: "acceptance", Number: 128, Task: "windows-smoke"}, Pool: "windows", Priority: 50, Since: ago(279 * time.Second), Blocked: true, Sentence: `no agent fits: os.name must be "windows", and pool windows has no agent`},
 			{TaskRef: web.TaskRef{Run: runIDOf(128), Composition: "acceptance", Number: 128, Task: "destroy-vm"}, Pool: "linux", Priority: 50, Since: ago(100 * time.Second), Sentence: "1st in pool linux; all 3 agents that fit are busy, vm-7 is likely free in about 2m"},
-		},
+		}},
 	}
 	names := []pipeline.CompositionName{"acceptance", "hello", "infra-dns", "infra-network", "nightly", "release"}
 	for k, name := range names {

@@ -2,7 +2,10 @@ package web
 
 import (
 	"fmt"
+	"net/http"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
@@ -11,11 +14,11 @@ import (
 // It is never stored.
 const blocked pipeline.State = "blocked"
 
-// teller puts states into words. The zero teller knows of no queue and calls
-// agents by their ids.
+// teller puts states into words. The zero teller knows nothing of the moment and
+// calls agents by their ids.
 type teller struct {
-	queue map[taskKey]Waiting
-	names map[pipeline.AgentID]string
+	queue  map[taskKey]Waiting
+	moment Moment
 }
 
 type taskKey struct {
@@ -23,16 +26,25 @@ type taskKey struct {
 	task pipeline.TaskName
 }
 
-func tellerOf(queue []Waiting) teller {
-	t := teller{queue: make(map[taskKey]Waiting, len(queue)), names: map[pipeline.AgentID]string{}}
-	for _, w := range queue {
+func tellerOf(m Moment) teller {
+	t := teller{queue: make(map[taskKey]Waiting, len(m.Queue)), moment: m}
+	for _, w := range m.Queue {
 		t.queue[taskKey{w.Run, w.Task}] = w
 	}
 	return t
 }
 
+// tellerFor asks for the moment only when one of the runs is under way.
+func (s *server) tellerFor(r *http.Request, runs []pipeline.Run) (teller, error) {
+	if !slices.ContainsFunc(runs, func(run pipeline.Run) bool { return !run.State.Terminal() }) {
+		return teller{}, nil
+	}
+	m, err := s.src.Moment(r.Context(), "")
+	return tellerOf(m), err
+}
+
 func (say teller) agent(id pipeline.AgentID) string {
-	if name := say.names[id]; name != "" {
+	if name := say.moment.Names[id]; name != "" {
 		return name
 	}
 	return string(id)
@@ -53,11 +65,44 @@ func (say teller) shown(run *pipeline.Run, t *pipeline.RunTask) (pipeline.State,
 			return t.State, w.Sentence
 		}
 	}
+	if t.State == pipeline.Running {
+		return t.State, say.running(t)
+	}
 	if t.Reason != "" {
 		return t.State, t.Reason
 	}
 	return t.State, say.byState(run, t)
 }
+
+// note returns what a running task last said of itself, nil when it said nothing.
+func (say teller) note(t *pipeline.RunTask) *pipeline.Note {
+	if n, ok := say.moment.Notes[t.Attempt]; ok && t.State == pipeline.Running && !n.Empty() {
+		return &n
+	}
+	return nil
+}
+
+func (say teller) running(t *pipeline.RunTask) string {
+	s := "runs on agent " + say.agent(t.Agent)
+	if since, silent := say.moment.Silent[t.Agent]; silent {
+		limit := time.Duration(t.Spec.LostAfter)
+		if limit == 0 {
+			limit = pipeline.DefaultLostAfter
+		}
+		then := "is then started on another agent"
+		if t.Spec.Effect == pipeline.Once {
+			then = "is then in doubt, because it may be started only once"
+		}
+		return fmt.Sprintf("%s, which is silent since %s; it goes on there if the agent does. It counts as lost at %s and %s",
+			s, clock(since), clock(since.Add(limit)), then)
+	}
+	if n := say.note(t); n != nil && n.String() != "" {
+		s += ": " + n.String()
+	}
+	return s
+}
+
+func clock(t time.Time) string { return t.UTC().Format("15:04:05Z") }
 
 func (say teller) byState(run *pipeline.Run, t *pipeline.RunTask) string {
 	switch t.State {
@@ -76,8 +121,6 @@ func (say teller) byState(run *pipeline.Run, t *pipeline.RunTask) string {
 		return "is queued for an agent"
 	case pipeline.Offered:
 		return fmt.Sprintf("was offered to agent %s, which has not answered yet", say.agent(t.Agent))
-	case pipeline.Running:
-		return fmt.Sprintf("runs on agent %s", say.agent(t.Agent))
 	case pipeline.InDoubt:
 		return fmt.Sprintf("agent %s was lost while it ran, and it may be started only once; a late result or a person decides", say.agent(t.Agent))
 	case pipeline.Failure:
@@ -88,35 +131,78 @@ func (say teller) byState(run *pipeline.Run, t *pipeline.RunTask) string {
 	return ""
 }
 
-// why returns the sentence of a whole run.
-func (say teller) why(run *pipeline.Run) string {
-	if run.Reason != "" {
+// mostSaid is how many tasks' sentences make up that of a run.
+const mostSaid = 3
+
+// shownRun returns the state of a whole run that people see, and its sentence. A
+// run is blocked when nothing of it can go on: no task runs, and no agent can ever
+// take those that are ready.
+func (say teller) shownRun(run *pipeline.Run) (pipeline.State, string) {
+	if run.State.Terminal() || run.Cancel || len(run.Tasks) == 0 {
+		return run.State, why(run)
+	}
+	var failed, quiet, said []string
+	done, waits, going, stuck := 0, "", false, false
+	for i := range run.Tasks {
+		t := &run.Tasks[i]
+		state, sentence := say.shown(run, t)
+		_, silent := say.moment.Silent[t.Agent]
+		going = going || state.Active() || state == pipeline.Ready
+		switch {
+		case state.Terminal():
+			done++
+			if bad(state) && !t.Tolerated() {
+				failed = append(failed, string(t.Name))
+			}
+		case state == blocked:
+			stuck = true
+			said = append(said, string(t.Name)+" is blocked: "+sentence)
+		case state == pipeline.InDoubt:
+			said = append(said, string(t.Name)+" is in doubt")
+		case state == pipeline.Running && (silent || say.note(t) != nil):
+			said = append(said, string(t.Name)+" "+sentence)
+		case state.Active():
+			quiet = append(quiet, string(t.Name))
+		case state == pipeline.Ready && waits == "":
+			waits = string(t.Name) + " " + sentence
+		}
+	}
+	parts := []string{fmt.Sprintf("%d of %s done", done, counted(len(run.Tasks), "task"))}
+	if len(failed) > 0 {
+		parts = append(parts, verb(failed, "failed", "failed"))
+	}
+	if len(quiet) > 0 {
+		parts = append(parts, verb(quiet, "is running", "are running"))
+	}
+	if len(said)+len(quiet) == 0 && waits != "" {
+		said = []string{waits}
+	}
+	parts = append(parts, said[:min(mostSaid, len(said))]...)
+	state := run.State
+	if stuck && !going {
+		state = blocked
+	}
+	return state, strings.Join(parts, "; ")
+}
+
+func counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return itoa(n) + " " + noun + "s"
+}
+
+// why returns the sentence of a run that has ended, from the record alone.
+func why(run *pipeline.Run) string {
+	if run.Reason != "" || !run.State.Terminal() {
 		return run.Reason
 	}
 	by := map[pipeline.State][]string{}
-	done := 0
 	for i := range run.Tasks {
 		t := &run.Tasks[i]
 		by[t.State] = append(by[t.State], string(t.Name))
-		if t.State.Terminal() {
-			done++
-		}
 	}
-	switch {
-	case run.State.Terminal():
-		return outcome(run, by)
-	case len(by[pipeline.Running]) > 0:
-		return fmt.Sprintf("%s · %d of %d tasks done", verb(by[pipeline.Running], "is running", "are running"), done, len(run.Tasks))
-	case len(by[pipeline.InDoubt]) > 0:
-		return verb(by[pipeline.InDoubt], "is", "are") + " in doubt: a late result or a person decides"
-	case len(by[pipeline.Offered]) > 0:
-		return verb(by[pipeline.Offered], "was", "were") + " offered to an agent, which has not answered yet"
-	case len(by[pipeline.Ready]) > 0:
-		t := run.Task(pipeline.TaskName(by[pipeline.Ready][0]))
-		_, sentence := say.shown(run, t)
-		return string(t.Name) + ": " + sentence
-	}
-	return "nothing has been queued yet"
+	return outcome(run, by)
 }
 
 func outcome(run *pipeline.Run, by map[pipeline.State][]string) string {

@@ -26,9 +26,14 @@ type Source interface {
 	RunByNumber(ctx context.Context, c pipeline.CompositionName, number int) (pipeline.Run, error)
 	// Attempts returns the attempts of all tasks of a run, oldest first.
 	Attempts(ctx context.Context, id pipeline.RunID) ([]pipeline.Attempt, error)
-	// Queue returns the ready tasks and why each of them waits, in the order in
-	// which they will be placed; of one run only when run is not "".
-	Queue(ctx context.Context, run pipeline.RunID) ([]Waiting, error)
+	// Moment returns what is known just now and not recorded; the queue is that of
+	// one run only when run is not "".
+	Moment(ctx context.Context, run pipeline.RunID) (Moment, error)
+	// Noted returns the unfinished runs whose tasks have said something since the
+	// note with the number after, and the number of the newest note. It is quick.
+	Noted(after int64) (runs []pipeline.RunID, newest int64)
+	// WatchNotes is Watch for what Noted tells.
+	WatchNotes() (signal <-chan struct{}, stop func())
 
 	// Composition returns a composition as the live commit declares it.
 	Composition(ctx context.Context, name pipeline.CompositionName) (pipeline.Composition, error)
@@ -86,8 +91,8 @@ type Board struct {
 	Unfinished []pipeline.Run `json:"unfinished"`
 	Repository Repository     `json:"repository"`
 	Agents     AgentCounts    `json:"agents"`
-	// Queue is as Source.Queue returns it for all runs.
-	Queue []Waiting `json:"queue"`
+	// Moment is as Source.Moment returns it for all runs.
+	Moment
 	// Newest is the commit that was evaluated last; nil before the first. When it
 	// is not clean its diagnostics are shown until a later one is.
 	Newest *pipeline.CommitRecord `json:"newest,omitempty"`
@@ -144,6 +149,20 @@ type TaskRef struct {
 	Composition pipeline.CompositionName `json:"composition"`
 	Number      int                      `json:"number"`
 	Task        pipeline.TaskName        `json:"task"`
+}
+
+// Moment is what the control plane knows just now and does not record.
+type Moment struct {
+	// Queue holds the ready tasks and why each of them waits, in the order in which
+	// they will be placed.
+	Queue []Waiting `json:"queue"`
+	// Notes are what running tasks last said of themselves.
+	Notes map[pipeline.AttemptID]pipeline.Note `json:"-"`
+	// Silent are the agents that have running tasks and do not answer, with when
+	// they last did.
+	Silent map[pipeline.AgentID]time.Time `json:"-"`
+	// Names are what people call the agents.
+	Names map[pipeline.AgentID]string `json:"-"`
 }
 
 // Waiting is a ready task and the reason why no agent has it yet.

@@ -54,19 +54,16 @@ func (st *stream) flush() error {
 // wait blocks until one of the signals, the next heartbeat or the end of the
 // request; ok is false at the end. beat is true for a heartbeat.
 func wait(ctx context.Context, beat *time.Ticker, signals ...<-chan struct{}) (isBeat, ok bool) {
-	var a, b <-chan struct{}
-	if len(signals) > 0 {
-		a = signals[0]
-	}
-	if len(signals) > 1 {
-		b = signals[1]
-	}
+	var s [3]<-chan struct{} // one that is nil never signals
+	copy(s[:], signals)
 	select {
 	case <-ctx.Done():
 		return false, false
-	case <-a:
+	case <-s[0]:
 		return false, true
-	case <-b:
+	case <-s[1]:
+		return false, true
+	case <-s[2]:
 		return false, true
 	case <-beat.C:
 		return true, true

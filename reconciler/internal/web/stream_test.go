@@ -215,8 +215,8 @@ func TestAStreamThatEndsLeavesNothingBehind(t *testing.T) {
 	r, cancel := open(t, s.URL+"/events?logs="+string(attemptID(500))+","+string(attemptID(501)))
 	next(t, r)
 	next(t, r)
-	if n := src.watchers(); n != 3 {
-		t.Fatalf("%d watchers of the record and two logs", n)
+	if n := src.watchers(); n != 4 {
+		t.Fatalf("%d watchers of the record, the notes and two logs", n)
 	}
 	cancel()
 	s.Close() // waits for the handlers

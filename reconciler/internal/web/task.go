@@ -149,7 +149,7 @@ func (s *server) task(r *http.Request) (view, error) {
 	if err != nil {
 		return nil, err
 	}
-	queue, err := s.src.Queue(r.Context(), run.ID)
+	moment, err := s.src.Moment(r.Context(), run.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -177,19 +177,14 @@ func (s *server) task(r *http.Request) (view, error) {
 			v.Outputs = append(v.Outputs, o)
 		}
 	}
-	for _, l := range t.Links {
-		if u := ansi.SafeURL(l.URL); u != "" {
-			v.Links = append(v.Links, crumb{l.Name, u})
-		}
-	}
-	say := tellerOf(queue)
+	say := tellerOf(moment)
+	v.Links = linksOf(t, say.note(t))
 	if chosen != nil {
 		if v.Agent, err = s.agentByID(r, chosen.Agent); err != nil {
 			return nil, err
 		}
 	}
 	if v.Agent != nil {
-		say.names[v.Agent.ID] = v.Agent.Name
 		v.Machine, v.Facts = machineOf(v.Agent.Facts), factsOf(v.Agent.Facts)
 	}
 	v.State, v.Sentence = say.shown(&run, t)
@@ -200,6 +195,22 @@ func (s *server) task(r *http.Request) (view, error) {
 		return v, nil
 	}
 	return v, s.addLog(r, v)
+}
+
+// linksOf returns the pages that a task wants people to find: those of its result,
+// or those it has told of while it runs.
+func linksOf(t *pipeline.RunTask, now *pipeline.Note) []crumb {
+	links := t.Links
+	if now != nil {
+		links = now.Links
+	}
+	var out []crumb
+	for _, l := range links {
+		if u := ansi.SafeURL(l.URL); u != "" {
+			out = append(out, crumb{l.Name, u})
+		}
+	}
+	return out
 }
 
 func bindingsOf(run *pipeline.Run, t *pipeline.RunTask) []bindingRow {
