@@ -71,6 +71,12 @@ type Event struct {
 	// branch that it is to be merged into.
 	Proposal string `json:"proposal,omitempty"`
 	Target   string `json:"target,omitempty"`
+	// Name is what the event is for: the composition that a person asks to run, or
+	// the id of a webhook.
+	Name string `json:"name,omitempty"`
+	// ID tells apart events that are equal otherwise: two requests of one person, two
+	// deliveries of one webhook.
+	ID string `json:"id,omitempty"`
 	// Time is when a cron trigger was due.
 	Time time.Time `json:"time,omitzero"`
 	// Cause is the run that this one follows: the caller, the run that ended, or the

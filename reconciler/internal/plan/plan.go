@@ -1,360 +1,301 @@
-// Package plan decides what a commit causes: which runs start, which compositions
-// do not and by which clause, and what the forge is to be told. It is pure. The
-// runs that are made are those of the plan, because the same function answers both
-// the question and the deed.
+// Package plan decides what an event causes: which runs start, which compositions
+// do not and by which clause, what a change changes, who must approve it, and what
+// the forge is to be told. It is pure. The runs that are made are those of the
+// plan, because the same function answers both the question and the deed.
 package plan
 
 import (
-	"bytes"
-	"cmp"
-	"crypto/sha256"
-	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
-	"fmt"
-	"slices"
-	"strings"
-
-	"github.com/bmatcuk/doublestar/v4"
+	"time"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
 
-// Push is a branch that moved, or was made.
-type Push struct {
+// Input is all that a plan depends on. Equal inputs give equal plans, in whatever
+// order their lists come. Of keeps parts of it in the plan and changes nothing.
+type Input struct {
+	// Default is the branch whose configuration is in force.
+	Default pipeline.Ref
+	// Base is what is in force, nil when nothing is: its policy judges, and what runs
+	// outside of the default branch uses its pools and secrets. Head is what the
+	// event's commit declares; for an event that no commit makes (cron, after,
+	// webhook, manual) it is Base.
+	Base, Head *pipeline.Config
+	// Event is what happens. For the question what merging a change will do it is the
+	// push that the merge makes: kind push, the default branch, the change's head.
 	Event pipeline.Event
 	// Paths changed between Base and Head. PathsUnknown: they could not be listed
 	// (too many, or the base is gone), so that every paths clause is met.
 	Paths        []string
 	PathsUnknown bool
+	// Params that the asking person gave, a JSON object; only with a manual event.
+	Params json.RawMessage
+	// Filled are the values of Plan.Blanks of an earlier plan of this input.
+	Filled []Filled
+	// Fleet is a snapshot of what runs, nil when nobody was asked: then the plan says
+	// nothing of agents, queues and times.
+	Fleet *Fleet
+	// Now is when the question is put; firings of cron triggers are counted from it.
+	Now time.Time
 }
 
-// Plan is what an event causes.
+// Fleet is what was there when the question was put.
+type Fleet struct {
+	At      time.Time
+	Agents  []Agent
+	Runs    []Unfinished
+	History []History
+}
+
+// Agent is an agent as a plan sees it.
+type Agent struct {
+	ID pipeline.AgentID
+	// Name is what people call it.
+	Name      string
+	Pool      pipeline.PoolName
+	Untrusted bool
+	// Facts is the decoded JSON object that it reported.
+	Facts any
+	// Online: connected and renewing. Busy: some run has it.
+	Online, Busy bool
+}
+
+// Unfinished is a run that has not ended.
+type Unfinished struct {
+	Run         pipeline.RunID
+	Composition pipeline.CompositionName
+	Number      int
+	// Group is its concurrency group, "" for none.
+	Group string
+	State pipeline.State
+	// Waiting: it has not begun, because it is behind other runs.
+	Waiting bool
+}
+
+// History is how long earlier runs of a composition took, in any order: from being
+// made to the start of their first task, and from there to their end.
+type History struct {
+	Composition pipeline.CompositionName
+	Waits       []time.Duration
+	Durations   []time.Duration
+}
+
+// Blank is a value that an event causes and only an evaluation knows: the params of
+// a trigger that read the event, or a concurrency group that reads params. The
+// caller fills it and plans again; until it has, the run is shown but not whole.
+type Blank struct {
+	Composition pipeline.CompositionName `json:"composition"`
+	Blank       pipeline.Blank           `json:"blank"`
+	// Params of the run, for a group; nil for a trigger.
+	Params json.RawMessage `json:"params,omitempty"`
+}
+
+// Filled is the JSON value of a Blank, or the sentence that says why it has none.
+type Filled struct {
+	Blank
+	Value   json.RawMessage
+	Problem string
+}
+
+// Plan is what an event causes. Its lists are sorted, so that equal plans are equal
+// as JSON.
 type Plan struct {
-	Runs     []Run
-	Verdicts []pipeline.Verdict
+	Event pipeline.Event    `json:"event"`
+	Base  pipeline.CommitID `json:"base,omitempty"`
+	Head  pipeline.CommitID `json:"head,omitempty"`
+	// Digest names what the change means: what it changes, what it starts and with
+	// which text, and whose approval it needs. Formatting, comments, the place of
+	// declarations, messages, commits, agents and the clock are no part of it. An
+	// approval counts for one digest.
+	Digest pipeline.Digest `json:"digest"`
+
+	// Runs start, by composition. Verdicts has one for every composition that the
+	// event concerns. Blanks must be filled before the runs can be made.
+	Runs     []Run              `json:"runs,omitempty"`
+	Verdicts []pipeline.Verdict `json:"verdicts,omitempty"`
+	Blanks   []Blank            `json:"blanks,omitempty"`
+
+	// Changes are what Head declares otherwise than Base.
+	Changes []Change `json:"changes,omitempty"`
+	// Unchanged counts the compositions that are the same.
+	Unchanged int `json:"unchanged"`
+	// Breaks are the uses of plugins that a changed manifest does not allow.
+	Breaks []Break `json:"breaks,omitempty"`
+	// Secrets that compositions can reach with Head and not with Base.
+	Secrets []Reach `json:"secrets,omitempty"`
+	// Firings are the cron triggers that come, go or move.
+	Firings []Firing `json:"firings,omitempty"`
+	// Approvals that the policy of Base asks for before the change is merged.
+	Approvals   []Approval            `json:"approvals,omitempty"`
+	Diagnostics []pipeline.Diagnostic `json:"diagnostics,omitempty"`
+
+	// FleetAt is when the agents were looked at, zero when they were not. Placements
+	// are those of every composition that starts or changes.
+	FleetAt    time.Time   `json:"fleet_at,omitzero"`
+	Agents     int         `json:"agents,omitempty"`
+	Placements []Placement `json:"placements,omitempty"`
 }
 
 // Run is a run to be made, from the composition of that name.
 type Run struct {
-	Composition *pipeline.Composition
-	Key         pipeline.RunKey
-	Event       pipeline.Event
-	Params      json.RawMessage
-	Why         string
+	Composition *pipeline.Composition    `json:"-"`
+	Name        pipeline.CompositionName `json:"composition"`
+	Key         pipeline.RunKey          `json:"key,omitempty"` // "" while a blank is open
+	Event       pipeline.Event           `json:"-"`
+	Params      json.RawMessage          `json:"params,omitempty"`
+	// Trigger is the index of the composition's trigger that fires.
+	Trigger int `json:"trigger"`
+	// Why is the verdict's sentence.
+	Why string `json:"why"`
+	// Open: a blank of this run is open, and it cannot be made yet.
+	Open bool `json:"open,omitempty"`
+	// Group is its concurrency group, "" for none.
+	Group string `json:"group,omitempty"`
+	// Behind are the runs that it waits for, Cancels those that it ends. Full: so many
+	// wait already that it ends at once.
+	Behind  []RunName `json:"behind,omitempty"`
+	Cancels []RunName `json:"cancels,omitempty"`
+	Full    bool      `json:"full,omitempty"`
+	// Gates hold the run for people.
+	Gates []Held `json:"gates,omitempty"`
+	// Waits and Takes are what earlier runs took.
+	Waits Estimate `json:"waits,omitzero"`
+	Takes Estimate `json:"takes,omitzero"`
 }
 
-// OfPush plans a moved branch: one verdict for each composition, and a run for
-// each that starts. cfg is the configuration in force for the event; compositions
-// that could not be evaluated get the verdict "rejected". Order is by name.
-func OfPush(cfg *pipeline.Config, p Push) Plan {
-	var out Plan
-	for i := range cfg.Compositions {
-		c := &cfg.Compositions[i]
-		v := pipeline.Verdict{Commit: p.Event.Head, Ref: p.Event.Ref, Composition: c.Name, Outcome: pipeline.VerdictSkipped}
-		trigger, sentence := match(c, p)
-		if trigger != nil {
-			params, err := Params(c, trigger.Params.Value)
-			if err != nil {
-				v.Outcome, sentence = pipeline.VerdictRejected, err.Error()
-			} else {
-				v.Outcome = pipeline.VerdictRun
-				out.Runs = append(out.Runs, Run{c, Key(p.Event, c, params, 0), p.Event, params, sentence})
-			}
-		}
-		v.Sentence = sentence
-		out.Verdicts = append(out.Verdicts, v)
-	}
-	for _, d := range blamed(cfg) {
-		out.Verdicts = append(out.Verdicts, pipeline.Verdict{
-			Commit: p.Event.Head, Ref: p.Event.Ref, Composition: blame(d),
-			Outcome: pipeline.VerdictRejected, Sentence: d.Pos.String() + ": " + d.Message,
-		})
-	}
-	return out
+// RunName names a run as people do. Number 0 is a run of this plan.
+type RunName struct {
+	Composition pipeline.CompositionName `json:"composition"`
+	Number      int                      `json:"number,omitempty"`
 }
 
-// blamed returns the first error of each unit that has one.
-func blamed(cfg *pipeline.Config) []pipeline.Diagnostic {
-	var out []pipeline.Diagnostic
-	seen := map[string]bool{}
-	for _, d := range cfg.Diagnostics {
-		if d.Severity == pipeline.SeverityError && !seen[d.Unit] {
-			seen[d.Unit] = true
-			out = append(out, d)
-		}
-	}
-	return out
+// Held is a gate of a run.
+type Held struct {
+	Task      pipeline.TaskName `json:"task"`
+	Approvers []string          `json:"approvers,omitempty"`
+	Count     int               `json:"count"`
 }
 
-// blame names what a diagnostic without a composition is about.
-func blame(d pipeline.Diagnostic) pipeline.CompositionName {
-	if d.Unit == "" {
-		return "repository"
-	}
-	return pipeline.CompositionName(d.Unit)
+// Estimate is the median and the 90th percentile of Of earlier runs; the zero value
+// is no estimate.
+type Estimate struct {
+	P50 pipeline.Duration `json:"p50"`
+	P90 pipeline.Duration `json:"p90"`
+	Of  int               `json:"of"`
 }
 
-// match returns the trigger of c that the push fires, and a sentence; without one
-// the sentence names the clause that came nearest to being met.
-func match(c *pipeline.Composition, p Push) (*pipeline.Trigger, string) {
-	if c.Suspend {
-		return nil, "suspended"
-	}
-	branch := p.Event.Ref.Branch()
-	nearest, near := "no push trigger", 0
-	miss := func(how int, format string, args ...any) {
-		if how > near {
-			near, nearest = how, fmt.Sprintf(format, args...)
-		}
-	}
-	for i := range c.Triggers {
-		t := &c.Triggers[i]
-		if t.Push == nil {
-			continue
-		}
-		switch {
-		case t.Push.Repo != "" && t.Push.Repo != p.Event.Repo:
-			miss(1, "watches repository %s", t.Push.Repo)
-		case !anyMatch(t.Push.Branches, branch):
-			miss(2, "branch %s is not %s", branch, strings.Join(t.Push.Branches, " or "))
-		case len(t.Push.Paths) > 0 && !p.PathsUnknown && !anyPath(t.Push.Paths, p.Paths):
-			miss(3, "no changed path matches %s", strings.Join(t.Push.Paths, " or "))
-		default:
-			return t, "push to " + branch
-		}
-	}
-	return nil, nearest
-}
-
-// anyMatch matches with ** across slashes; a pattern that starts with ! takes
-// back what an earlier one matched.
-func anyMatch(patterns []string, s string) bool {
-	matched := false
-	for _, p := range patterns {
-		if rest, not := strings.CutPrefix(p, "!"); not {
-			if ok, _ := doublestar.Match(rest, s); ok {
-				matched = false
-			}
-		} else if ok, _ := doublestar.Match(p, s); ok {
-			matched = true
-		}
-	}
-	return matched
-}
-
-func anyPath(patterns, paths []string) bool {
-	return slices.ContainsFunc(paths, func(p string) bool { return anyMatch(patterns, p) })
-}
-
-// Params fills in the composition's defaults and checks the result against its
-// declared types. given is a JSON object or empty. The error lists all that is wrong.
-func Params(c *pipeline.Composition, given json.RawMessage) (json.RawMessage, error) {
-	have := map[string]json.RawMessage{}
-	if len(given) > 0 && !bytes.Equal(given, []byte("null")) {
-		if err := json.Unmarshal(given, &have); err != nil {
-			return nil, fmt.Errorf("params of %s are not a JSON object: %w", c.Name, err)
-		}
-	}
-	var wrong []string
-	for _, f := range c.Params {
-		v, ok := have[f.Name]
-		switch {
-		case ok:
-			for _, w := range f.Type.CheckJSON(v) {
-				wrong = append(wrong, f.Name+": "+w)
-			}
-		case f.Default != nil:
-			have[f.Name] = f.Default
-		case !f.Optional:
-			wrong = append(wrong, f.Name+": is missing")
-		}
-	}
-	for _, name := range undeclared(c, have) {
-		wrong = append(wrong, name+": is not declared")
-	}
-	if len(wrong) > 0 {
-		return nil, fmt.Errorf("params of %s: %s", c.Name, strings.Join(wrong, "; "))
-	}
-	return json.Marshal(have) // map keys are sorted, so equal params are equal bytes
-}
-
-func undeclared(c *pipeline.Composition, have map[string]json.RawMessage) []string {
-	var out []string
-	for name := range have {
-		if !slices.ContainsFunc(c.Params, func(f pipeline.Field) bool { return f.Name == name }) {
-			out = append(out, name)
-		}
-	}
-	slices.Sort(out)
-	return out
-}
-
-// Key identifies the run that an event asks for: SHA-256 over length-prefixed
-// parts, so that no two lists of parts collide. Seeing the same event again, after
-// a restart or by redelivery, gives the same key. generation tells runs apart that
-// were asked for again.
-func Key(e pipeline.Event, c *pipeline.Composition, params json.RawMessage, generation int64) pipeline.RunKey {
-	h := sha256.New()
-	for _, part := range []string{
-		e.Kind, e.Repo, string(e.Ref), string(e.Head), string(c.Name), string(c.Digest), string(params), fmt.Sprint(generation),
-	} {
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], uint64(len(part)))
-		h.Write(n[:])
-		h.Write([]byte(part))
-	}
-	return pipeline.RunKey(hex.EncodeToString(h.Sum(nil)))
-}
-
-// Contexts of commit statuses. They are few and never renamed, because branch
-// protection names them.
-const (
-	ContextAll = "maestro"
-	contextRun = "maestro/run/"
-)
+// Op says what becomes of something.
+type Op string
 
 const (
-	statusPending = "pending"
-	statusSuccess = "success"
-	statusFailure = "failure"
-	statusError   = "error"
-	// maxDescription is GitHub's limit, in characters.
-	maxDescription = 140
+	Added   Op = "added"
+	Removed Op = "removed"
+	Changed Op = "changed"
 )
 
-// Facts are what the statuses of a commit are derived from.
-type Facts struct {
-	Commit      pipeline.CommitID
-	Diagnostics []pipeline.Diagnostic
-	Verdicts    []pipeline.Verdict
-	// Runs of the commit; only the newest of each composition counts.
-	Runs []*pipeline.Run
-	// URL of the web view, without a slash at its end; "" leaves links out.
-	URL string
+// Kinds of what a change changes.
+const (
+	KindComposition = "composition"
+	KindPlugin      = "plugin"
+	KindPool        = "pool"
+	KindSecret      = "secret"
+	KindPolicy      = "policy"
+)
+
+// Change is one thing that the head declares otherwise than the base.
+type Change struct {
+	Kind string `json:"kind"`
+	Name string `json:"name"`
+	Op   Op     `json:"op"`
+	// Pos is in the head; what is removed has its place in the base.
+	Pos pipeline.Position `json:"pos,omitzero"`
+	// Tasks counts the tasks of a composition that is added or removed, and the
+	// unchanged ones of one that is changed.
+	Tasks int    `json:"tasks,omitempty"`
+	Edits []Edit `json:"edits,omitempty"`
 }
 
-// Statuses returns what the forge should say of the commit: the one status that
-// rolls all up, which is always there, and one for each composition that ran.
-func Statuses(f Facts) []pipeline.Status {
-	out := []pipeline.Status{RollUp(f)}
-	for _, r := range newest(f.Runs) {
-		out = append(out, OfRun(r, f.URL))
-	}
-	return out
+// Edit is a part of something changed. Old and New are as authors write them, in
+// short; "" when there is none.
+type Edit struct {
+	Op Op `json:"op"`
+	// Path leads to the part, in the author's words: tasks.deploy.fields.image.
+	Path string            `json:"path"`
+	Old  string            `json:"old,omitempty"`
+	New  string            `json:"new,omitempty"`
+	Pos  pipeline.Position `json:"pos,omitzero"`
 }
 
-// newest returns the latest run of each composition, by name.
-func newest(all []*pipeline.Run) []*pipeline.Run {
-	latest := make(map[pipeline.CompositionName]*pipeline.Run, len(all))
-	for _, r := range all {
-		if n := latest[r.Composition]; n == nil || r.ID > n.ID {
-			latest[r.Composition] = r
-		}
-	}
-	runs := make([]*pipeline.Run, 0, len(latest))
-	for _, r := range latest {
-		runs = append(runs, r)
-	}
-	slices.SortFunc(runs, func(a, b *pipeline.Run) int { return cmp.Compare(a.Composition, b.Composition) })
-	return runs
+// Break is a use of a plugin that its changed manifest does not allow, in a
+// composition that the head therefore lacks.
+type Break struct {
+	Plugin      pipeline.PluginName      `json:"plugin"`
+	Composition pipeline.CompositionName `json:"composition"`
+	Task        pipeline.TaskName        `json:"task"`
+	// Field or output that does not fit; "" when the whole task definition is gone.
+	Field string            `json:"field,omitempty"`
+	Why   string            `json:"why"`
+	Pos   pipeline.Position `json:"pos,omitzero"`
 }
 
-// OfRun is the status of one run.
-func OfRun(r *pipeline.Run, url string) pipeline.Status {
-	s := pipeline.Status{Commit: r.Commit, Context: contextRun + string(r.Composition), State: forgeState(r.State)}
-	s.Description = cut(fmt.Sprintf("#%d %s: %s", r.Number, r.State, r.Reason))
-	if r.Reason == "" || r.Reason == string(r.State) {
-		s.Description = fmt.Sprintf("#%d %s", r.Number, r.State)
-	}
-	if url != "" {
-		s.URL = fmt.Sprintf("%s/c/%s/%d", url, r.Composition, r.Number)
-	}
-	return s
+// Reach is a secret that a task gets.
+type Reach struct {
+	Secret      pipeline.SecretName      `json:"secret"`
+	Composition pipeline.CompositionName `json:"composition"`
+	Tasks       []pipeline.TaskName      `json:"tasks,omitempty"`
+	// Moved: the composition had a secret of that name, which is read elsewhere now.
+	Moved bool              `json:"moved,omitempty"`
+	Pos   pipeline.Position `json:"pos,omitzero"`
 }
 
-// RollUp is the status of the whole commit, the one to require before a merge.
-func RollUp(f Facts) pipeline.Status {
-	runs := newest(f.Runs)
-	s := pipeline.Status{Commit: f.Commit, Context: ContextAll, State: statusSuccess}
-	if f.URL != "" {
-		s.URL = f.URL + "/commits/" + string(f.Commit)
-	}
-	if broken := blamed(&pipeline.Config{Diagnostics: f.Diagnostics}); len(broken) > 0 {
-		s.State = statusFailure
-		d := broken[0]
-		more := ""
-		if n := len(f.Diagnostics); n > 1 {
-			more = fmt.Sprintf(" (1 of %d problems)", n)
-		}
-		s.Description = cutTo(d.Pos.String()+": "+d.Message, maxDescription-len(more)) + more
-		return s
-	}
-	count := map[string]int{}
-	var worst *pipeline.Run
-	for _, r := range runs {
-		st := forgeState(r.State)
-		count[st]++
-		if st != statusSuccess && (worst == nil || rank(st) > rank(forgeState(worst.State))) {
-			worst = r
-		}
-	}
-	switch {
-	case len(runs) == 0:
-		s.Description = cut("0 runs: " + nothing(f.Verdicts))
-	case worst == nil:
-		s.Description = fmt.Sprintf("%s succeeded", plural(len(runs), "run"))
-	default:
-		s.State = forgeState(worst.State)
-		s.Description = cut(fmt.Sprintf("%d of %s done: %s #%d %s: %s",
-			count[statusSuccess]+count[statusFailure]+count[statusError], plural(len(runs), "run"),
-			worst.Composition, worst.Number, worst.State, worst.Reason))
-	}
-	return s
+// Firing is a cron trigger before and after, with its next firings, at most three.
+type Firing struct {
+	Composition pipeline.CompositionName `json:"composition"`
+	Op          Op                       `json:"op"`
+	Old         string                   `json:"old,omitempty"` // schedule and zone
+	New         string                   `json:"new,omitempty"`
+	Was         []time.Time              `json:"was,omitempty"`
+	Next        []time.Time              `json:"next,omitempty"`
 }
 
-// nothing says why a commit started no run.
-func nothing(vs []pipeline.Verdict) string {
-	switch len(vs) {
-	case 0:
-		return "the repository declares no composition"
-	case 1:
-		return fmt.Sprintf("%s: %s", vs[0].Composition, vs[0].Sentence)
-	}
-	return fmt.Sprintf("none of %d compositions applies (%s: %s, …)", len(vs), vs[0].Composition, vs[0].Sentence)
+// Approval is what a rule of the policy in force asks for.
+type Approval struct {
+	Rule      string            `json:"rule"`
+	Pos       pipeline.Position `json:"pos,omitzero"`
+	Approvers []string          `json:"approvers,omitempty"` // groups; none means everybody
+	// People are the members of the groups.
+	People []string `json:"people,omitempty"`
+	Count  int      `json:"count"`
+	// Because are the paths and compositions that the rule is about, at most three.
+	Because []string `json:"because,omitempty"`
 }
 
-func plural(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
+// Placement says which agents can take the tasks of a composition.
+type Placement struct {
+	Composition pipeline.CompositionName `json:"composition"`
+	Fits        []Fit                    `json:"fits,omitempty"`
 }
 
-// rank orders forge states: what somebody must act on outranks what is under way.
-func rank(s string) int {
-	return slices.Index([]string{statusSuccess, statusPending, statusFailure, statusError}, s)
+// Fit is how many agents can take tasks that require the same.
+type Fit struct {
+	Tasks []pipeline.TaskName `json:"tasks"`
+	Pool  pipeline.PoolName   `json:"pool,omitempty"`
+	// Agents fit; of these Free are connected and have no run.
+	Agents int `json:"agents"`
+	Free   int `json:"free"`
+	// Excluded counts the agents that each clause excludes, most first.
+	Excluded []Exclusion `json:"excluded,omitempty"`
 }
 
-func forgeState(s pipeline.State) string {
-	switch s {
-	case pipeline.Success, pipeline.NotNeeded, pipeline.Skipped:
-		return statusSuccess
-	case pipeline.Failure, pipeline.Timeout, pipeline.Cancelled:
-		return statusFailure
-	case pipeline.Error:
-		return statusError
-	}
-	return statusPending
+// Exclusion counts the agents that lack what a clause asks for.
+type Exclusion struct {
+	Clause string `json:"clause"`
+	Agents int    `json:"agents"`
 }
 
-func cut(s string) string { return cutTo(s, maxDescription) }
-
-// cutTo shortens s to n characters, on one line.
-func cutTo(s string, n int) string {
-	r := []rune(strings.Join(strings.Fields(s), " "))
-	if len(r) <= n {
-		return string(r)
-	}
-	return string(r[:n-1]) + "…"
+// Of plans an event.
+func Of(in Input) Plan {
+	p := Plan{Event: in.Event, Diagnostics: in.Head.Diagnostics}
+	p.Runs, p.Verdicts, p.Blanks = decide(in)
+	return p
 }
