@@ -45,7 +45,11 @@ func (b *batch) check(u unitRef) *unitResult {
 		}
 	}
 	for i := range res.Diagnostics {
-		res.Diagnostics[i].Unit = u.Dir
+		d := &res.Diagnostics[i]
+		d.Unit = u.Dir
+		if name := b.unknown[d.Pos]; name != "" {
+			res.Mentions = append(res.Mentions, mention{Kind: mentionUnknown, Name: name, Pos: d.Pos})
+		}
 	}
 	return res
 }
@@ -97,7 +101,7 @@ func (b *batch) buildOps(dir string, res *unitResult) (v cue.Value, ownIdx, all 
 	}
 	inst := b.instance(dir, b.req.Module+"/"+dir+":"+opsPackage, opsPackage, append(files, b.bindMissing(files)...))
 	all = newIndex(files)
-	x := explainer{batch: b, unit: dir, idx: all}
+	x := explainer{batch: b, unit: dir, idx: all, files: files}
 	if err := errors.Append(inst.Err, inst.ResolutionErr); err != nil {
 		res.Diagnostics = append(res.Diagnostics, x.buildErrors(err)...)
 		return v, nil, nil, false

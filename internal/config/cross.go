@@ -44,7 +44,7 @@ func assemble(commit pipeline.CommitID, s *survey, results map[string]*unitResul
 	r.duplicates()
 	for _, res := range r.results {
 		for _, m := range res.Mentions {
-			r.checkMention(res.Dir, m)
+			r.checkMention(s, res.Dir, m)
 		}
 		for i := range res.Compositions {
 			r.checkAgents(&res.Compositions[i])
@@ -131,8 +131,10 @@ func (r *repository) complain(unit string, c pipeline.CompositionName, d pipelin
 	r.unusable[c] = true
 }
 
-func (r *repository) checkMention(unit string, m mention) {
+func (r *repository) checkMention(s *survey, unit string, m mention) {
 	switch m.Kind {
+	case mentionUnknown:
+		r.advise(s, m)
 	case mentionPool:
 		known := poolNames(r.cfg.Pools)
 		if !slices.Contains(known, m.Name) {

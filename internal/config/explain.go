@@ -23,6 +23,7 @@ import (
 type explainer struct {
 	batch *batch
 	unit  string
+	files []*ast.File
 	idx   *index
 	root  cue.Value
 	// definition finds what a task is an instance of.
@@ -112,60 +113,15 @@ func (x *explainer) classify(e errors.Error, format string, args []any) pipeline
 		return x.wrongValue(p, e)
 	case format == cueIncomplete:
 		return x.incomplete(p, e)
-	}
-	if d, ok := x.buildError(e, format, args); ok {
+	case format == cueRefNotFound && len(args) == 1:
+		d, _ := x.notFound(fmt.Sprint(args[0]), x.at(nil, e))
 		return d
+	case strings.HasPrefix(format, cueNotUsed), strings.HasPrefix(format, cueLetNotUsed):
+		return x.unused(x.at(nil, e), format, args)
 	}
 	d := diag(codeEvaluate, x.at(p, e), "%s cannot be evaluated", x.subject(p))
 	d.Note = "the evaluator says: " + plain(errors.Newf(token.NoPos, format, args...).Error())
 	return d
-}
-
-// buildErrors explains what building an instance gave: errors of single names.
-func (x *explainer) buildErrors(err error) []pipeline.Diagnostic {
-	var out []pipeline.Diagnostic
-	for _, e := range errors.Errors(err) {
-		d := x.explain(e)
-		if !slices.Contains(out, d) {
-			out = append(out, d)
-		}
-	}
-	return out
-}
-
-func (x *explainer) buildError(e errors.Error, format string, args []any) (pipeline.Diagnostic, bool) {
-	pos := x.at(nil, e)
-	switch {
-	case format == cueRefNotFound && len(args) == 1:
-		name := fmt.Sprint(args[0])
-		d := diag(codeReference, pos, "nothing here is called %q", name)
-		d.Help = fmt.Sprintf("a text is written in quotes: %q", name)
-		if hint := didYouMean(name, []string{"tasks", "params", "event"}); hint != "" {
-			d.Help = hint
-		} else if knownStandard(name) {
-			d.Help = fmt.Sprintf("import %q", name)
-		}
-		return d, true
-	case strings.HasPrefix(format, cueNotUsed):
-		name := ""
-		if len(args) > 0 {
-			name = strings.Trim(fmt.Sprint(args[0]), `"`)
-		}
-		d := diag(codeUnused, pos, "%q is imported but not used", name)
-		d.Help = "remove the import"
-		if short := ast.ParseImportPath(name).Qualifier; x.idx.hasLabel(short) {
-			d.Help = fmt.Sprintf("a field here is called %q too, which hides the import: rename the field, or import it under another name", short)
-		}
-		return d, true
-	case strings.HasPrefix(format, cueLetNotUsed):
-		d := diag(codeUnused, pos, "a let or alias is declared but not used")
-		if len(args) > 0 {
-			d.Message = fmt.Sprintf("%q is declared but not used", fmt.Sprint(args[0]))
-		}
-		d.Help = "remove it"
-		return d, true
-	}
-	return pipeline.Diagnostic{}, false
 }
 
 const nameRule = "a name is a lower-case letter, then up to 62 of a-z, 0-9 and -"
@@ -416,20 +372,6 @@ func fieldNames(v cue.Value) []string {
 		if iter.Selector().LabelType() == cue.StringLabel && iter.Selector().ConstraintType() != cue.PatternConstraint {
 			out = append(out, iter.Selector().Unquoted())
 		}
-	}
-	return out
-}
-
-// importNames maps the names that a file gives its imports to their paths.
-func importNames(f *ast.File) map[string]string {
-	out := map[string]string{}
-	for spec := range f.ImportSpecs() {
-		p := unquote(spec.Path.Value)
-		name := ast.ParseImportPath(p).Qualifier
-		if spec.Name != nil {
-			name = spec.Name.Name
-		}
-		out[name] = p
 	}
 	return out
 }

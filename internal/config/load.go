@@ -42,6 +42,8 @@ type batch struct {
 	// loading breaks import cycles.
 	loading map[string]bool
 	plugins map[string]*manifest
+	// unknown are names and last elements of import paths that lead nowhere, by place.
+	unknown map[pipeline.Position]string
 }
 
 // pkg is a parsed package that is not of the ops kind.
@@ -60,6 +62,7 @@ func newBatch(req *request) *batch {
 		packages: map[string]*pkg{},
 		loading:  map[string]bool{},
 		plugins:  map[string]*manifest{},
+		unknown:  map[pipeline.Position]string{},
 	}
 	if req.Version == "" {
 		req.Version = defaultLanguage
@@ -210,7 +213,7 @@ func (b *batch) importPackage(dir, name string) *pkg {
 	}
 	inst := b.instance(dir, importPath, name, p.files)
 	if inst.Err != nil || inst.ResolutionErr != nil {
-		x := explainer{batch: b, unit: dir}
+		x := explainer{batch: b, unit: dir, files: p.files}
 		p.diags = append(p.diags, x.buildErrors(errors.Append(inst.Err, inst.ResolutionErr))...)
 		return p
 	}
@@ -280,8 +283,7 @@ func (b *batch) checkImport(spec *ast.ImportSpec) (pipeline.Diagnostic, bool) {
 	switch {
 	case !ok && standardLibrary(importPath):
 		if !knownStandard(importPath) {
-			return withHelp(diag(codeImport, pos, "unknown package %q", importPath),
-				didYouMean(importPath, standardPackages)), true
+			return b.unknownImport(importPath, pos), true
 		}
 		return pipeline.Diagnostic{}, false
 	case !ok:
@@ -317,20 +319,11 @@ func (b *batch) unknownPackage(importPath, dir, name string, pos pipeline.Positi
 	if rest, ok := strings.CutPrefix(dir, builtinDir); ok {
 		d := diag(codeImport, pos, "no standard plugin is called %q", rest)
 		d.Note = "the standard plugins are " + strings.Join(builtinNames(), ", ")
-		return withHelp(d, didYouMean(rest, builtinNames()))
+		b.unknown[pos] = rest
+		return d
 	}
-	d := diag(codeImport, pos, "unknown package %q: the repository has no directory %s with files of package %s", importPath, dir, name)
-	var known []string
-	for have := range b.listing {
-		if path.Dir(have) == path.Dir(dir) {
-			known = append(known, path.Base(have))
-		}
-	}
-	slices.Sort(known)
-	if hint := didYouMean(path.Base(dir), known); hint != "" {
-		d.Help = hint
-	}
-	return d
+	b.unknown[pos] = path.Base(dir)
+	return diag(codeImport, pos, "unknown package %q: the repository has no directory %s with files of package %s", importPath, dir, name)
 }
 
 func underAny(dir string, roots ...string) bool {

@@ -76,7 +76,7 @@ type unitResult struct {
 	// a name in two units is a mistake even if one of them is broken.
 	Declared []mention `json:"declared,omitempty"`
 	// Mentions are the pools and secrets that tasks name, those of broken
-	// compositions too.
+	// compositions too, and names that nothing declares.
 	Mentions []mention `json:"mentions,omitempty"`
 }
 
@@ -93,4 +93,6 @@ const (
 	mentionComposition = "composition"
 	mentionPool        = "pool"
 	mentionSecret      = "secret"
+	// mentionUnknown is a name that nothing declares, which a plugin may have.
+	mentionUnknown = "unknown"
 )

@@ -72,7 +72,7 @@ func aliased(id *ast.Ident) ast.Expr {
 func (b *batch) checkSelectors(files []*ast.File) []pipeline.Diagnostic {
 	var out []pipeline.Diagnostic
 	for _, f := range files {
-		names := importNames(f)
+		names := imports(f)
 		ast.Walk(f, func(n ast.Node) bool {
 			sel, ok := n.(*ast.SelectorExpr)
 			if !ok {
@@ -85,11 +85,11 @@ func (b *batch) checkSelectors(files []*ast.File) []pipeline.Diagnostic {
 			if spec, isImport := id.Node.(*ast.ImportSpec); id.Node != nil && (!isImport || spec == nil) {
 				return true
 			}
-			importPath, ok := names[id.Name]
+			spec, ok := names[id.Name]
 			if !ok {
 				return true
 			}
-			if d, bad := b.checkSelector(id.Name, importPath, sel); bad {
+			if d, bad := b.checkSelector(id.Name, unquote(spec.Path.Value), sel); bad {
 				out = append(out, d)
 			}
 			return true

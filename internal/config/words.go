@@ -31,6 +31,14 @@ func withHelp(d pipeline.Diagnostic, help string) pipeline.Diagnostic {
 // didYouMean suggests the known name nearest to what was written, or nothing when
 // none is near.
 func didYouMean(written string, known []string) string {
+	if best := nearest(written, known); best != "" {
+		return fmt.Sprintf("did you mean %s?", quoted(best))
+	}
+	return ""
+}
+
+// nearest is the known name most like what was written, or "" when none is near.
+func nearest(written string, known []string) string {
 	best, least := "", len(written)/3+2
 	for _, k := range known {
 		if k == written {
@@ -40,10 +48,7 @@ func didYouMean(written string, known []string) string {
 			best, least = k, d
 		}
 	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf("did you mean %s?", quoted(best))
+	return best
 }
 
 // quoted puts a name in quotes, but not an attribute or a definition.
