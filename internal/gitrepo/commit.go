@@ -23,6 +23,8 @@ type CommitInfo struct {
 	Parents []pipeline.CommitID
 	// AuthorName and AuthorEmail as the commit says.
 	AuthorName, AuthorEmail string
+	// CommitterName and CommitterEmail likewise.
+	CommitterName, CommitterEmail string
 	// Subject is the first line of the message, at most 200 characters.
 	Subject string
 	// When it was committed, in UTC; a date outside 1970 to 9999 becomes the
@@ -86,7 +88,9 @@ func parseCommit(data []byte) (commit, error) {
 			name, email, _ := parseSignature(value)
 			c.AuthorName, c.AuthorEmail = display(name, 100), display(email, 200)
 		case key == "committer" && c.When.IsZero():
-			_, _, c.When = parseSignature(value)
+			var name, email string
+			name, email, c.When = parseSignature(value)
+			c.CommitterName, c.CommitterEmail = display(name, 100), display(email, 200)
 		}
 	}
 	if !sawTree {

@@ -33,7 +33,7 @@ func TestCommitSaysWhatGitSays(t *testing.T) {
 	}
 	want := gitrepo.CommitInfo{
 		ID: g.rev("HEAD"), Parents: []pipeline.CommitID{three, two}, AuthorName: "Ana", AuthorEmail: "ana@example.org",
-		Subject: "Merge the side", When: time.Unix(1700000000, 0).UTC(),
+		CommitterName: "Ana", CommitterEmail: "ana@example.org", Subject: "Merge the side", When: time.Unix(1700000000, 0).UTC(),
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("commit differs (-want +got):\n%s", diff)

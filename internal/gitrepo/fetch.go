@@ -62,6 +62,7 @@ func (r *Repo) fetchOnce(ctx context.Context) (Refs, error) {
 		}
 	}
 	refs := Refs{Head: adv.head, Tips: make(map[pipeline.Ref]pipeline.CommitID, len(raw))}
+	refs.Own, refs.OwnTruncated = r.ownRemote(adv)
 	if err := r.peelInto(ctx, refs.Tips, raw); err != nil {
 		return Refs{}, err
 	}

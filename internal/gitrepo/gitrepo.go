@@ -48,6 +48,7 @@ type Options struct {
 type Limits struct {
 	Blob        int64         // bytes of a file that may be read; 1 MiB
 	Refs        int           // branches and tags; 50,000
+	Own         int           // refs under refs/reviews/ and refs/maestro/; 20,000
 	Entries     int           // files and directories looked at in one tree; 200,000
 	Changed     int           // paths that ChangedPaths returns; 10,000
 	PackBytes   int64         // bytes of one fetch; 1 GiB
@@ -69,6 +70,7 @@ func (l Limits) withDefaults() Limits {
 	}
 	def(&l.Blob, 1<<20)
 	defInt(&l.Refs, 50_000)
+	defInt(&l.Own, 20_000)
 	defInt(&l.Entries, 200_000)
 	defInt(&l.Changed, 10_000)
 	def(&l.PackBytes, 1<<30)

@@ -40,7 +40,7 @@ func TestFetchShowsBranchesAndTagsAsTheyAre(t *testing.T) {
 			want := gitrepo.Refs{Head: "refs/heads/main", Tips: map[pipeline.Ref]pipeline.CommitID{
 				"refs/heads/main": two, "refs/heads/feature/deep": one, "refs/heads/refs/heads/main": one,
 				"refs/tags/light": one, "refs/tags/heavy": one, "refs/tags/tagtag": one,
-			}}
+			}, Own: map[pipeline.Ref]string{"refs/maestro/x": string(one), "refs/reviews/x/ana": string(one)}}
 			for range 2 { // the second time tags come from memory
 				if diff := cmp.Diff(want, fetch(t, r)); diff != "" {
 					t.Errorf("refs differ (-want +got):\n%s", diff)

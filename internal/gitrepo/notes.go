@@ -19,7 +19,7 @@ import (
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
 
-// noteSpace is where notes live; nothing else in a repository is ever written.
+// noteSpace is where notes live; beside them only refs/maestro/ is ever written.
 const noteSpace = "refs/notes/"
 
 // Notes returns the text that ref, a full name under refs/notes/, attaches to a
@@ -110,7 +110,7 @@ func (r *Repo) editNoteOnce(ctx context.Context, ref pipeline.Ref, h plumbing.Ha
 	if text == old {
 		return nil
 	}
-	w := noteWriter{repo: r, made: memory.NewStorage()}
+	w := noteWriter{maker{repo: r, made: memory.NewStorage()}}
 	id, err := w.write(tip, h, text)
 	if err != nil {
 		return fault.New(fault.KindOf(err), "write note of %s in %s of %s: %w", pipeline.CommitID(h.String()).Short(), ref, r, err)
@@ -197,11 +197,8 @@ func (r *Repo) treeOf(tip plumbing.Hash) (plumbing.Hash, error) {
 	return c.tree, err
 }
 
-// noteWriter makes the objects of one new note and remembers them for a push.
-type noteWriter struct {
-	repo *Repo
-	made *memory.Storage
-}
+// noteWriter makes the objects of one new note.
+type noteWriter struct{ maker }
 
 func (w *noteWriter) write(tip, h plumbing.Hash, text string) (plumbing.Hash, error) {
 	tree, err := w.repo.treeOf(tip)
@@ -216,15 +213,19 @@ func (w *noteWriter) write(tip, h plumbing.Hash, text string) (plumbing.Hash, er
 	if tree, err = w.place(tree, name, blob, true); err != nil {
 		return plumbing.ZeroHash, err
 	}
+	return w.put(plumbing.CommitObject, encodeCommit(tree, tip, time.Now(), "note for "+name[:12]+"\n"))
+}
+
+// encodeCommit writes the raw form of a commit of ours; a zero parent is none.
+func encodeCommit(tree, parent plumbing.Hash, at time.Time, message string) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "tree %s\n", tree)
-	if !tip.IsZero() {
-		fmt.Fprintf(&b, "parent %s\n", tip)
+	if !parent.IsZero() {
+		fmt.Fprintf(&b, "parent %s\n", parent)
 	}
 	const who = "Maestro <maestro@localhost>"
-	now := time.Now().Unix()
-	fmt.Fprintf(&b, "author %s %d +0000\ncommitter %s %d +0000\n\nnote for %s\n", who, now, who, now, name[:12])
-	return w.put(plumbing.CommitObject, b.Bytes())
+	fmt.Fprintf(&b, "author %s %d +0000\ncommitter %s %d +0000\n\n%s", who, at.Unix(), who, at.Unix(), message)
+	return b.Bytes()
 }
 
 // place returns tree with the note in it: where it is, or else in a directory
@@ -284,26 +285,10 @@ func encodeTree(entries []entry) []byte {
 	return b.Bytes()
 }
 
-func (w *noteWriter) put(kind plumbing.ObjectType, data []byte) (plumbing.Hash, error) {
-	h, err := w.repo.store.put(kind, data)
-	if err != nil {
-		return h, fault.New(fault.Unavailable, "%w; check that this user may write to the repository and that the disk is not full", err)
-	}
-	obj := &plumbing.MemoryObject{}
-	obj.SetType(kind)
-	_, _ = obj.Write(data) // never fails: it appends to a slice
-	_, err = w.made.SetEncodedObject(obj)
-	return h, err
-}
-
-// pack encodes the objects that were made.
-func (w *noteWriter) pack() (io.ReadCloser, error) {
-	hashes := make([]plumbing.Hash, 0, len(w.made.Objects))
-	for h := range w.made.Objects {
-		hashes = append(hashes, h)
-	}
+// encodePack writes a pack of those objects.
+func encodePack(from *memory.Storage, hashes []plumbing.Hash) (io.ReadCloser, error) {
 	var b bytes.Buffer
-	if _, err := packfile.NewEncoder(&b, w.made, false).Encode(hashes, 0); err != nil {
+	if _, err := packfile.NewEncoder(&b, from, false).Encode(hashes, 0); err != nil {
 		return nil, errors.Join(err)
 	}
 	return io.NopCloser(&b), nil

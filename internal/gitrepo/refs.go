@@ -19,7 +19,7 @@ import (
 )
 
 // Refs is where a repository's branches and tags point at one moment. Maestro's
-// own refs are not among them, so nothing that Maestro writes can trigger it.
+// own refs are apart, so that nothing in them can trigger a run.
 type Refs struct {
 	// Head is the full name of the default branch, which may not exist yet; ""
 	// when the repository names none.
@@ -27,6 +27,11 @@ type Refs struct {
 	// Tips maps full names under refs/heads/ and refs/tags/ to commits. A tag
 	// object is followed to its commit; a tag of anything else is left out.
 	Tips map[pipeline.Ref]pipeline.CommitID
+	// Own maps full names under refs/reviews/ and refs/maestro/ to the objects that
+	// they point at, see Repo.Tag. OwnTruncated: there are more than Limits.Own, and
+	// some are missing.
+	Own          map[pipeline.Ref]string
+	OwnTruncated bool
 }
 
 // Names returns the refs in order.
@@ -36,7 +41,9 @@ func (r Refs) Names() []pipeline.Ref { return slices.Sorted(maps.Keys(r.Tips)) }
 func (r Refs) Tip() pipeline.CommitID { return r.Tips[r.Head] }
 
 // Equal reports whether both show the same refs at the same commits.
-func (r Refs) Equal(o Refs) bool { return r.Head == o.Head && maps.Equal(r.Tips, o.Tips) }
+func (r Refs) Equal(o Refs) bool {
+	return r.Head == o.Head && maps.Equal(r.Tips, o.Tips) && r.OwnTruncated == o.OwnTruncated && maps.Equal(r.Own, o.Own)
+}
 
 var watchedSpaces = []string{"refs/heads/", "refs/tags/"}
 
@@ -74,6 +81,9 @@ func (r *Repo) readLocal(ctx context.Context) (Refs, error) {
 		return Refs{}, fault.New(fault.KindOf(err), "read refs of %s: %w", r, err)
 	}
 	refs := Refs{Head: readHead(r.layout.git), Tips: make(map[pipeline.Ref]pipeline.CommitID, len(raw))}
+	if refs.Own, refs.OwnTruncated, err = r.ownLocal(); err != nil {
+		return Refs{}, err
+	}
 	return refs, r.peelInto(ctx, refs.Tips, raw)
 }
 
@@ -162,16 +172,16 @@ func readHead(gitDir string) pipeline.Ref {
 
 // readRefs reads refs under the given spaces. Loose refs are read before packed
 // ones: git packs a ref before it removes the loose file, so in this order no
-// ref can be missed.
+// ref can be missed. With errTooManyRefs, the first most of them are returned.
 func readRefs(common string, spaces []string, most int) (map[pipeline.Ref]rawRef, error) {
 	w := refWalk{root: common, most: most, refs: map[pipeline.Ref]rawRef{}, links: map[pipeline.Ref]pipeline.Ref{}}
 	for _, space := range spaces {
 		if err := w.walk(space); err != nil {
-			return nil, err
+			return w.refs, err
 		}
 	}
 	if err := w.readPacked(spaces); err != nil {
-		return nil, err
+		return w.refs, err
 	}
 	for name, target := range w.links {
 		if ref, ok := w.refs[target]; ok {
@@ -180,6 +190,8 @@ func readRefs(common string, spaces []string, most int) (map[pipeline.Ref]rawRef
 	}
 	return w.refs, nil
 }
+
+var errTooManyRefs = errors.New("there are too many refs")
 
 type refWalk struct {
 	root  string
@@ -236,7 +248,7 @@ func (w *refWalk) readLoose(name string) error {
 
 func (w *refWalk) add(name string, ref rawRef) error {
 	if len(w.refs) >= w.most {
-		return fault.New(fault.Invalid, "there are more than %d branches and tags; delete those that are no longer needed", w.most)
+		return fault.New(fault.Invalid, "%w: more than %d; delete those that are no longer needed", errTooManyRefs, w.most)
 	}
 	w.refs[pipeline.Ref(name)] = ref
 	return nil

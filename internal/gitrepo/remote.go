@@ -157,8 +157,8 @@ func (t talk) pack(ctx context.Context, s transport.UploadPackSession, wants, ha
 	return res, nil
 }
 
-// push moves one ref from old to new if it is still there. fault.Conflict when
-// it is not.
+// push moves one ref from old to new if it is still there; a zero id removes it,
+// without a pack. fault.Conflict when it is not.
 func (t talk) push(ctx context.Context, ref string, old, id plumbing.Hash, pack io.ReadCloser) error {
 	ep, err := t.m.endpoint()
 	if err != nil {
