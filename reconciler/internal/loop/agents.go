@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/wire"
 	"github.com/maestro-cd/maestro/reconciler/internal/engine"
@@ -35,11 +36,11 @@ func (l *Runs) Renewed(id pipeline.AgentID) { l.queue(message{renewed: id}) }
 // Message hands over what an agent said. The identity is the session's. Queues.
 func (l *Runs) Message(id pipeline.AgentID, m wire.Message) { l.queue(message{from: id, wire: m}) }
 
-// Add hands over runs of a commit that were just recorded, with the compositions
-// they are of. Queues.
+// Add hands over runs of a commit that were just recorded, each with the composition
+// that it is of. Queues.
 func (l *Runs) Add(commit pipeline.CommitID, runs []*pipeline.Run, of []*pipeline.Composition) {
 	if len(runs) > 0 {
-		l.queue(message{added: runs, commit: commit, limits: of})
+		l.queue(message{added: runs, commit: commit, of: of})
 	}
 }
 
@@ -69,14 +70,7 @@ func (l *Runs) agentConnected(ctx context.Context, p *pass, c *connected) {
 
 // saveAgent records how the agent looks now. It is information for people; nothing
 // that follows depends on it.
-func (l *Runs) saveAgent(p *pass, a *agent) {
-	record := a.Agent
-	p.after = append(p.after, func(ctx context.Context) {
-		if err := l.cfg.DB.SaveAgent(ctx, record); err != nil {
-			l.cfg.Log.Error("agent not recorded", "agent_id", record.ID, "err", err)
-		}
-	})
-}
+func (l *Runs) saveAgent(p *pass, a *agent) { p.agents[a.ID] = a.Agent }
 
 // heldAttempt goes on with an attempt that the agent still has, from wherever
 // either side was cut off.
@@ -86,15 +80,15 @@ func (l *Runs) heldAttempt(ctx context.Context, p *pass, id pipeline.AgentID, h 
 		l.refuse(ctx, p, id, h.Attempt, h.Token)
 		return
 	}
-	switch {
+	// An "always" task of a cancelled run goes on.
+	run := l.active[a.Run].run
+	switch cancelled := run.Cancel && run.Task(a.Task).Spec.When != pipeline.Always; {
+	case cancelled:
+		l.tell(p, id, &wire.Cancel{Attempt: a.ID, Token: a.Token, Reason: run.Reason})
 	case h.Phase == wire.HeldAccepted && a.State == pipeline.AttemptOffered:
 		l.accepted(p, id, a)
 	case h.Phase == wire.HeldAccepted && a.State == pipeline.AttemptRunning:
 		l.sendGo(p, a)
-	}
-	// An "always" task of a cancelled run started after that, and goes on.
-	if run := l.active[a.Run]; run != nil && run.run.Cancel && run.run.Task(a.Task).Spec.When != pipeline.Always {
-		l.tell(p, id, &wire.Cancel{Attempt: a.ID, Token: a.Token, Reason: run.run.Reason})
 	}
 	if h.Phase != wire.HeldAccepted {
 		received, err := l.cfg.Logs.Received(ctx, a.ID)
@@ -193,36 +187,55 @@ func (l *Runs) mine(from pipeline.AgentID, id pipeline.AttemptID, tok pipeline.T
 	return a, ok && a.Agent == from && a.Token == tok
 }
 
-// accepted lets the task start, once that is written.
+// accepted lets the task start, once that is written. Secrets that cannot be read
+// any more take the offer back, for nothing has started: why is then found out as for
+// every task that is to be offered.
 func (l *Runs) accepted(p *pass, from pipeline.AgentID, a pipeline.Attempt) {
+	withdrawn := &wire.Fenced{Attempt: a.ID, Token: a.Token, Reason: "the offer was withdrawn"}
+	if _, err := l.secrets(&l.active[a.Run].run.Task(a.Task).Spec); err != nil {
+		l.apply(p, a.Run, engine.Declined{Attempt: a.ID, Token: a.Token, Reason: err.Error()})
+		l.tell(p, from, withdrawn)
+		return
+	}
 	if _, ok := l.apply(p, a.Run, engine.Accepted{Attempt: a.ID, Token: a.Token}); !ok {
-		l.tell(p, from, &wire.Fenced{Attempt: a.ID, Token: a.Token, Reason: "the offer was withdrawn"})
+		l.tell(p, from, withdrawn)
 		return
 	}
 	l.sendGo(p, a)
 }
 
-// sendGo sends go with the secrets that the task refers to. They were readable when
-// the task was offered; one that no longer is stops the attempt.
+// sendGo sends go with the secrets that the task refers to. While it is not known
+// what is declared, as after a start, go waits; a secret that is gone stops the attempt.
 func (l *Runs) sendGo(p *pass, a pipeline.Attempt) {
 	t := l.active[a.Run].run.Task(a.Task)
 	values, err := l.secrets(&t.Spec)
-	if err != nil {
+	delete(l.gos, a.ID)
+	switch {
+	case fault.Is(err, fault.Unavailable):
+		l.gos[a.ID] = true
+	case err != nil:
 		l.tell(p, a.Agent, &wire.Cancel{Attempt: a.ID, Token: a.Token, Reason: err.Error()})
-		return
+	default:
+		l.tell(p, a.Agent, &wire.Go{Attempt: a.ID, Token: a.Token, Secrets: values})
 	}
-	l.tell(p, a.Agent, &wire.Go{Attempt: a.ID, Token: a.Token, Secrets: values})
 }
+
+// mostSecrets bounds the values that one task gets: they have to fit into a message.
+const mostSecrets = wire.MaxFrame / 8
 
 func (l *Runs) secrets(t *pipeline.Task) (map[string]wire.Redacted, error) {
 	if len(t.Secrets) == 0 {
 		return nil, nil
 	}
+	size := 0
 	values := make(map[string]wire.Redacted, len(t.Secrets))
 	for _, name := range t.Secrets {
 		v, err := l.cfg.Secrets.Secret(name)
 		if err != nil {
 			return nil, err
+		}
+		if size += len(v); size > mostSecrets {
+			return nil, fault.New(fault.Invalid, "its secrets have more than %d bytes together, %s among them", mostSecrets, name)
 		}
 		values[string(name)] = wire.Redacted(v)
 	}
@@ -266,9 +279,15 @@ func (l *Runs) result(ctx context.Context, p *pass, from pipeline.AgentID, m *wi
 	}
 	l.freed(from)
 	l.tell(p, from, &wire.Ack{Attempt: a.ID, Token: a.Token})
-	p.after = append(p.after, func(ctx context.Context) {
-		if err := l.cfg.Logs.Seal(ctx, a.ID, m.Result.LogBytes); err != nil {
-			l.cfg.Log.Error("log not sealed", "attempt_id", a.ID, "err", err)
+	p.after = append(p.after, func(ctx context.Context) { l.seal(ctx, a.ID, m.Result.LogBytes) })
+}
+
+// seal closes a log without waiting for the disk: one that is full must not keep
+// everybody from being heard. A log that was not sealed counts as ended with its attempt.
+func (l *Runs) seal(ctx context.Context, id pipeline.AttemptID, length int64) {
+	l.work.Go(func() { // ends with the write, or with ctx
+		if err := l.cfg.Logs.Seal(ctx, id, length); err != nil && ctx.Err() == nil {
+			l.cfg.Log.Error("log not sealed", "attempt_id", id, "err", err)
 		}
 	})
 }
@@ -298,6 +317,9 @@ func (l *Runs) tick(p *pass) {
 				l.tell(p, a.Agent, &wire.Fenced{Attempt: a.ID, Token: a.Token, Reason: "the offer was not answered in time"})
 			}
 		case pipeline.AttemptRunning:
+			if l.gos[id] {
+				l.sendGo(p, a)
+			}
 			l.checkLease(p, a, now)
 		}
 	}
@@ -321,7 +343,7 @@ func (l *Runs) checkLease(p *pass, a pipeline.Attempt, now time.Time) {
 func (l *Runs) checkDeadlines(p *pass, now time.Time) {
 	for id, ar := range l.active {
 		r := ar.run
-		if limit := l.timeouts[r.Digest]; limit > 0 && !r.Cancel && !r.StartedAt.IsZero() && now.Sub(r.StartedAt) > limit {
+		if limit := ar.timeout; limit > 0 && !r.Cancel && !r.StartedAt.IsZero() && now.Sub(r.StartedAt) > limit {
 			l.apply(p, id, engine.Cancel{Reason: fmt.Sprintf("took longer than the %s that the composition allows", limit)})
 		}
 	}

@@ -222,9 +222,9 @@ func (c *Commits) moved(ctx context.Context, ref pipeline.Ref, base, head pipeli
 	if rec.Live {
 		c.goLive(cfg)
 	}
-	of := make([]*pipeline.Composition, 0, len(p.Runs))
-	for i := range p.Runs {
-		of = append(of, p.Runs[i].Composition)
+	of := make([]*pipeline.Composition, 0, len(runs))
+	for _, r := range runs {
+		of = append(of, cfg.Composition(r.Composition))
 	}
 	c.cfg.Runs.Add(head, runs, of)
 	if c.cfg.StatusesChanged != nil {

@@ -63,17 +63,24 @@ func (l *Runs) offer(ctx context.Context, p *pass, g place.Assignment) bool {
 	if t.State != pipeline.Ready {
 		return false
 	}
-	spec, wait, err := l.spec(ctx, ar.run, t, g)
-	switch {
-	case wait:
-		return false
-	case err != nil:
-		_, moved := l.apply(p, g.Run, engine.Unfit{Task: g.Task, Reason: err.Error()})
-		return moved
-	}
 	a := pipeline.Attempt{
 		ID: pipeline.AttemptID(ulid.Make().String()), Run: g.Run, Task: g.Task, Agent: g.Agent,
 		Token: pipeline.Token{Incarnation: l.cfg.DB.Incarnation(), Epoch: t.Epoch + 1},
+	}
+	spec, ready, err := l.spec(ctx, ar.run, t, g)
+	m := &wire.Offer{Attempt: a.ID, Token: a.Token, Spec: spec}
+	if err == nil && ready {
+		_, err = wire.Encode(m) // what does not fit into a message would be offered for ever
+	}
+	switch {
+	case err == nil && !ready:
+		return false
+	case fault.Is(err, fault.Invalid):
+		_, moved := l.apply(p, g.Run, engine.Unfit{Task: g.Task, Reason: err.Error()})
+		return moved
+	case err != nil:
+		l.putOff(fieldKey{g.Run, g.Task}, err)
+		return true // who waits for the agent may have it
 	}
 	if _, ok := l.apply(p, g.Run, engine.Offer{Attempt: a, Slot: g.Slot}); !ok {
 		return false
@@ -81,7 +88,7 @@ func (l *Runs) offer(ctx context.Context, p *pass, g place.Assignment) bool {
 	ag := l.agents[g.Agent]
 	l.assigned++
 	ag.load, ag.warm[ar.run.Composition] = l.assigned, true
-	l.tell(p, g.Agent, &wire.Offer{Attempt: a.ID, Token: a.Token, Spec: spec})
+	l.tell(p, g.Agent, m)
 	return true
 }
 
@@ -95,15 +102,27 @@ type refusal struct {
 // declinedBy keeps the agent from being asked the same again at once: longer with
 // each time, up to a minute, because what it lacks may come back.
 func (l *Runs) declinedBy(id pipeline.AgentID, a pipeline.Attempt, reason string) {
+	l.refuseFor(fieldKey{a.Run, a.Task}, id, fmt.Sprintf("%s: %s", l.agents[id].Name, reason))
+	l.cfg.Log.Info("offer declined", "agent_id", id, "attempt_id", a.ID, "run_id", a.Run, "task", a.Task, "reason", reason)
+}
+
+// putOff keeps a task from being offered to anybody for a while: what it needs of us
+// cannot be had now. It holds no agent meanwhile.
+func (l *Runs) putOff(key fieldKey, err error) {
+	l.refuseFor(key, "", "cannot be offered now, and is tried again: "+err.Error())
+	l.cfg.Log.Warn("task cannot be offered now", "run_id", key.run, "task", key.task, "err", err)
+}
+
+// refuseFor notes why an agent, or nobody when id is "", is to be asked to take a
+// task, longer with each time.
+func (l *Runs) refuseFor(key fieldKey, id pipeline.AgentID, reason string) {
 	const first, most = 2 * time.Second, time.Minute
-	key := fieldKey{a.Run, a.Task}
 	if l.refusals[key] == nil {
 		l.refusals[key] = map[pipeline.AgentID]refusal{}
 	}
 	r := l.refusals[key][id]
 	pause := min(first<<min(r.count, 5), most)
-	l.refusals[key][id] = refusal{reason: fmt.Sprintf("%s: %s", l.agents[id].Name, reason), until: time.Now().Add(pause), count: r.count + 1}
-	l.cfg.Log.Info("offer declined", "agent_id", id, "attempt_id", a.ID, "run_id", a.Run, "task", a.Task, "reason", reason)
+	l.refusals[key][id] = refusal{reason: reason, until: time.Now().Add(pause), count: r.count + 1}
 }
 
 // freed lets an agent be asked at once what it has declined: a task of its own has
@@ -125,24 +144,24 @@ func (l *Runs) refused(run pipeline.RunID, task pipeline.TaskName, id pipeline.A
 	return r.reason
 }
 
-// spec builds what the agent needs to run t. wait means that the fields are being
-// computed and the task is looked at again when they are; an error is for the
-// task's author.
-func (l *Runs) spec(ctx context.Context, r *pipeline.Run, t *pipeline.RunTask, g place.Assignment) (s wire.Spec, wait bool, err error) {
+// spec builds what the agent needs to run t. It is not ready while the fields are
+// being computed; the task is looked at again when they are. fault.Invalid is for the
+// task's author, any other error may pass.
+func (l *Runs) spec(ctx context.Context, r *pipeline.Run, t *pipeline.RunTask, g place.Assignment) (s wire.Spec, ready bool, err error) {
 	if len(t.Spec.Secrets) > 0 && r.Ref != l.cfg.Default {
 		return s, false, fault.New(fault.Invalid, "needs secret %s, which runs of %s may have and those of %s may not",
 			t.Spec.Secrets[0], l.cfg.Default, r.Ref)
 	}
 	if _, err := l.secrets(&t.Spec); err != nil {
-		return s, fault.Is(err, fault.Unavailable), err
+		return s, false, err
 	}
-	fields, wait, err := l.fieldsOf(ctx, r, t)
-	if err != nil || wait {
-		return s, wait, err
+	fields, ready, err := l.fieldsOf(ctx, r, t)
+	if err != nil || !ready {
+		return s, false, err
 	}
 	previous, err := l.cfg.DB.LastOutputs(ctx, r.Composition, t.Name)
-	if err != nil && !fault.Is(err, fault.NotFound) {
-		l.cfg.Log.Error("previous outputs not read", "run_id", r.ID, "task", t.Name, "err", err)
+	if err != nil {
+		return s, false, err
 	}
 	lostAfter := t.Spec.LostAfter
 	if lostAfter == 0 {
@@ -155,7 +174,7 @@ func (l *Runs) spec(ctx context.Context, r *pipeline.Run, t *pipeline.RunTask, g
 		Timeout: t.Spec.Timeout, LostAfter: lostAfter, Effect: t.Spec.Effect,
 		Slot: g.Slot, Untrusted: l.agents[g.Agent].Untrusted, IdempotencyKey: idempotencyKey(r, t),
 		Repo: l.cfg.Repo, Commit: r.Commit, Ref: r.Ref, TryNumber: int(t.Epoch) + 1,
-	}, false, nil
+	}, true, nil
 }
 
 // idempotencyKey is the same for all attempts of a task, and of no other task.
@@ -166,20 +185,20 @@ func idempotencyKey(r *pipeline.Run, t *pipeline.RunTask) string {
 }
 
 // fieldsOf returns the task's fields with its bindings filled in.
-func (l *Runs) fieldsOf(ctx context.Context, r *pipeline.Run, t *pipeline.RunTask) (fields json.RawMessage, wait bool, err error) {
+func (l *Runs) fieldsOf(ctx context.Context, r *pipeline.Run, t *pipeline.RunTask) (fields json.RawMessage, ready bool, err error) {
 	key := fieldKey{r.ID, t.Name}
 	if f, ok := l.fields[key]; ok {
-		return f, false, nil
+		return f, true, nil
 	}
 	if !t.Spec.Deferred {
 		f, err := bind(t.Spec.Fields, r, &t.Spec)
-		return f, false, err
+		return f, true, err
 	}
 	if !l.filling[key] {
 		l.filling[key] = true
 		l.fill(ctx, r, t)
 	}
-	return nil, true, nil
+	return nil, false, nil
 }
 
 // bind adds to fields what the task inherits from earlier tasks' outputs.
@@ -193,7 +212,7 @@ func bind(fields json.RawMessage, r *pipeline.Run, t *pipeline.Task) (json.RawMe
 	m := map[string]json.RawMessage{}
 	if len(fields) > 0 {
 		if err := json.Unmarshal(fields, &m); err != nil {
-			return nil, fmt.Errorf("fields of task %s: %w", t.Name, err)
+			return nil, fault.New(fault.Invalid, "fields of task %s: %w", t.Name, err)
 		}
 	}
 	for _, b := range t.Bindings {
@@ -213,7 +232,7 @@ func output(r *pipeline.Run, b pipeline.Binding) (json.RawMessage, error) {
 	}
 	var outputs map[string]json.RawMessage
 	if err := json.Unmarshal(from.Outputs, &outputs); err != nil {
-		return nil, fmt.Errorf("outputs of task %s: %w", b.From, err)
+		return nil, fault.New(fault.Invalid, "outputs of task %s: %w", b.From, err)
 	}
 	v, ok := outputs[b.Output]
 	if !ok {
@@ -230,14 +249,14 @@ func (l *Runs) fill(ctx context.Context, r *pipeline.Run, t *pipeline.RunTask) {
 			outputs[r.Tasks[i].Name] = o
 		}
 	}
-	run, task, key := r, t.Spec, fieldKey{r.ID, t.Name}
-	l.fills.Go(func() {
+	run, task, key, reload := r, t.Spec, fieldKey{r.ID, t.Name}, l.reloads
+	l.work.Go(func() {
 		f, err := l.cfg.Filler.Fill(ctx, run, &task, outputs)
 		if err == nil {
 			f, err = bind(f, run, &task)
 		}
 		select {
-		case l.filled <- filled{key, f, err}:
+		case l.filled <- filled{key, reload, f, err}:
 		case <-ctx.Done():
 		}
 	})
@@ -245,6 +264,9 @@ func (l *Runs) fill(ctx context.Context, r *pipeline.Run, t *pipeline.RunTask) {
 
 // took notes the answer of a fill; the placement that follows offers the task.
 func (l *Runs) took(p *pass, f filled) {
+	if f.reload != l.reloads {
+		return
+	}
 	delete(l.filling, f.key)
 	ar := l.active[f.key.run]
 	switch {
@@ -254,7 +276,6 @@ func (l *Runs) took(p *pass, f filled) {
 	case fault.Is(f.err, fault.Invalid):
 		l.apply(p, f.key.run, engine.Unfit{Task: f.key.task, Reason: f.err.Error()})
 	default:
-		// Ours to mend: the next tick tries again.
-		l.cfg.Log.Error("fields not computed", "run_id", f.key.run, "task", f.key.task, "err", f.err)
+		l.putOff(f.key, f.err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -40,15 +41,32 @@ type world struct {
 	sent chan sent
 	stop func()
 
-	mu     sync.Mutex
-	logs   map[pipeline.AttemptID]int64
-	filled map[pipeline.TaskName]json.RawMessage
+	mu   sync.Mutex
+	logs map[pipeline.AttemptID]int64
+	// What goes wrong, unless nil.
+	noLogs, noFields, noSecrets error
+	// sealing, unless nil, is received from before a log is sealed.
+	sealing chan struct{}
+	dropped chan pipeline.AgentID
+}
+
+// memoryDir is a folder in memory where there is one: what a disk does at a crash
+// is the store's to prove.
+func memoryDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "loop")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 func newWorld(t *testing.T) *world {
 	w := &world{
-		t: t, dir: t.TempDir(), logs: map[pipeline.AttemptID]int64{}, filled: map[pipeline.TaskName]json.RawMessage{},
-		repo: &fakeRepository{configs: map[pipeline.CommitID]pipeline.Config{}},
+		t: t, dir: memoryDir(t), logs: map[pipeline.AttemptID]int64{}, dropped: make(chan pipeline.AgentID, 100),
+		repo:      &fakeRepository{configs: map[pipeline.CommitID]pipeline.Config{}},
+		noSecrets: fault.New(fault.Invalid, "it is not declared"),
 	}
 	w.start()
 	t.Cleanup(func() { w.stop() })
@@ -66,7 +84,7 @@ func (w *world) start() {
 	}
 	w.db, w.sent = db, make(chan sent, 1000)
 	w.runs = loop.New(loop.Config{
-		DB: db, Logs: w, Fleet: w, Filler: w, Secrets: noSecrets{}, Log: log, Default: mainRef, Repo: repoName,
+		DB: db, Logs: w, Fleet: w, Filler: w, Secrets: w, Log: log, Default: mainRef, Repo: repoName,
 	})
 	w.c = loop.NewCommits(loop.CommitsConfig{
 		DB: db, Repository: w.repo, Runs: w.runs, Log: log, Name: repoName, Default: mainRef,
@@ -102,27 +120,52 @@ func (w *world) Send(id pipeline.AgentID, m wire.Message) bool {
 	return true
 }
 
-func (w *world) Drop(pipeline.AgentID, string) {}
+func (w *world) Drop(id pipeline.AgentID, _ string) { w.dropped <- id }
 
 func (w *world) Received(_ context.Context, id pipeline.AttemptID) (int64, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.logs[id], nil
+	return w.logs[id], w.noLogs
 }
 
-func (w *world) Seal(context.Context, pipeline.AttemptID, int64) error { return nil }
+func (w *world) Seal(ctx context.Context, _ pipeline.AttemptID, _ int64) error {
+	if w.sealing == nil {
+		return nil
+	}
+	select {
+	case <-w.sealing:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// set changes what goes wrong.
+func (w *world) set(where *error, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	*where = err
+}
 
 func (w *world) Fill(_ context.Context, _ *pipeline.Run, t *pipeline.Task, outputs map[pipeline.TaskName]json.RawMessage) (json.RawMessage, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if t.Description == "does not fit" {
 		return nil, fault.New(fault.Invalid, "field x does not fit")
+	}
+	if w.noFields != nil {
+		return nil, w.noFields
 	}
 	return json.Marshal(map[string]any{"saw": len(outputs)})
 }
 
-type noSecrets struct{}
-
-func (noSecrets) Secret(name pipeline.SecretName) (string, error) {
-	return "", fault.New(fault.Invalid, "secret %s is not declared", name)
+func (w *world) Secret(name pipeline.SecretName) (string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.noSecrets != nil {
+		return "", fmt.Errorf("secret %s: %w", name, w.noSecrets)
+	}
+	return "the value of " + string(name), nil
 }
 
 type fakeRepository struct {
@@ -469,7 +512,7 @@ func TestSecretThatIsMissingFailsTheTaskAndSaysWhich(t *testing.T) {
 	w.push("")
 	w.agent("one")
 	w.push(w.commit("c1", pipeline.Task{Name: "a", Secrets: []pipeline.SecretName{"key"}}))
-	if r := w.await(pipeline.Error); r.Task("a").Reason != "secret key is not declared" {
+	if r := w.await(pipeline.Error); r.Task("a").Reason != "secret key: it is not declared" {
 		t.Errorf("reason = %q", r.Task("a").Reason)
 	}
 }

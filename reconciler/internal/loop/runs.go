@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/wire"
 	"github.com/maestro-cd/maestro/reconciler/internal/engine"
@@ -27,8 +28,10 @@ const (
 	StalledAfter = 30 * time.Second
 	// tickEvery is the pace of everything that depends on time alone.
 	tickEvery = time.Second
-	// retryAfter is the pause after the record could not be written.
-	retryAfter = time.Second
+	// firstPause and lastPause are those after the record could not be written, doubled
+	// until it can: each try has every agent connect again.
+	firstPause = 100 * time.Millisecond
+	lastPause  = 10 * time.Second
 )
 
 // Fleet reaches the agents. Send queues a message and reports whether the agent
@@ -82,7 +85,7 @@ type Runs struct {
 	in     chan message
 	filled chan filled
 	done   chan struct{}  // closed when Run has returned
-	fills  sync.WaitGroup // of the goroutines that compute fields
+	work   sync.WaitGroup // of the goroutines that compute fields and seal logs
 
 	// Owned by Run.
 	active   map[pipeline.RunID]*activeRun
@@ -93,14 +96,18 @@ type Runs struct {
 	fields   map[fieldKey]json.RawMessage
 	notes    *notes // any goroutine may ask it
 	refusals map[fieldKey]map[pipeline.AgentID]refusal
-	timeouts map[pipeline.Digest]time.Duration
-	assigned int64 // counts assignments, to find the agent that rested longest
+	gos      map[pipeline.AttemptID]bool // accepted attempts whose go waits for secrets
+	again    []message                   // to be looked at once more, after a failed write
+	failures int                         // of writes, since the last good one
+	reloads  int                         // counts reloads, to tell the fields computed before one
+	assigned int64                       // counts assignments, to find the agent that rested longest
 }
 
 // activeRun is an unfinished run with its open attempts.
 type activeRun struct {
-	run  *pipeline.Run
-	open engine.Open
+	run     *pipeline.Run
+	open    engine.Open
+	timeout time.Duration // of its composition; 0 is none
 }
 
 // agent is what is known of an agent now; the record has the rest.
@@ -121,7 +128,7 @@ type fieldKey struct {
 // message is one thing that Run has to look at.
 type message struct {
 	added        []*pipeline.Run
-	limits       []*pipeline.Composition // of the added runs
+	of           []*pipeline.Composition // of the added runs
 	commit       pipeline.CommitID       // of the added runs
 	connected    *connected
 	disconnected pipeline.AgentID
@@ -141,6 +148,7 @@ type connected struct {
 
 type filled struct {
 	key    fieldKey
+	reload int // see Runs.reloads
 	fields json.RawMessage
 	err    error
 }
@@ -163,7 +171,7 @@ func New(cfg Config) *Runs {
 		fields:   map[fieldKey]json.RawMessage{},
 		notes:    newNotes(),
 		refusals: map[fieldKey]map[pipeline.AgentID]refusal{},
-		timeouts: map[pipeline.Digest]time.Duration{},
+		gos:      map[pipeline.AttemptID]bool{},
 	}
 }
 
@@ -177,7 +185,7 @@ func (l *Runs) Run(ctx context.Context) error {
 		}
 		return err
 	}
-	defer l.fills.Wait()
+	defer l.work.Wait()
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	l.process(ctx, []message{{tick: true}})
@@ -227,11 +235,19 @@ func (l *Runs) reload(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read agents: %w", err)
 	}
+	l.reloads++
 	l.active = make(map[pipeline.RunID]*activeRun, len(runs))
+	// Fields were computed from outputs that may not be in the record.
+	l.fields, l.filling = map[fieldKey]json.RawMessage{}, map[fieldKey]bool{}
+	l.gos = map[pipeline.AttemptID]bool{}
 	l.attempts = map[pipeline.AttemptID]pipeline.RunID{}
 	l.commits = map[pipeline.CommitID]*commitFacts{}
 	for _, r := range runs {
-		l.active[r.ID] = &activeRun{run: r, open: engine.Open{}}
+		c, err := l.cfg.DB.Composition(ctx, r.Digest)
+		if err != nil {
+			return err
+		}
+		l.active[r.ID] = &activeRun{run: r, open: engine.Open{}, timeout: time.Duration(c.Timeout)}
 	}
 	for _, a := range attempts {
 		if ar := l.active[a.Run]; ar != nil {
@@ -248,11 +264,6 @@ func (l *Runs) reload(ctx context.Context) error {
 				return err
 			}
 		}
-		c, err := l.cfg.DB.Composition(ctx, r.Digest)
-		if err != nil {
-			return err
-		}
-		l.limit(c)
 	}
 	l.cfg.Log.Info("runs recovered", "runs", len(runs), "attempts", len(attempts), "agents", len(agents))
 	return nil
@@ -281,16 +292,19 @@ type step struct {
 
 // pass is one transaction under way: what to write, and what to do once it is.
 type pass struct {
-	steps []step
-	after []func(context.Context)
-	touch map[pipeline.CommitID]bool
+	steps  []step
+	agents map[pipeline.AgentID]pipeline.Agent // that look different
+	after  []func(context.Context)
+	touch  map[pipeline.CommitID]bool
 	// failed: the record could not be read, so nothing of this counts.
 	failed error
 }
 
 // process looks at a batch: decide, place, write, then act.
 func (l *Runs) process(ctx context.Context, batch []message) {
-	p := &pass{touch: map[pipeline.CommitID]bool{}}
+	batch = append(l.again, batch...)
+	l.again = nil
+	p := &pass{touch: map[pipeline.CommitID]bool{}, agents: map[pipeline.AgentID]pipeline.Agent{}}
 	for _, m := range batch {
 		l.look(ctx, p, m)
 	}
@@ -298,6 +312,8 @@ func (l *Runs) process(ctx context.Context, batch []message) {
 	if err := l.commit(ctx, p); err != nil {
 		l.cfg.Log.Error("record not written", "err", err, "steps", len(p.steps))
 		l.recover(ctx)
+		// Agents say it all again; who asked to cancel does not.
+		l.again = slices.DeleteFunc(batch, func(m message) bool { return m.cancel == nil })
 		return
 	}
 	for _, f := range p.after {
@@ -308,20 +324,20 @@ func (l *Runs) process(ctx context.Context, batch []message) {
 // recover starts again from the record after a write that failed or whose outcome
 // is unknown: nothing was acknowledged, so the agents tell it all again.
 func (l *Runs) recover(ctx context.Context) {
-	timer := time.NewTimer(retryAfter)
-	defer timer.Stop()
 	for {
+		pause := time.NewTimer(min(lastPause, firstPause<<min(l.failures, 10)))
+		l.failures++
 		select {
 		case <-ctx.Done():
+			pause.Stop()
 			return
-		case <-timer.C:
+		case <-pause.C:
 		}
 		err := l.reload(ctx)
 		if err == nil {
 			break
 		}
 		l.cfg.Log.Error("record not read", "err", err)
-		timer.Reset(retryAfter)
 	}
 	for id, a := range l.agents {
 		if a.connected {
@@ -355,20 +371,10 @@ func (l *Runs) look(ctx context.Context, p *pass, m message) {
 	}
 }
 
-// limit remembers how long runs of a composition may take.
-func (l *Runs) limit(c *pipeline.Composition) {
-	if c.Timeout > 0 {
-		l.timeouts[c.Digest] = time.Duration(c.Timeout)
-	}
-}
-
 func (l *Runs) add(ctx context.Context, p *pass, m message) {
-	for _, c := range m.limits {
-		l.limit(c)
-	}
-	for _, r := range m.added {
-		if l.active[r.ID] == nil {
-			l.active[r.ID] = &activeRun{run: r, open: engine.Open{}}
+	for i, r := range m.added {
+		if l.active[r.ID] == nil && !r.State.Terminal() {
+			l.active[r.ID] = &activeRun{run: r, open: engine.Open{}, timeout: time.Duration(m.of[i].Timeout)}
 		}
 	}
 	if err := l.loadCommit(ctx, m.commit); err != nil {
@@ -462,7 +468,7 @@ func (l *Runs) tell(p *pass, id pipeline.AgentID, m wire.Message) {
 
 // commit writes the pass. Nothing to write costs nothing.
 func (l *Runs) commit(ctx context.Context, p *pass) error {
-	if p.failed != nil || len(p.steps) == 0 {
+	if p.failed != nil || len(p.steps)+len(p.agents) == 0 {
 		return p.failed
 	}
 	var statuses []pipeline.Status
@@ -480,6 +486,13 @@ func (l *Runs) commit(ctx context.Context, p *pass) error {
 				}
 			}
 		}
+		for _, id := range slices.Sorted(maps.Keys(p.agents)) {
+			if err := tx.SaveAgent(p.agents[id]); fault.Is(err, fault.Invalid) || fault.Is(err, fault.NotFound) {
+				l.cfg.Log.Error("agent not recorded", "agent_id", id, "err", err)
+			} else if err != nil {
+				return err
+			}
+		}
 		for _, s := range statuses {
 			if err := tx.Desire(s); err != nil {
 				return err
@@ -487,8 +500,12 @@ func (l *Runs) commit(ctx context.Context, p *pass) error {
 		}
 		return nil
 	})
-	if err == nil && len(statuses) > 0 && l.cfg.StatusesChanged != nil {
+	if err != nil {
+		return err
+	}
+	l.failures = 0
+	if len(statuses) > 0 && l.cfg.StatusesChanged != nil {
 		l.cfg.StatusesChanged()
 	}
-	return err
+	return nil
 }

@@ -114,26 +114,25 @@ func (tx *Tx) agent(id pipeline.AgentID) (pipeline.Agent, error) {
 
 // SaveAgent writes Name, Build, Facts, State and SeenAt of an enrolled agent, and
 // appends a change row when anything but SeenAt is different. An agent that is not
-// enrolled is a fault.NotFound; facts that are not JSON are fault.Invalid.
-func (db *DB) SaveAgent(ctx context.Context, a pipeline.Agent) error {
+// enrolled is a fault.NotFound; facts that are not JSON are fault.Invalid. After
+// either nothing was written, and the transaction may go on.
+func (tx *Tx) SaveAgent(a pipeline.Agent) error {
 	facts, err := rawJSON(a.Facts)
 	if err != nil {
 		return fault.New(fault.Invalid, "save agent %s: facts: %w", a.ID, err)
 	}
-	return db.Write(ctx, func(tx *Tx) error {
-		was, err := tx.agent(a.ID)
-		if err != nil {
-			return fmt.Errorf("save agent %s: %w", a.ID, err)
-		}
-		if _, err := tx.exec(`UPDATE agents SET name = ?, build = ?, facts = ?, state = ?, seen_at = max(seen_at, ?) WHERE id = ?`,
-			a.Name, a.Build, facts, string(a.State), a.SeenAt.UnixNano(), string(a.ID)); err != nil {
-			return fmt.Errorf("save agent %s: %w", a.ID, err)
-		}
-		if was.Name == a.Name && was.Build == a.Build && string(was.Facts) == string(a.Facts) && was.State == a.State {
-			return nil
-		}
-		return tx.change(pipeline.Change{Kind: pipeline.ChangeAgent, Agent: a.ID, Reason: string(a.State)})
-	})
+	was, err := tx.agent(a.ID)
+	if err != nil {
+		return fmt.Errorf("save agent %s: %w", a.ID, err)
+	}
+	if _, err := tx.exec(`UPDATE agents SET name = ?, build = ?, facts = ?, state = ?, seen_at = max(seen_at, ?) WHERE id = ?`,
+		a.Name, a.Build, facts, string(a.State), a.SeenAt.UnixNano(), string(a.ID)); err != nil {
+		return fmt.Errorf("save agent %s: %w", a.ID, err)
+	}
+	if was.Name == a.Name && was.Build == a.Build && string(was.Facts) == string(a.Facts) && was.State == a.State {
+		return nil
+	}
+	return tx.change(pipeline.Change{Kind: pipeline.ChangeAgent, Agent: a.ID, Reason: string(a.State)})
 }
 
 // SetAgentState writes how agents look, in one transaction, with a change row for

@@ -11,6 +11,7 @@ import (
 
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
 
 func TestOfFiftyThatUseATokenOneWins(t *testing.T) {
@@ -120,6 +121,10 @@ func TestRevokedKeyStaysOut(t *testing.T) {
 	want(t, db.RevokeAgent(t.Context(), "a-nobody"), fault.NotFound)
 }
 
+func saveAgent(t testing.TB, db *store.DB, a pipeline.Agent) error {
+	return db.Write(t.Context(), func(tx *store.Tx) error { return tx.SaveAgent(a) })
+}
+
 func TestAgentIsSavedAndTouched(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -135,7 +140,7 @@ func TestAgentIsSavedAndTouched(t *testing.T) {
 	before := seq()
 	a.State, a.Facts, a.Name, a.Build, a.SeenAt = pipeline.AgentOnline, []byte(`{"cpu":{"count":8}}`), "box", "2", noon.Add(time.Minute)
 	for range 2 {
-		if err := db.SaveAgent(t.Context(), a); err != nil {
+		if err := saveAgent(t, db, a); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -172,9 +177,9 @@ func TestAgentIsSavedAndTouched(t *testing.T) {
 	}
 	bad := a
 	bad.Facts = []byte(`{`)
-	want(t, db.SaveAgent(t.Context(), bad), fault.Invalid)
+	want(t, saveAgent(t, db, bad), fault.Invalid)
 	bad = pipeline.Agent{ID: "a-nobody", State: pipeline.AgentOnline, SeenAt: noon}
-	want(t, db.SaveAgent(t.Context(), bad), fault.NotFound)
+	want(t, saveAgent(t, db, bad), fault.NotFound)
 	_, err = db.Agent(t.Context(), "a-nobody")
 	want(t, err, fault.NotFound)
 }
