@@ -327,62 +327,9 @@ func (b *Board) mayTake(a *Agent, t *pipeline.RunTask) bool {
 }
 
 // Excluded returns what keeps the agent from running the task, clause by clause;
-// nothing when it may. A fact that the agent lacks is never met.
+// nothing when it may.
 func Excluded(a *Agent, t *pipeline.Task) []string {
-	req := &t.Requirement
-	var out []string
-	if req.Pool != "" && req.Pool != a.Pool {
-		out = append(out, fmt.Sprintf("pool %s", req.Pool))
-	}
-	if req.Pool == "" && a.Untrusted {
-		out = append(out, "a trusted agent")
-	}
-	if !runsOn(t.Programs, a.Facts) {
-		out = append(out, fmt.Sprintf("what plugin %s has programs for (%s)", t.Plugin, platforms(t.Programs)))
-	}
-	for _, c := range req.Facts {
-		v, ok := fact(a.Facts, c.Path)
-		if !ok || !c.Type.Fits(v) {
-			out = append(out, strings.Join(c.Path, ".")+": "+c.Type.String())
-		}
-	}
-	return out
-}
-
-// runsOn reports whether one of the programs is for the agent's platform. Without
-// programs, or while the agent has not said what it is, that is not known here, and
-// the agent decides.
-func runsOn(programs []pipeline.Program, facts any) bool {
-	kernel, ok := fact(facts, []string{"kernel"})
-	arch, ok2 := fact(facts, []string{"architecture"})
-	goos, isText := kernel.(string)
-	if len(programs) == 0 || !ok || !ok2 || !isText {
-		return true
-	}
-	return slices.ContainsFunc(programs, func(p pipeline.Program) bool {
-		return (p.OS == "" || p.OS == strings.ToLower(goos)) && (p.Arch == "" || p.Arch == arch)
-	})
-}
-
-func platforms(programs []pipeline.Program) string {
-	var out []string
-	for _, p := range programs {
-		out = append(out, strings.Trim(p.OS+"/"+p.Arch, "/"))
-	}
-	return strings.Join(out, ", ")
-}
-
-func fact(facts any, path []string) (any, bool) {
-	for _, p := range path {
-		m, ok := facts.(map[string]any)
-		if !ok {
-			return nil, false
-		}
-		if facts, ok = m[p]; !ok {
-			return nil, false
-		}
-	}
-	return facts, true
+	return t.Lacks(&pipeline.Host{Pool: a.Pool, Untrusted: a.Untrusted, Facts: a.Facts})
 }
 
 // Wait is why a ready task has no agent.
