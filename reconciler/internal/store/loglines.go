@@ -44,7 +44,8 @@ func (l *Logs) Lines(ctx context.Context, id pipeline.AttemptID, from int64, n i
 }
 
 // Search returns the first limit lines of an attempt's log that contain text, and
-// how many do. A to Z match in either case. No text matches nothing.
+// how many do. A to Z match in either case, and a terminal's sequences are not part
+// of the text. No text matches nothing.
 func (l *Logs) Search(ctx context.Context, id pipeline.AttemptID, text string, limit int) (lines []Line, total int64, err error) {
 	if text == "" {
 		return nil, 0, nil
@@ -113,7 +114,8 @@ type lineScan struct {
 	long  bool   // there was more of it
 	begun bool   // there was something of it
 	match bool
-	carry []byte // its end, in lower case
+	carry []byte // the end of its plain text, in lower case
+	plain escapes
 }
 
 // feed takes the bytes of a row and returns false when each did.
@@ -139,7 +141,9 @@ func (s *lineScan) add(piece []byte) {
 	if s.find == nil || s.match {
 		return
 	}
-	s.carry = append(s.carry, lower(piece)...)
+	end := len(s.carry)
+	s.carry = s.plain.appendPlain(s.carry, piece)
+	lower(s.carry[end:])
 	s.match = bytes.Contains(s.carry, s.find)
 	if keep := len(s.find) - 1; len(s.carry) > keep {
 		s.carry = append(s.carry[:0], s.carry[len(s.carry)-keep:]...)
@@ -160,7 +164,7 @@ func (s *lineScan) end() bool {
 		text = bytes.TrimSuffix(text, []byte{'\r'})
 	}
 	ok := s.each(Line{n, text}, s.match)
-	s.text, s.long, s.begun, s.match, s.carry = s.text[:0], false, false, false, s.carry[:0]
+	s.text, s.long, s.begun, s.match, s.carry, s.plain = s.text[:0], false, false, false, s.carry[:0], escapes{}
 	return ok
 }
 
@@ -172,14 +176,12 @@ func (s *lineScan) skip() int64 {
 	return 0
 }
 
-// lower returns b with A to Z in lower case.
+// lower puts A to Z in b into lower case, and returns b.
 func lower(b []byte) []byte {
-	out := make([]byte, len(b))
 	for i, c := range b {
 		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
+			b[i] = c + 'a' - 'A'
 		}
-		out[i] = c
 	}
-	return out
+	return b
 }

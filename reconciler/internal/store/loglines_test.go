@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -79,6 +80,30 @@ func appendAll(t testing.TB, l *store.Logs, id pipeline.AttemptID, off int64, da
 	t.Helper()
 	if err := l.Append(id, off, bytes.Clone(data)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestSearchFindsWhatAPersonReads(t *testing.T) {
+	t.Parallel()
+	l := openLogs(t, t.TempDir(), store.LogOptions{})
+	text := "\x1b[31mre\x1b[1;4md\x1b[0m Alert\n\x1b]8;;https://e.example/red alert\x1b\\the \x1bPq red alert\x1b\\report\x1b]0;t\x07\x1b]8;;\x1b\\\n" +
+		"\x1b]0;never ended red alert\nplain red alert\n"
+	// Cut into rows at every byte, so that each sequence is cut somewhere.
+	for off := range len(text) {
+		appendAll(t, l, "a1", int64(off), []byte(text[off:off+1]))
+	}
+	if err := l.Seal(t.Context(), "a1", int64(len(text))); err != nil {
+		t.Fatal(err)
+	}
+	for find, want := range map[string][]int64{"red alert": {1, 4}, "the report": {2}, "[31m": nil, "https": nil} {
+		found, total, err := l.Search(t.Context(), "a1", find, 5)
+		var got []int64
+		for _, f := range found {
+			got = append(got, f.N)
+		}
+		if err != nil || int(total) != len(want) || !slices.Equal(got, want) {
+			t.Errorf("search %q: lines %v of %d, %v; want %v", find, got, total, err, want)
+		}
 	}
 }
 
