@@ -324,6 +324,7 @@ func (l *Runs) tick(p *pass) {
 		}
 	}
 	l.checkDeadlines(p, now)
+	l.describe(p, now)
 }
 
 func (l *Runs) checkLease(p *pass, a pipeline.Attempt, now time.Time) {

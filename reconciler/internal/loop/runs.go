@@ -108,6 +108,8 @@ type activeRun struct {
 	run     *pipeline.Run
 	open    engine.Open
 	timeout time.Duration // of its composition; 0 is none
+
+	description description
 }
 
 // agent is what is known of an agent now; the record has the rest.
@@ -296,6 +298,7 @@ type pass struct {
 	agents map[pipeline.AgentID]pipeline.Agent // that look different
 	after  []func(context.Context)
 	touch  map[pipeline.CommitID]bool
+	said   map[pipeline.RunID]*pipeline.Run // see say
 	// failed: the record could not be read, so nothing of this counts.
 	failed error
 }
@@ -468,7 +471,7 @@ func (l *Runs) tell(p *pass, id pipeline.AgentID, m wire.Message) {
 
 // commit writes the pass. Nothing to write costs nothing.
 func (l *Runs) commit(ctx context.Context, p *pass) error {
-	if p.failed != nil || len(p.steps)+len(p.agents) == 0 {
+	if p.failed != nil || len(p.steps)+len(p.agents)+len(p.said) == 0 {
 		return p.failed
 	}
 	var statuses []pipeline.Status

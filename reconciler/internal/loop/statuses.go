@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
@@ -73,7 +74,18 @@ func (l *Runs) statuses(id pipeline.CommitID, p *pass) []pipeline.Status {
 	for _, s := range p.steps {
 		if s.Run.Commit == id && (s.before.State != s.Run.State || s.Run.State.Terminal()) {
 			changed[s.Run.ID] = s.Run
+			if ar := l.active[s.Run.ID]; ar != nil {
+				ar.description.said, ar.description.saidAt = s.Run, time.Now()
+			}
 		}
+	}
+	for rid, r := range p.said {
+		if l.active[rid] != nil && r.Commit == id && changed[rid] == nil {
+			changed[rid] = l.told(l.active[rid].run)
+		}
+	}
+	if len(changed) == 0 {
+		return nil
 	}
 	var out []pipeline.Status
 	for _, rid := range slices.Sorted(maps.Keys(changed)) {
@@ -81,7 +93,10 @@ func (l *Runs) statuses(id pipeline.CommitID, p *pass) []pipeline.Status {
 			out = append(out, plan.OfRun(changed[rid], l.cfg.URL))
 		}
 	}
-	runs := slices.Collect(maps.Values(f.runs))
+	runs := make([]*pipeline.Run, 0, len(f.runs))
+	for _, r := range f.runs {
+		runs = append(runs, l.told(r))
+	}
 	out = append(out, plan.RollUp(plan.Facts{
 		Commit: id, Diagnostics: f.record.Diagnostics, Verdicts: f.verdicts, Runs: runs, URL: l.cfg.URL,
 	}))
