@@ -17,6 +17,9 @@ func newAgents() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "agents", Short: "List agents, or invite one", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.check(); err != nil {
+				return err
+			}
 			type agent struct {
 				pipeline.Agent
 				Online  bool              `json:"online"`

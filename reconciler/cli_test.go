@@ -1,6 +1,9 @@
 package main_test
 
 import (
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -58,5 +61,220 @@ func TestCommitIsNamedByItsFirstDigits(t *testing.T) {
 	var rec pipeline.CommitRecord
 	if err := s.Get("/commits/"+short, &rec); err != nil || rec.Commit != commit {
 		t.Errorf("API: %s, %v; want %s", rec.Commit, err, commit)
+	}
+}
+
+// begin starts the command line against s, to be listened to while it runs.
+func begin(t *testing.T, s *testkit.Server, args string) *testkit.Process {
+	t.Helper()
+	return testkit.StartShell(t, "reconciler "+args, "", []string{"RECONCILER_SERVER=" + s.Web}, "exec "+testkit.Programs(t)+"/reconciler "+args)
+}
+
+func hears(t *testing.T, p *testkit.Process, texts ...string) {
+	t.Helper()
+	testkit.Eventually(t, "the command says so", func() (bool, string) {
+		for _, text := range texts {
+			if !strings.Contains(p.Said(), text) {
+				return false, "not " + text + " in:\n" + p.Said()
+			}
+		}
+		return true, ""
+	})
+}
+
+func ends(t *testing.T, p *testkit.Process, exit int) {
+	t.Helper()
+	testkit.Eventually(t, "the command ends", func() (bool, string) { return p.Ended(), p.Said() })
+	if got := p.Stop(); got != exit {
+		t.Errorf("exit %d, want %d\n%s", got, exit, p.Said())
+	}
+}
+
+// held is a task that runs until the file that it returns is there.
+func held(t *testing.T, before string) (script, file string) {
+	t.Helper()
+	file = filepath.Join(t.TempDir(), "go")
+	return before + "\nwhile [ ! -e " + file + " ]; do sleep 0.05; done; echo bye", file
+}
+
+func release(t *testing.T, file string) {
+	t.Helper()
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCommandsShowWhatATaskSaysWhileItRuns(t *testing.T) {
+	real(t)
+	repo := testkit.NewRepo(t)
+	s := testkit.Serve(t, repo.Bare, nil)
+	s.StartAgent(t, "one", "default", "")
+	script, file := held(t, `emit="$MAESTRO_AGENTD emit"
+$emit progress 0.42; $emit text copying; $emit waiting "the lock"; $emit link page https://example.com/page`)
+	commit := repo.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("hello", script, "")))
+	s.AwaitTask(t, commit, "hello", "work", pipeline.Running)
+	watch := begin(t, s, "watch hello")
+	const note = "runs on agent one: 42% done, waits for the lock, copying"
+	hears(t, watch, note, "page: https://example.com/page")
+	says(t, s, 0, words("why hello"), "is running: 0 of 1 task done; work "+note, "started by push to main of "+commit.Short())
+	says(t, s, 0, words("run hello"), note, "links to page: https://example.com/page")
+	says(t, s, 0, words("runs"), note)
+	testkit.Eventually(t, "the status tells of the task", func() (bool, string) {
+		d := repo.Statuses(commit)["maestro/run/hello"].Description
+		return strings.Contains(d, "work"), d
+	})
+	release(t, file)
+	ends(t, watch, 0)
+	says(t, s, 0, words("why hello"), "hello#1 is success", "started by push to main", "ran ", "on agent one")
+	says(t, s, 0, words("why hello work --json"), `"started_by": "push to main"`)
+}
+
+func TestFollowersOutliveARestartOfTheServer(t *testing.T) {
+	real(t)
+	repo := testkit.NewRepo(t)
+	s := testkit.Serve(t, repo.Bare, nil)
+	s.StartAgent(t, "one", "default", "")
+	script, file := held(t, "echo hello")
+	commit := repo.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("hello", script, "")))
+	s.AwaitTask(t, commit, "hello", "work", pipeline.Running)
+	watch, logs := begin(t, s, "watch hello"), begin(t, s, "logs -f hello")
+	hears(t, watch, "running")
+	hears(t, logs, "hello\n")
+	for _, end := range []func(){func() { s.Stop() }, func() { s.Kill() }} {
+		end()
+		for _, p := range []*testkit.Process{watch, logs} {
+			hears(t, p, "is lost; trying again")
+		}
+		s.Restart(t)
+	}
+	for _, p := range []*testkit.Process{watch, logs} {
+		testkit.Eventually(t, "connected twice again", func() (bool, string) {
+			return strings.Count(p.Said(), "connected again") == 2, p.Said()
+		})
+	}
+	release(t, file)
+	ends(t, watch, 0)
+	ends(t, logs, 0)
+	if n := strings.Count(logs.Said(), "hello\n"); n != 1 || !strings.Contains(logs.Said(), "bye\n") {
+		t.Errorf("the log was printed so:\n%s", logs.Said())
+	}
+	s.Stop()
+	says(t, s, 5, words("watch hello"), "no server answers")
+	says(t, s, 5, words("logs -f hello"), "no server answers")
+}
+
+func TestLogIsFollowedFromBeforeItsTaskStarts(t *testing.T) {
+	real(t)
+	repo := testkit.NewRepo(t)
+	s := testkit.Serve(t, repo.Bare, nil)
+	repo.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("hello", "echo hello", "")))
+	testkit.Eventually(t, "a run", func() (bool, string) {
+		out, exit := testkit.RunIn(t, "", []string{"RECONCILER_SERVER=" + s.Web}, "reconciler", "run", "hello")
+		return exit == 0, out
+	})
+	says(t, s, 2, words("logs hello"), "no agent was given it")
+	logs := begin(t, s, "logs -f hello")
+	hears(t, logs, "work of hello#1 is blocked: no agent is enrolled")
+	s.StartAgent(t, "one", "default", "")
+	hears(t, logs, "hello\n")
+	ends(t, logs, 0)
+}
+
+func TestWhatBlocksARunIsSaidEverywhere(t *testing.T) {
+	real(t)
+	repo := testkit.NewRepo(t)
+	s := testkit.Serve(t, repo.Bare, nil)
+	a := s.StartAgent(t, "one", "default", "")
+	commit := repo.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("hello", "echo hello", `agent: facts: role: "deploy"`)))
+	s.AwaitTask(t, commit, "hello", "work", pipeline.Ready)
+	const why = `no agent fits: 1 of 1 lack role`
+	watch := begin(t, s, "watch hello")
+	hears(t, watch, "◇ blocked", why)
+	for _, args := range []string{"run hello", "runs", "why hello"} {
+		says(t, s, 0, words(args), "blocked", why)
+	}
+	testkit.Eventually(t, "the statuses say so", func() (bool, string) {
+		st := repo.Statuses(commit)
+		return strings.Contains(st["maestro/run/hello"].Description, why) && strings.Contains(st["maestro"].Description, "blocked"), fmt.Sprint(st)
+	})
+	// A fact that the agent gets ends it, and the same watch sees that.
+	if err := os.MkdirAll(filepath.Join(a.Dir, "facts.d"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(a.Dir, "facts.d", "role.txt"), []byte("role=deploy\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a.Kill()
+	a.Restart(t)
+	ends(t, watch, 0)
+}
+
+func TestSilentAgentIsNamed(t *testing.T) {
+	real(t)
+	repo := testkit.NewRepo(t)
+	s := testkit.Serve(t, repo.Bare, nil)
+	a := s.StartAgent(t, "one", "default", "")
+	script, file := held(t, "")
+	commit := repo.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("hello", script, "")))
+	s.AwaitTask(t, commit, "hello", "work", pipeline.Running)
+	watch := begin(t, s, "watch hello")
+	a.Kill()
+	const why = "on agent one, which is silent since "
+	hears(t, watch, why)
+	for _, args := range []string{"run hello", "runs", "why hello"} {
+		says(t, s, 0, words(args), why, "counts as lost at")
+	}
+	a.Restart(t)
+	release(t, file)
+	ends(t, watch, 0)
+}
+
+func TestBadReferencesAreClearErrors(t *testing.T) {
+	real(t)
+	s, _, _ := helloServer(t)
+	for args, text := range map[string]string{
+		"run hello#":                     "does not name a run",
+		"run hello#x":                    "does not name a run",
+		"watch HELLO":                    "does not name a run",
+		"run helo":                       `there is no composition helo; did you mean "hello"?`,
+		"run helo#1":                     `did you mean "hello"?`,
+		"why nothing":                    "there is no composition nothing",
+		"runs --composition helo":        `did you mean "hello"?`,
+		"run hello#7":                    "composition hello has no run 7",
+		"logs hello wrok":                `did you mean "work"?`,
+		"why hello wrok":                 `did you mean "work"?`,
+		"logs hello --try 3":             "has no try 3; it has 1",
+		"logs hello --try 0":             "counted from 1",
+		"runs --state good":              "good",
+		"runs --limit x":                 "see: reconciler runs --help",
+		"runs -o yaml":                   "not table, json",
+		"runs --lim 3":                   "see: reconciler runs --help",
+		"run":                            "see: reconciler run --help",
+		"retry hello":                    "see: reconciler --help",
+		"runs --server ftp://x":          "is not an address",
+		"run 01M8441GEHMXHWKZR3V21V":     "does not name a run",
+		"run 01M8441GEHMXHWKZR3V21VRS6K": "there is no run",
+	} {
+		says(t, s, 2, words(args), text)
+	}
+	host := strings.TrimPrefix(s.Web, "http://")
+	says(t, s, 0, words("runs --server "+host), "hello#1")
+	says(t, s, 0, words("run hello#1"), "hello#1")
+	says(t, s, 0, words("run hello/1"), "hello#1")
+	says(t, s, 5, words("runs --server "+strings.TrimPrefix(s.Intake, "http://")), "is it the right --server?")
+}
+
+func TestLogIntoAPipeHasNoColours(t *testing.T) {
+	real(t)
+	repo := testkit.NewRepo(t)
+	s := testkit.Serve(t, repo.Bare, nil)
+	s.StartAgent(t, "one", "default", "")
+	commit := repo.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("hello", `printf '\033[31mre\033[1md\033[0m alert\n'`, "")))
+	r := s.AwaitRuns(t, commit, 1)[0]
+	says(t, s, 0, words("logs hello"), "red alert\n")
+	says(t, s, 0, words("logs hello --raw"), "\x1b[31mre\x1b[1md\x1b[0m alert\n")
+	var found struct{ Total int }
+	if err := s.Get("/attempts/"+string(r.Tasks[0].Attempt)+"/lines?q=red+alert", &found); err != nil || found.Total != 1 {
+		t.Errorf("search: %+v, %v; want the line that reads so", found, err)
 	}
 }

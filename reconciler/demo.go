@@ -337,7 +337,8 @@ func (d *demo) follow(ctx context.Context, commit pipeline.CommitID) error {
 	for i := len(list.Runs) - 1; i >= 0; i-- {
 		r := &list.Runs[i]
 		d.say("run %s", runName(r))
-		w := &watcher{client: c, out: d.out, told: map[pipeline.TaskName]pipeline.State{}, prefix: "    "}
+		w := newWatcher(c, d.out, d.out)
+		w.prefix = "    "
 		final, err := w.follow(ctx, r.ID)
 		if err != nil {
 			return err

@@ -22,8 +22,9 @@ import (
 const (
 	exitOK          = 0
 	exitFailed      = 1 // the thing asked about failed: a run, a check, a file with mistakes
-	exitUsage       = 2 // the command line or our own configuration is wrong
+	exitUsage       = 2 // the command line or our own configuration is wrong, or names what is not there
 	exitUnreachable = 5 // server, git or forge do not answer
+	exitBlocked     = 6 // as things are, what was asked for can never start
 	exitInterrupted = 130
 )
 
@@ -67,12 +68,19 @@ func run() int {
 		stop() // a second signal ends the program at once
 	}()
 	root := newRoot()
+	understood := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { understood = true }
 	cmd, err := root.ExecuteContextC(ctx)
-	return report(cmd, err, ctx.Err() != nil)
+	if err != nil && !understood {
+		fmt.Fprintf(os.Stderr, "error: %v\nsee: %s --help\n", err, cmd.CommandPath())
+		return exitUsage
+	}
+	return report(err, ctx.Err() != nil)
 }
 
-// report prints what went wrong and returns the exit code for it.
-func report(cmd *cobra.Command, err error, interrupted bool) int {
+// report prints what went wrong with a command that began, and returns the exit
+// code for it.
+func report(err error, interrupted bool) int {
 	if err == nil {
 		return exitOK
 	}
@@ -92,17 +100,7 @@ func report(cmd *cobra.Command, err error, interrupted bool) int {
 	case fault.Invalid, fault.NotFound, fault.Conflict:
 		return exitUsage
 	}
-	if cmd != nil && isUsage(err) {
-		fmt.Fprintf(os.Stderr, "see: %s --help\n", cmd.CommandPath())
-		return exitUsage
-	}
 	return exitFailed
-}
-
-// isUsage recognises what cobra says of a command line that it cannot read.
-func isUsage(err error) bool {
-	var f *fault.Error
-	return !errors.As(err, &f) && errors.Unwrap(err) == nil
 }
 
 func newRoot() *cobra.Command {

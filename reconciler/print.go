@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/maestro-cd/maestro/internal/config"
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
@@ -25,6 +26,15 @@ type output struct {
 func (o *output) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&o.format, "output", "o", "table", "table, json, ndjson or name")
 	cmd.Flags().BoolVar(&o.json, "json", false, "the same as -o json")
+}
+
+// check refuses a form that there is not, before anything is asked.
+func (o *output) check() error {
+	switch o.format {
+	case "table", "json", "ndjson", "name":
+		return nil
+	}
+	return fault.New(fault.Invalid, "-o %q is not table, json, ndjson or name", o.format)
 }
 
 // print writes list in the chosen form. row gives a table's cells, name the one
@@ -60,7 +70,7 @@ func print[T any](w io.Writer, o output, head string, list []T, row func(*T) []s
 		}
 		return t.Flush()
 	}
-	return fault.New(fault.Invalid, "-o %q is not table, json, ndjson or name", o.format)
+	return o.check()
 }
 
 func writeJSON(w io.Writer, v any) error {
@@ -69,8 +79,12 @@ func writeJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
+// blocked is shown for what no agent can ever take as things are; it is not recorded.
+const blocked pipeline.State = "blocked"
+
 // glyphs make a state readable without colour, beside its word.
 var glyphs = map[pipeline.State]string{
+	blocked:          "◇",
 	pipeline.Pending: "○", pipeline.Ready: "○", pipeline.Offered: "◐", pipeline.Running: "◐", pipeline.InDoubt: "?",
 	pipeline.Success: "✓", pipeline.Failure: "✗", pipeline.Error: "!", pipeline.Timeout: "T",
 	pipeline.Cancelled: "-", pipeline.Skipped: "–", pipeline.NotNeeded: "✓",
@@ -108,6 +122,21 @@ func ago(t time.Time) string {
 	return t.UTC().Format(time.DateOnly)
 }
 
+// didYouMean ends a sentence about a name that is not there with the nearest that
+// is, or with all of a few.
+func didYouMean(name string, known []string) string {
+	const few = 8
+	switch s := config.DidYouMean(name, known); {
+	case s != "":
+		return "; " + s
+	case len(known) == 0:
+		return "; there is none yet"
+	case len(known) <= few:
+		return "; there is " + strings.Join(known, ", ")
+	}
+	return ""
+}
+
 // oneLine makes text from outside safe for a terminal, on one line.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
@@ -121,11 +150,12 @@ func oneLine(s string) string {
 	}, s)
 }
 
-// calm lets through text, newlines and colours, and drops every other terminal
-// sequence: a log must not be able to set a title, fill the clipboard, or write
-// over what was printed before it.
+// calm lets through text, newlines and, unless plain is set, colours, and drops every
+// other terminal sequence: a log must not be able to set a title, fill the clipboard,
+// or write over what was printed before it.
 type calm struct {
 	w     io.Writer
+	plain bool
 	state int
 	seq   []byte
 	out   []byte
@@ -165,7 +195,7 @@ func (c *calm) step(b byte) {
 	case calmCSI:
 		c.seq = append(c.seq, b)
 		if b >= 0x40 && b <= 0x7e || len(c.seq) > mostSequence {
-			if b == 'm' {
+			if b == 'm' && !c.plain {
 				c.out = append(c.out, c.seq...)
 			}
 			c.state = calmText

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net/url"
@@ -22,6 +23,9 @@ func newRuns() *cobra.Command {
 		Use: "runs", Short: "List runs, newest first", Args: cobra.NoArgs,
 		Example: "  reconciler runs\n  reconciler runs --composition release --state failure --json\n  reconciler runs --commit 9f3c1e2",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.check(); err != nil {
+				return err
+			}
 			q := url.Values{"limit": {fmt.Sprint(limit)}}
 			for k, v := range map[string]string{"composition": composition, "state": state, "commit": commit} {
 				if v != "" {
@@ -29,14 +33,22 @@ func newRuns() *cobra.Command {
 				}
 			}
 			var list struct {
-				Runs []pipeline.Run `json:"runs"`
+				Runs []shownRun `json:"runs"`
 			}
 			if err := c.get(cmd.Context(), "/runs", q, &list); err != nil {
 				return err
 			}
-			return print(cmd.OutOrStdout(), o, "RUN\tSTATE\tCOMMIT\tCREATED\tTOOK\tWHY", list.Runs, func(r *pipeline.Run) []string {
-				return []string{runName(r), shown(r.State), r.Commit.Short(), ago(r.CreatedAt), took(r.StartedAt, r.FinishedAt), oneLine(r.Reason)}
-			}, runName)
+			if len(list.Runs) == 0 {
+				if composition != "" {
+					if err := c.knows(cmd.Context(), composition); err != nil {
+						return err
+					}
+				}
+				fmt.Fprintln(cmd.ErrOrStderr(), "no run is like that; see: reconciler runs, or why COMMIT for what a commit did not start")
+			}
+			return print(cmd.OutOrStdout(), o, "RUN\tSTATE\tCOMMIT\tCREATED\tTOOK\tWHY", list.Runs, func(r *shownRun) []string {
+				return []string{runName(&r.Run), shown(r.Shown), r.Commit.Short(), ago(r.CreatedAt), took(r.StartedAt, r.FinishedAt), oneLine(r.Sentence)}
+			}, func(r *shownRun) string { return runName(&r.Run) })
 		},
 	}
 	serverFlag(cmd, &c)
@@ -72,19 +84,32 @@ func newRun() *cobra.Command {
 	return cmd
 }
 
-func showRun(w io.Writer, c *client, r *pipeline.Run) error {
-	fmt.Fprintf(w, "%s  %s  %s\n", runName(r), shown(r.State), oneLine(r.Reason))
-	fmt.Fprintf(w, "commit %s %s by %s\n%s\n\n", r.Commit.Short(), oneLine(r.Event.Subject), oneLine(r.Event.Author), c.runURL(r))
-	err := print(w, output{format: "table"}, "TASK\tSTATE\tAGENT\tTRY\tTOOK\tWHY", r.Tasks, func(t *pipeline.RunTask) []string {
-		return []string{string(t.Name), shown(t.State), string(t.Agent), fmt.Sprint(t.Epoch), took(t.StartedAt, t.FinishedAt), oneLine(t.Reason)}
-	}, func(t *pipeline.RunTask) string { return string(t.Name) })
+func showRun(w io.Writer, c *client, r *shownRun) error {
+	fmt.Fprintf(w, "%s  %s  %s\n", runName(&r.Run), shown(r.Shown), oneLine(r.Sentence))
+	fmt.Fprintf(w, "commit %s %s by %s\n%s\n\n", r.Commit.Short(), oneLine(r.Event.Subject), oneLine(r.Event.Author), c.runURL(&r.Run))
+	err := print(w, output{format: "table"}, "TASK\tSTATE\tAGENT\tTRY\tTOOK\tWHY", r.Tasks, func(t *shownTask) []string {
+		agent := cmp.Or(t.AgentName, string(t.Agent))
+		return []string{string(t.Name), shown(t.Shown), oneLine(agent), fmt.Sprint(t.Epoch), took(t.StartedAt, t.FinishedAt), oneLine(t.Sentence)}
+	}, func(t *shownTask) string { return string(t.Name) })
 	if err != nil {
 		return err
 	}
 	for i := range r.Tasks {
-		if o := r.Tasks[i].Outputs; len(o) > 2 {
-			fmt.Fprintf(w, "\n%s set %s\n", r.Tasks[i].Name, oneLine(string(o)))
+		t := &r.Tasks[i]
+		if o := t.Outputs; len(o) > 2 {
+			fmt.Fprintf(w, "\n%s set %s\n", t.Name, oneLine(string(o)))
+		}
+		for _, l := range t.links() {
+			fmt.Fprintf(w, "%s links to %s: %s\n", t.Name, oneLine(l.Name), oneLine(l.URL))
 		}
 	}
 	return nil
+}
+
+// links are those of the task's result, or those it has told of while it runs.
+func (t *shownTask) links() []pipeline.Link {
+	if t.Now != nil {
+		return t.Now.Links
+	}
+	return t.Links
 }

@@ -1,11 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
-	"net/url"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -79,44 +80,84 @@ func whyCommit(ctx context.Context, w io.Writer, c *client, args []string, asJSO
 	}, nil)
 }
 
+// whyAnswer is what why --json prints of a run.
+type whyAnswer struct {
+	Run       string         `json:"run"`
+	ID        pipeline.RunID `json:"id"`
+	State     pipeline.State `json:"state"`
+	Sentence  string         `json:"sentence"`
+	StartedBy string         `json:"started_by"`
+	CreatedAt time.Time      `json:"created_at"`
+	Tasks     []whyTask      `json:"tasks"`
+}
+
+type whyTask struct {
+	Task     pipeline.TaskName `json:"task"`
+	State    pipeline.State    `json:"state"`
+	Sentence string            `json:"sentence"`
+	Now      *pipeline.Note    `json:"now,omitempty"`
+}
+
 func whyRun(ctx context.Context, w io.Writer, c *client, args []string, asJSON bool) error {
 	r, err := c.find(ctx, args[0])
 	if err != nil {
 		return err
 	}
-	type answer struct {
-		Task     pipeline.TaskName `json:"task"`
-		State    pipeline.State    `json:"state"`
-		Blocked  bool              `json:"blocked,omitempty"`
-		Sentence string            `json:"sentence"`
+	trigger, err := trigger(ctx, c, &r)
+	if err != nil {
+		return err
 	}
-	var out []answer
+	a := whyAnswer{runName(&r.Run), r.ID, r.Shown, r.Sentence, trigger, r.CreatedAt, nil}
 	for i := range r.Tasks {
-		t := &r.Tasks[i]
-		if len(args) == 2 && string(t.Name) != args[1] {
-			continue
+		if t := &r.Tasks[i]; len(args) == 1 || string(t.Name) == args[1] {
+			a.Tasks = append(a.Tasks, whyTask{t.Name, t.Shown, said(t), t.Now})
 		}
-		a := answer{Task: t.Name, State: t.State, Sentence: t.Reason}
-		if !t.State.Terminal() {
-			if err := c.get(ctx, "/why", url.Values{"run": {string(r.ID)}, "task": {string(t.Name)}}, &a); err != nil {
-				return err
-			}
-		}
-		out = append(out, a)
 	}
-	if len(out) == 0 {
-		return fault.New(fault.NotFound, "%s has no task %q", runName(&r), args[1])
+	if len(a.Tasks) == 0 && len(args) == 2 {
+		return fault.New(fault.NotFound, "%s has no task %q%s", a.Run, args[1], didYouMean(args[1], taskNames(&r)))
 	}
 	if asJSON {
-		return writeJSON(w, out)
+		return writeJSON(w, a)
 	}
-	fmt.Fprintf(w, "%s is %s: %s\n", runName(&r), r.State, oneLine(r.Reason))
-	for _, a := range out {
-		state := string(a.State)
-		if a.Blocked {
-			state = "blocked"
-		}
-		fmt.Fprintf(w, "  %-20s %-10s %s\n", a.Task, state, oneLine(a.Sentence))
+	fmt.Fprintf(w, "%s is %s: %s\n", a.Run, a.State, oneLine(a.Sentence))
+	fmt.Fprintf(w, "  started by %s of %s %q by %s, %s (%s)\n", oneLine(trigger), r.Commit.Short(),
+		oneLine(r.Event.Subject), oneLine(r.Event.Author), r.CreatedAt.UTC().Format(time.RFC3339), ago(r.CreatedAt))
+	for _, t := range a.Tasks {
+		fmt.Fprintf(w, "  %-20s %-10s %s\n", t.Task, t.State, oneLine(t.Sentence))
 	}
 	return nil
+}
+
+// trigger says what started a run: the sentence of the verdict that did, or, of a run
+// that another of the same commit replaced, the event.
+func trigger(ctx context.Context, c *client, r *shownRun) (string, error) {
+	var rec struct {
+		Verdicts []pipeline.Verdict `json:"verdicts"`
+	}
+	err := c.get(ctx, "/commits/"+string(r.Commit), nil, &rec)
+	if err != nil && !fault.Is(err, fault.NotFound) {
+		return "", err
+	}
+	for _, v := range rec.Verdicts {
+		if v.Run == r.ID {
+			return v.Sentence, nil
+		}
+	}
+	return fmt.Sprintf("%s to %s", r.Event.Kind, cmp.Or(r.Event.Ref.Branch(), string(r.Ref))), nil
+}
+
+// said is why a task is in its state; of one that ended without a word, when it ran.
+func said(t *shownTask) string {
+	if t.Sentence != "" || t.StartedAt.IsZero() {
+		return t.Sentence
+	}
+	return fmt.Sprintf("ran %s on agent %s", took(t.StartedAt, t.FinishedAt), cmp.Or(t.AgentName, string(t.Agent)))
+}
+
+func taskNames(r *shownRun) []string {
+	names := make([]string, len(r.Tasks))
+	for i := range r.Tasks {
+		names[i] = string(r.Tasks[i].Name)
+	}
+	return names
 }

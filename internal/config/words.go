@@ -28,6 +28,10 @@ func withHelp(d pipeline.Diagnostic, help string) pipeline.Diagnostic {
 	return d
 }
 
+// DidYouMean suggests the known name nearest to what a person wrote, as a question,
+// or nothing when none is near.
+func DidYouMean(written string, known []string) string { return didYouMean(written, known) }
+
 // didYouMean suggests the known name nearest to what was written, or nothing when
 // none is near.
 func didYouMean(written string, known []string) string {

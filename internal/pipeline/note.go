@@ -28,7 +28,7 @@ func (n *Note) String() string {
 		parts = append(parts, fmt.Sprintf("%.0f%% done", 100*min(1, max(0, *n.Progress))))
 	}
 	if n.Waiting != "" {
-		parts = append(parts, "waits for "+n.Waiting)
+		parts = append(parts, "waits for "+strings.TrimPrefix(n.Waiting, "for "))
 	}
 	if n.Text != "" {
 		parts = append(parts, n.Text)

@@ -33,7 +33,9 @@ type (
 		Shown     pipeline.State `json:"shown"`
 		Sentence  string         `json:"sentence,omitempty"`
 		AgentName string         `json:"agent_name,omitempty"`
-		Now       *pipeline.Note `json:"now,omitempty"`
+		// SilentSince is when the agent on which it runs last answered, if it does not.
+		SilentSince time.Time      `json:"silent_since,omitzero"`
+		Now         *pipeline.Note `json:"now,omitempty"`
 	}
 	boardAnswer struct {
 		Board
@@ -115,6 +117,9 @@ func (say teller) answer(run *pipeline.Run) runAnswer {
 		t := &run.Tasks[i]
 		a := taskAnswer{RunTask: *t, AgentName: say.moment.Names[t.Agent], Now: say.note(t)}
 		a.Shown, a.Sentence = say.shown(run, t)
+		if t.State == pipeline.Running {
+			a.SilentSince = say.moment.Silent[t.Agent]
+		}
 		out.Tasks[i] = a
 	}
 	return out
@@ -133,7 +138,7 @@ func (s *server) apiRuns(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	out := runsAnswer{Runs: make([]runAnswer, len(runs))}
-	say, err := s.tellerFor(r, runs)
+	say, err := s.tellerFor(r, runs, f.Tasks)
 	if err != nil {
 		return err
 	}

@@ -91,7 +91,7 @@ func (s *server) composition(r *http.Request) (view, error) {
 	v.Crumbs = []crumb{{"Board", "/"}, {string(name), ""}}
 	v.Topics = []string{topicRuns, topicCommits}
 	v.Median = medianOf(runs)
-	say, err := s.tellerFor(r, runs)
+	say, err := s.tellerFor(r, runs, false)
 	if err != nil {
 		return nil, err
 	}

@@ -34,9 +34,10 @@ func tellerOf(m Moment) teller {
 	return t
 }
 
-// tellerFor asks for the moment only when one of the runs is under way.
-func (s *server) tellerFor(r *http.Request, runs []pipeline.Run) (teller, error) {
-	if !slices.ContainsFunc(runs, func(run pipeline.Run) bool { return !run.State.Terminal() }) {
+// tellerFor asks for the moment only when one of the runs is under way, or when
+// their tasks are told of.
+func (s *server) tellerFor(r *http.Request, runs []pipeline.Run, tasks bool) (teller, error) {
+	if !tasks && !slices.ContainsFunc(runs, func(run pipeline.Run) bool { return !run.State.Terminal() }) {
 		return teller{}, nil
 	}
 	m, err := s.src.Moment(r.Context(), "")
