@@ -31,6 +31,7 @@ var rooms = map[string][]string{
 	"internal/wire":     {"internal/pipeline", "internal/fault"},
 	"internal/wsconn":   {"internal/wire", "internal/fault", "internal/pipeline"},
 	"internal/gitrepo":  {"internal/pipeline", "internal/fault"},
+	"internal/sshsig":   {"internal/fault"},
 
 	"internal/wsconn/wsconntest": {},
 
@@ -82,6 +83,7 @@ var rooms = map[string][]string{
 var homes = map[string][]string{
 	"cuelang.org/go":                   {"internal/config"},
 	"github.com/go-git/go-git/v5":      {"internal/gitrepo"},
+	"golang.org/x/crypto":              {"internal/sshsig"},
 	"github.com/fsnotify/fsnotify":     {"reconciler/internal/sources", "agentd/internal/runner"},
 	"github.com/mattn/go-sqlite3":      {"reconciler/internal/store"},
 	"github.com/pressly/goose/v3":      {"reconciler/internal/store"},
