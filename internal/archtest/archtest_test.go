@@ -43,6 +43,7 @@ var rooms = map[string][]string{
 	"docs":            {},
 
 	"reconciler/internal/plan":    {"internal/pipeline"},
+	"reconciler/internal/review":  {"internal/pipeline"},
 	"reconciler/internal/engine":  {"internal/pipeline"},
 	"reconciler/internal/place":   {"internal/pipeline"},
 	"reconciler/internal/store":   {"internal/pipeline", "internal/fault"},
@@ -57,7 +58,8 @@ var rooms = map[string][]string{
 	"reconciler/internal/web/graph": {"internal/pipeline"},
 	"reconciler/internal/loop": {
 		"internal/pipeline", "internal/fault", "internal/wire",
-		"reconciler/internal/plan", "reconciler/internal/engine", "reconciler/internal/place", "reconciler/internal/store",
+		"reconciler/internal/plan", "reconciler/internal/review", "reconciler/internal/engine", "reconciler/internal/place",
+		"reconciler/internal/store",
 	},
 
 	"agentd/internal/journal":   {"internal/pipeline", "internal/fault", "internal/wire", "internal/durable"},
@@ -99,7 +101,8 @@ var homes = map[string][]string{
 
 // pure packages decide; these would let the world in.
 var pure = []string{
-	"internal/pipeline", "reconciler/internal/plan", "reconciler/internal/engine", "reconciler/internal/place",
+	"internal/pipeline", "reconciler/internal/plan", "reconciler/internal/review", "reconciler/internal/engine",
+	"reconciler/internal/place",
 }
 
 var worldly = []string{"context", "os", "net", "net/http", "log", "log/slog", "database/sql", "io/fs", "os/exec", "math/rand", "math/rand/v2"}

@@ -1,0 +1,109 @@
+package pipeline
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// ProposalState is where a proposed change stands.
+type ProposalState string
+
+const (
+	// ProposalOpen: its branch has commits that the default branch has not.
+	ProposalOpen ProposalState = "open"
+	// ProposalMerged: the default branch contains its head.
+	ProposalMerged ProposalState = "merged"
+	// ProposalClosed: its branch is gone, and what it proposed is not in force.
+	ProposalClosed ProposalState = "closed"
+)
+
+// Approval is what the reviews of a change or a gate come to.
+type Approval string
+
+const (
+	// ApprovalNone: no rule asks for a review.
+	ApprovalNone Approval = "not needed"
+	// ApprovalWaiting: more people must approve.
+	ApprovalWaiting Approval = "waiting"
+	// ApprovalGiven: everybody that the rules ask for has approved.
+	ApprovalGiven Approval = "approved"
+	// ApprovalRefused: somebody who may review has refused.
+	ApprovalRefused Approval = "refused"
+)
+
+// Proposal is a change that somebody proposes: on a repository without a forge, a
+// branch of the ops repository other than the default one. People call it a change.
+type Proposal struct {
+	// Branch names it; Target is the branch that it is to be merged into.
+	Branch string   `json:"branch"`
+	Target string   `json:"target"`
+	Head   CommitID `json:"head"`
+	// Base is the tip of the target that it was planned against, Fork the newest
+	// commit that both have.
+	Base CommitID `json:"base,omitempty"`
+	Fork CommitID `json:"fork,omitempty"`
+	// Author and Subject describe the head; they are text from outside.
+	Author  string        `json:"author,omitempty"`
+	Subject string        `json:"subject,omitempty"`
+	State   ProposalState `json:"state"`
+	// Approval, and in Sentence what it waits for and whose turn it is.
+	Approval Approval `json:"approval"`
+	Sentence string   `json:"sentence"`
+	// Digest names what merging it means; reviews count for this head and this
+	// digest. "" until it is planned.
+	Digest Digest `json:"digest,omitempty"`
+	// Plan is the whole plan as JSON; Text and Markdown are what people read.
+	Plan     json.RawMessage `json:"plan,omitempty"`
+	Text     string          `json:"text,omitempty"`
+	Markdown string          `json:"markdown,omitempty"`
+	// Needs is what the policy in force asks for.
+	Needs   []Need    `json:"needs,omitempty"`
+	Reviews []Opinion `json:"reviews,omitempty"`
+	// Predicted are the compositions of the runs that merging it starts, sorted.
+	Predicted   []CompositionName `json:"predicted,omitempty"`
+	Diagnostics []Diagnostic      `json:"diagnostics,omitempty"`
+	// Merge is there once it is merged.
+	Merge *Merge `json:"merge,omitempty"`
+
+	OpenedAt time.Time `json:"opened_at"`
+	// HeadAt is when this head was first seen, PlannedAt when the plan of this digest
+	// was made.
+	HeadAt    time.Time `json:"head_at"`
+	PlannedAt time.Time `json:"planned_at,omitzero"`
+	// ChangedAt is when anything of it last changed.
+	ChangedAt time.Time `json:"changed_at"`
+}
+
+// Merge is what became of a proposal.
+type Merge struct {
+	// Commit is where the target was when it first contained the head.
+	Commit CommitID `json:"commit"`
+	// Approval as it was before the merge.
+	Approval Approval `json:"approval"`
+	// Predicted before and Started by the push that merged it, by composition.
+	Predicted []CompositionName `json:"predicted,omitempty"`
+	Started   []CompositionName `json:"started,omitempty"`
+	// Sentence compares them, and says when the policy was passed over.
+	Sentence string    `json:"sentence"`
+	At       time.Time `json:"at"`
+}
+
+// Need is how many approvals a rule asks for, and how many there are.
+type Need struct {
+	Rule string `json:"rule"`
+	// Approvers are groups, none for everybody; People are their members.
+	Approvers []string `json:"approvers,omitempty"`
+	People    []string `json:"people,omitempty"`
+	Want      int      `json:"want"`
+	Have      int      `json:"have"`
+}
+
+// Opinion is a review that somebody gave, with whether it counts.
+type Opinion struct {
+	Review
+	// Signed: a key that the default branch allows proves who gave it.
+	Signed bool `json:"signed"`
+	Counts bool `json:"counts"`
+	// Why it does not count.
+	Why string `json:"why,omitempty"`
+}
