@@ -68,7 +68,7 @@ func (r *repository) ChangedPaths(ctx context.Context, base, head pipeline.Commi
 	return c.Paths, !c.Truncated, err
 }
 
-func (r *repository) Fill(ctx context.Context, run *pipeline.Run, t *pipeline.Task, outputs map[pipeline.TaskName]json.RawMessage) (json.RawMessage, error) {
+func (r *repository) Fill(ctx context.Context, run *pipeline.Run, b pipeline.Blank, outputs map[pipeline.TaskName]json.RawMessage) (json.RawMessage, error) {
 	tree, err := r.repo.Tree(ctx, run.Commit)
 	if err != nil {
 		return nil, err
@@ -77,9 +77,14 @@ func (r *repository) Fill(ctx context.Context, run *pipeline.Run, t *pipeline.Ta
 	if err != nil {
 		return nil, err
 	}
-	return r.evaluator.Fill(ctx, config.FillRequest{
-		Tree: tree, Unit: planned.Unit, Bindings: t.Bindings, Secrets: t.Secrets, Composition: run.Composition, Task: t.Name, Event: run.Event, Params: run.Params, Outputs: outputs,
-	})
+	req := config.FillRequest{
+		Tree: tree, Unit: planned.Unit, Composition: run.Composition, Blank: b,
+		Event: run.Event, Params: run.Params, Outputs: outputs,
+	}
+	if t := run.Task(b.Task); t != nil {
+		req.Bindings, req.Secrets, req.Each = t.Spec.Bindings, t.Spec.Secrets, t.Spec.Each
+	}
+	return r.evaluator.Fill(ctx, req)
 }
 
 // secrets reads the values of the secrets that the live configuration declares.

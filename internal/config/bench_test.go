@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/config"
+	"github.com/maestro-cd/maestro/internal/pipeline"
 )
 
 // memTree is a tree whose hashes are known, as those of a Git repository are.
@@ -195,7 +196,7 @@ func BenchmarkFill(b *testing.B) {
 	tree := newMemTree(b, manyCompositions(b, 1))
 	for b.Loop() {
 		_, err := e.Fill(context.Background(), config.FillRequest{
-			Tree: tree, Unit: "compositions/c0000", Composition: "c-0", Task: "build", Params: []byte(`{"version":"2"}`),
+			Tree: tree, Unit: "compositions/c0000", Composition: "c-0", Blank: pipeline.Blank{Part: pipeline.PartFields, Task: "build"}, Params: []byte(`{"version":"2"}`),
 		})
 		if err != nil {
 			b.Fatal(err)

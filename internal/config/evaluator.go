@@ -2,14 +2,12 @@ package config
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"path"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -346,99 +344,4 @@ func (s *survey) texts(units []unitRef) (map[string][]byte, error) {
 		}
 	}
 	return out, nil
-}
-
-// FillRequest asks for the fields of one task of a run.
-type FillRequest struct {
-	// Tree is the commit that the run was planned with, Unit the composition's unit in it.
-	Tree        Tree
-	Unit        string
-	Composition pipeline.CompositionName
-	Task        pipeline.TaskName
-	Event       pipeline.Event
-	// Params of the run, as a JSON object with defaults filled in.
-	Params json.RawMessage
-	// Outputs of the tasks that have succeeded.
-	Outputs map[pipeline.TaskName]json.RawMessage
-	// Bindings and Secrets as in the planned task: nothing else is read.
-	Bindings []pipeline.Binding
-	Secrets  []pipeline.SecretName
-}
-
-// Fill returns the concrete fields of a task, a JSON object. A value that does
-// not fit its type, or that is not there, is fault.Invalid, in words for the
-// people who look at the run; anything else is our failure.
-func (e *Evaluator) Fill(ctx context.Context, req FillRequest) (json.RawMessage, error) {
-	where := fmt.Sprintf("fill task %s of %s", req.Task, req.Composition)
-	s, err := newSurvey(req.Tree, e.memo)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", where, err)
-	}
-	if s.dirs[req.Unit] == nil {
-		return nil, fault.New(fault.Invalid, "%s: the commit has no directory %s", where, req.Unit)
-	}
-	texts, err := s.texts([]unitRef{{kindOps, req.Unit}})
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", where, err)
-	}
-	if !json.Valid(orNull(req.Params)) {
-		return nil, fault.New(fault.Invalid, "%s: the params of the run are not JSON", where)
-	}
-	for name, raw := range req.Outputs {
-		if !json.Valid(orNull(raw)) {
-			return nil, fault.New(fault.Invalid, "%s: the outputs of task %s are not JSON", where, name)
-		}
-	}
-	w, err := e.crew.take()
-	if err != nil {
-		return nil, fault.New(fault.Internal, "%s: %w", where, err)
-	}
-	var got *filled
-	err = w.ask(ctx, &request{
-		Module: s.module, Version: s.version, Files: texts, UnitCPU: int(e.limits.UnitCPU / time.Second),
-		Fill: &fillRequest{
-			Unit: req.Unit, Composition: req.Composition, Task: req.Task, Event: eventFields(req.Event),
-			Params: req.Params, Outputs: req.Outputs, Bindings: req.Bindings, Secrets: req.Secrets,
-		},
-	}, e.limits.UnitWall, func(r reply) {
-		if r.Filled != nil {
-			got = r.Filled
-		}
-	})
-	e.crew.spare()
-	var died *errDied
-	switch {
-	case errors.As(err, &died):
-		return nil, fault.New(fault.Invalid, "%s: %s", where, died.why)
-	case err != nil:
-		return nil, fmt.Errorf("%s: %w", where, err)
-	}
-	e.crew.put(w)
-	switch {
-	case got == nil:
-		return nil, fault.New(fault.Internal, "%s: the evaluator did not answer", where)
-	case got.Problem != "":
-		return nil, fault.New(fault.Invalid, "%s: %s", where, got.Problem)
-	}
-	return got.Fields, nil
-}
-
-func orNull(raw json.RawMessage) json.RawMessage {
-	if len(raw) == 0 {
-		return json.RawMessage("null")
-	}
-	return raw
-}
-
-// eventFields is an event as compositions see it: every field of #Event, as text.
-func eventFields(ev pipeline.Event) map[string]string {
-	kind := ev.Kind
-	if kind == "" {
-		kind = "manual"
-	}
-	return map[string]string{
-		"kind": kind, "repo": ev.Repo, "ref": string(ev.Ref), "branch": ev.Ref.Branch(),
-		"commit": string(ev.Head), "base": string(ev.Base),
-		"author": strings.ToValidUTF8(ev.Author, "?"), "subject": strings.ToValidUTF8(ev.Subject, "?"),
-	}
 }

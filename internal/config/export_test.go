@@ -86,9 +86,8 @@ func (c *Constraint) MatchesByClauses(json string) bool {
 	return true
 }
 
-// DidYouMean and Distance are tested as they are.
+// Covers and Distance are tested as they are.
 var (
-	Covers     = covers
-	DidYouMean = didYouMean
-	Distance   = distance
+	Covers   = covers
+	Distance = distance
 )

@@ -19,68 +19,122 @@ func fillSafely(b *batch, f *fillRequest) (out filled) {
 			out = filled{Problem: "the evaluator gave up: " + plain(fmt.Sprint(p))}
 		}
 	}()
-	return b.fill(f)
+	v, problem := b.fill(f)
+	return filled{Value: v, Problem: problem}
 }
 
-// fill evaluates a unit again with the run's values in it, and returns the
-// concrete fields of one task.
-func (b *batch) fill(f *fillRequest) filled {
-	res := &unitResult{Dir: f.Unit}
-	v, own, all, ok := b.buildOps(f.Unit, res)
+// A filling is one deferred value being computed.
+type filling struct {
+	*work
+	req  *fillRequest
+	root cue.Value
+	// task as it is written; instances of a fan-out share it.
+	task string
+	// path of the value in the composition.
+	path []string
+}
+
+// fill evaluates a unit again with the run's values in it, and returns one value
+// of it, or why it cannot be had.
+func (b *batch) fill(req *fillRequest) (json.RawMessage, string) {
+	res := &unitResult{Dir: req.Unit}
+	v, own, all, ok := b.buildOps(req.Unit, res)
 	if !ok {
-		return filled{Problem: "its unit does not evaluate: " + firstMessage(res.Diagnostics)}
+		return nil, "its unit does not evaluate: " + firstMessage(res.Diagnostics)
 	}
-	c := &checker{batch: b, unit: f.Unit, own: own, all: all, root: v, res: res}
-	c.x = explainer{batch: b, unit: f.Unit, idx: all, root: v, definition: c.definitionOf}
-	comp := []cue.Selector{cue.Str("compositions"), cue.Str(string(f.Composition))}
-	taskPath := append(slices.Clone(comp), cue.Str("tasks"), cue.Str(string(f.Task)))
-	if !v.LookupPath(cue.MakePath(taskPath...)).Exists() {
-		return filled{Problem: fmt.Sprintf("composition %q of %s has no task %q", f.Composition, f.Unit, f.Task)}
+	c := &checker{batch: b, unit: req.Unit, own: own, all: all, root: v, res: res}
+	c.x = explainer{batch: b, unit: req.Unit, idx: all, root: v, definition: c.definitionOf}
+	name := string(req.Composition)
+	f := &filling{req: req, root: v, work: &work{checker: c, name: name, v: get(v, "compositions", name)}}
+	f.task = string(req.Blank.Task)
+	if req.Each != nil {
+		f.task = string(req.Each.Of)
 	}
-	def := c.definitionOf(string(f.Composition), string(f.Task))
-	if problem := c.checkGiven(f); problem != "" {
-		return filled{Problem: problem}
+	f.path = partPath(req.Blank, f.task)
+	for _, step := range []func() string{f.isThere, f.checkGiven, f.isReported, f.pour, f.pourItem} {
+		if problem := step(); problem != "" {
+			return nil, problem
+		}
 	}
-	if name := c.absent(f); name != "" {
-		return filled{Problem: fmt.Sprintf("it reads an output of task %q, which has none", name)}
+	if req.Blank.Part == pipeline.PartHook {
+		return f.hookParams()
 	}
-	v, problem := b.pour(v, comp, taskPath, f)
-	if problem != "" {
-		return filled{Problem: problem}
+	raw, problem := f.concrete(f.value(f.path...), req.Blank.Part)
+	if problem == "" && req.Blank.Part == pipeline.PartFields {
+		problem = undeclaredSecret(c.definitionOf(name, f.task), raw, req.Secrets)
 	}
-	fields := v.LookupPath(cue.MakePath(append(taskPath, cue.Str("fields"))...))
-	if !fields.Exists() {
-		return filled{Fields: json.RawMessage("{}")}
+	return raw, problem
+}
+
+// partPath leads from a composition to a value that a run may have to compute.
+func partPath(b pipeline.Blank, task string) []string {
+	switch b.Part {
+	case pipeline.PartFields:
+		return []string{"tasks", task, "fields"}
+	case pipeline.PartIf:
+		return []string{"tasks", task, "when"}
+	case pipeline.PartItems:
+		return []string{"tasks", task, "each", "items"}
+	case pipeline.PartHook:
+		if task == "" {
+			return []string{"onFailure", "with"}
+		}
+		return []string{"tasks", task, "onFailureRun", "with"}
+	case pipeline.PartGroup:
+		return []string{"concurrency", "group"}
+	case pipeline.PartOutputs:
+		return []string{"outputs"}
+	case pipeline.PartTrigger:
+		return []string{"triggers", itoa(b.Trigger), "params"}
 	}
-	if err := fields.Validate(cue.Concrete(true)); err != nil {
-		return filled{Problem: c.valueProblem(err)}
+	return nil
+}
+
+// selectors turns a path in the composition into CUE's from the root; a number
+// counts in a list.
+func (f *filling) selectors(path ...string) cue.Path {
+	sels := []cue.Selector{cue.Str("compositions"), cue.Str(f.name)}
+	for i, name := range path {
+		if i == 1 && path[0] == "triggers" {
+			sels = append(sels, cue.Index(f.req.Blank.Trigger))
+			continue
+		}
+		sels = append(sels, cue.Str(name))
 	}
-	raw, err := fields.MarshalJSON()
-	if err != nil {
-		return filled{Problem: c.valueProblem(err)}
+	return cue.MakePath(sels...)
+}
+
+func (f *filling) value(path ...string) cue.Value { return f.root.LookupPath(f.selectors(path...)) }
+
+func (f *filling) isThere() string {
+	switch {
+	case f.path == nil:
+		return fmt.Sprintf("nothing is called %q", f.req.Blank.Part)
+	case !f.value().Exists():
+		return fmt.Sprintf("%s has no composition %q", f.req.Unit, f.name)
+	case f.task != "" && !f.value("tasks", f.task).Exists():
+		return fmt.Sprintf("composition %q of %s has no task %q", f.name, f.req.Unit, f.task)
 	}
-	if problem := undeclaredSecret(def, raw, f.Secrets); problem != "" {
-		return filled{Problem: problem}
-	}
-	return filled{Fields: raw}
+	return ""
 }
 
 // checkGiven compares the run's values with their declarations, in plainer words
 // than CUE would find for what follows from a wrong one.
-func (c *checker) checkGiven(f *fillRequest) string {
-	w := &work{checker: c, name: string(f.Composition), v: get(c.root, "compositions", string(f.Composition))}
-	w.readParams()
-	params := pipeline.Type{Kind: pipeline.KindStruct, Fields: w.out.Params}
-	if bad := misfits(params, f.Params); len(bad) > 0 {
-		return "the params of the run: " + strings.Join(bad, "; ")
+func (f *filling) checkGiven() string {
+	if f.req.Blank.Part != pipeline.PartTrigger { // before there are params
+		f.readParams()
+		params := pipeline.Type{Kind: pipeline.KindStruct, Fields: f.out.Params}
+		if bad := misfits(params, f.req.Params); len(bad) > 0 {
+			return "the params of the run: " + strings.Join(bad, "; ")
+		}
 	}
-	for _, name := range sortedNames(f.Outputs) {
-		t := &task{name: string(name), v: get(w.v, "tasks", string(name)), outputs: map[string]cue.Value{}}
-		if t.def = c.definitionOf(w.name, t.name); t.def == nil {
+	for _, name := range sortedNames(f.req.Outputs) {
+		t := &task{name: string(name), v: get(f.v, "tasks", string(name)), outputs: map[string]cue.Value{}}
+		if t.def = f.definitionOf(f.name, t.name); t.def == nil {
 			continue
 		}
-		w.readOutputs(t)
-		if bad := misfits(t.spec.Outputs, f.Outputs[name]); len(bad) > 0 {
+		f.readOutputs(t)
+		if bad := misfits(t.spec.Outputs, f.req.Outputs[name]); len(bad) > 0 {
 			return fmt.Sprintf("the outputs of task %q: %s", name, strings.Join(bad, "; "))
 		}
 	}
@@ -88,72 +142,160 @@ func (c *checker) checkGiven(f *fillRequest) string {
 }
 
 func misfits(t pipeline.Type, raw json.RawMessage) []string {
-	if len(raw) == 0 {
-		raw = json.RawMessage("{}")
-	}
-	bad := t.CheckJSON(raw)
+	bad := t.CheckJSON(orObject(raw))
 	for i := range bad {
 		bad[i] = plain(bad[i])
 	}
 	return bad[:min(len(bad), 5)]
 }
 
-// absent names a task whose outputs the fields refer to and that has none.
-func (c *checker) absent(f *fillRequest) string {
-	w, missing := &work{checker: c, name: string(f.Composition)}, ""
-	for _, p := range c.all.at("compositions", string(f.Composition), "tasks", string(f.Task)) {
-		if p.value == nil {
-			continue
-		}
-		w.chainsIn(p.value, func(ch chain, _ spelling) {
-			if len(ch) < 2 || ch[0].name != "tasks" || missing != "" {
-				return
-			}
-			if _, ok := f.Outputs[pipeline.TaskName(ch[1].name)]; !ok {
-				missing = ch[1].name
-			}
-		})
+// isReported refuses a value that refers to outputs that are not there: CUE would
+// make an empty list of one that is a list.
+func (f *filling) isReported() string {
+	if f.req.Blank.Part == pipeline.PartHook {
+		return "" // left out one by one
 	}
-	return missing
+	return f.unreported(f.path...)
+}
+
+// unreported names an output that a value reads and that is not there.
+func (f *filling) unreported(path ...string) string {
+	for _, read := range f.readsAt(path...) {
+		raw, ok := f.req.Outputs[pipeline.TaskName(read.task)]
+		if !ok {
+			return fmt.Sprintf("it reads an output of task %q, which has none", read.task)
+		}
+		var have map[string]json.RawMessage
+		if err := json.Unmarshal(orObject(raw), &have); err != nil {
+			return fmt.Sprintf("the outputs of task %q are no JSON object", read.task)
+		}
+		wanted := []string{read.output}
+		if read.output == "" {
+			wanted = fieldNames(get(f.v, "tasks", read.task, "outputs"))
+		}
+		for _, name := range wanted {
+			if _, ok := have[name]; !ok {
+				return fmt.Sprintf("it reads output %q of task %q, which did not report it", name, read.task)
+			}
+		}
+	}
+	return ""
 }
 
 // pour puts the run's values in their places. Filling from the root keeps closed
 // structs closed.
-func (b *batch) pour(v cue.Value, comp, taskPath []cue.Selector, f *fillRequest) (cue.Value, string) {
-	v = v.FillPath(cue.MakePath(cue.Str("event")), f.Event)
-	fillJSON := func(raw json.RawMessage, path ...cue.Selector) string {
-		if len(raw) == 0 {
-			return ""
+func (f *filling) pour() string {
+	f.root = f.root.FillPath(cue.MakePath(cue.Str("event")), f.json(f.req.Event))
+	if len(f.req.Params) > 0 && f.req.Blank.Part != pipeline.PartTrigger {
+		f.root = f.root.FillPath(f.selectors("params"), f.json(f.req.Params))
+	}
+	for _, name := range sortedNames(f.req.Outputs) {
+		if at := []string{"tasks", string(name)}; f.value(at...).Exists() { // an instance of a fan-out has no place
+			f.root = f.root.FillPath(f.selectors(append(at, "outputs")...), f.json(orObject(f.req.Outputs[name])))
 		}
-		x, err := cuejson.Extract("", raw)
-		if err != nil {
-			return "is not JSON"
+	}
+	for _, bind := range f.req.Bindings {
+		if problem := f.pourBinding(bind); problem != "" {
+			return problem
 		}
-		v = v.FillPath(cue.MakePath(path...), b.ctx.BuildExpr(x))
+	}
+	return ""
+}
+
+// json makes a CUE value of JSON that was found to be valid.
+func (f *filling) json(raw json.RawMessage) cue.Value {
+	x, err := cuejson.Extract("", raw)
+	if err != nil {
+		return f.batch.ctx.CompileString("_|_")
+	}
+	return f.batch.ctx.BuildExpr(x)
+}
+
+func (f *filling) pourBinding(bind pipeline.Binding) string {
+	if _, ok := f.req.Outputs[bind.From]; !ok {
+		return fmt.Sprintf("field %q takes output %q of task %q, which has no outputs", bind.Field, bind.Output, bind.From)
+	}
+	got := f.value("tasks", string(bind.From), "outputs", bind.Output)
+	if !got.Exists() {
+		return fmt.Sprintf("field %q takes output %q of task %q, which did not report it", bind.Field, bind.Output, bind.From)
+	}
+	f.root = f.root.FillPath(f.selectors("tasks", f.task, "fields", bind.Field), got)
+	return ""
+}
+
+// pourItem gives an instance of a fan-out its element of the list.
+func (f *filling) pourItem() string {
+	if f.req.Each == nil || f.req.Blank.Part == pipeline.PartItems {
 		return ""
 	}
-	if bad := fillJSON(f.Params, append(slices.Clone(comp), cue.Str("params"))...); bad != "" {
-		return v, "the params of the run: " + bad
+	at := []string{"tasks", f.task, "each", "items"}
+	if problem := f.unreported(at...); problem != "" {
+		return "its list: " + problem
 	}
-	tasks := append(slices.Clone(comp), cue.Str("tasks"))
-	for _, name := range sortedNames(f.Outputs) {
-		path := append(slices.Clone(tasks), cue.Str(string(name)), cue.Str("outputs"))
-		if bad := fillJSON(f.Outputs[name], path...); bad != "" {
-			return v, fmt.Sprintf("the outputs of task %q: %s", name, bad)
-		}
+	raw, problem := f.concrete(f.value(at...), pipeline.PartItems)
+	if problem != "" {
+		return problem
 	}
-	for _, bind := range f.Bindings {
-		from := cue.MakePath(append(slices.Clone(tasks), cue.Str(string(bind.From)), cue.Str("outputs"), cue.Str(bind.Output))...)
-		if _, ok := f.Outputs[bind.From]; !ok {
-			return v, fmt.Sprintf("field %q takes output %q of task %q, which has no outputs", bind.Field, bind.Output, bind.From)
-		}
-		got := v.LookupPath(from)
-		if !got.Exists() {
-			return v, fmt.Sprintf("field %q takes output %q of task %q, which did not report it", bind.Field, bind.Output, bind.From)
-		}
-		v = v.FillPath(cue.MakePath(append(slices.Clone(taskPath), cue.Str("fields"), cue.Str(bind.Field))...), got)
+	var items []json.RawMessage
+	if err := json.Unmarshal(raw, &items); err != nil || f.req.Each.Index < 1 || f.req.Each.Index > len(items) {
+		return fmt.Sprintf("the list has no element %d", f.req.Each.Index)
 	}
-	return v, ""
+	f.root = f.root.FillPath(f.selectors("tasks", f.task, "each", "item"), f.json(items[f.req.Each.Index-1]))
+	return ""
+}
+
+// concrete is a value as JSON, or what keeps it from being one.
+func (f *filling) concrete(v cue.Value, part pipeline.Part) (json.RawMessage, string) {
+	if !v.Exists() {
+		return json.RawMessage(empty(part)), ""
+	}
+	if err := v.Validate(cue.Concrete(true)); err != nil {
+		return nil, f.valueProblem(err)
+	}
+	raw, err := v.MarshalJSON()
+	if err != nil {
+		return nil, f.valueProblem(err)
+	}
+	return raw, ""
+}
+
+// empty is what a part is that nobody wrote.
+func empty(part pipeline.Part) string {
+	switch part {
+	case pipeline.PartIf:
+		return "true"
+	case pipeline.PartItems:
+		return "[]"
+	case pipeline.PartGroup:
+		return `""`
+	}
+	return "{}"
+}
+
+// hookParams are the params of a hook that can be had: a hook is called when
+// something failed, and what failed has reported nothing.
+func (f *filling) hookParams() (json.RawMessage, string) {
+	iter, err := f.value(f.path...).Fields()
+	if err != nil {
+		return json.RawMessage("{}"), "" // it gives none
+	}
+	out := map[string]json.RawMessage{}
+	for iter.Next() {
+		name := iter.Selector().Unquoted()
+		if f.unreported(append(slices.Clone(f.path), name)...) != "" {
+			continue
+		}
+		raw, problem := f.concrete(iter.Value(), f.req.Blank.Part)
+		if problem != "" {
+			return nil, problem
+		}
+		out[name] = raw
+	}
+	raw, err := json.Marshal(out)
+	if err != nil {
+		return nil, "its params are not JSON"
+	}
+	return raw, ""
 }
 
 func sortedNames[V any](m map[pipeline.TaskName]V) []pipeline.TaskName {

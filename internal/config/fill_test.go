@@ -72,7 +72,7 @@ secrets: aws: from: env: "AWS"
 
 func fillRequest(t *testing.T, task pipeline.TaskName) config.FillRequest {
 	return config.FillRequest{
-		Tree: config.FSTree(files(t, base, filling)), Unit: "compositions/x", Composition: "x", Task: task,
+		Tree: config.FSTree(files(t, base, filling)), Unit: "compositions/x", Composition: "x", Blank: pipeline.Blank{Part: pipeline.PartFields, Task: task},
 		Event:  pipeline.Event{Kind: "push", Ref: "refs/heads/main", Head: "abc"},
 		Params: json.RawMessage(`{"replicas": 3, "label": "ami"}`),
 		Outputs: map[pipeline.TaskName]json.RawMessage{
@@ -160,7 +160,7 @@ func TestHiddenReferencesMakeAFieldWait(t *testing.T) {
 				params = `{"v":"b"}`
 			}
 			got, err := e.Fill(context.Background(), config.FillRequest{
-				Tree: config.FSTree(tree), Unit: "compositions/x", Composition: "x", Task: "a", Params: []byte(params),
+				Tree: config.FSTree(tree), Unit: "compositions/x", Composition: "x", Blank: pipeline.Blank{Part: pipeline.PartFields, Task: "a"}, Params: []byte(params),
 				Event: pipeline.Event{Ref: "refs/heads/b"},
 			})
 			if err != nil || strings.Contains(string(got), `"a"`) {
@@ -195,7 +195,7 @@ func TestFillRefusesWhatDoesNotFit(t *testing.T) {
 		}, `task "provision", which has none`},
 		"an output that was not reported": {"list", func(r *config.FillRequest) {
 			r.Outputs["provision"] = json.RawMessage(`{"instance_ids":[],"provider":"aws"}`)
-		}, "public_ip: is missing"},
+		}, "public_ip"},
 		"an output that nobody declared": {"list", func(r *config.FillRequest) {
 			r.Outputs["provision"] = json.RawMessage(`{"instance_ids":[],"provider":"aws","public_ip":"x","more":1}`)
 		}, "more"},

@@ -8,7 +8,7 @@ import (
 
 // The child reads requests and writes replies, one JSON value a line each.
 
-// request asks for units to be checked, or for one task to be filled.
+// request asks for units to be checked, or for one deferred value of a run.
 type request struct {
 	Module  string            `json:"module"`
 	Version string            `json:"version"` // language version of module.cue
@@ -38,8 +38,9 @@ type unitRef struct {
 type fillRequest struct {
 	Unit        string                                `json:"unit"`
 	Composition pipeline.CompositionName              `json:"composition"`
-	Task        pipeline.TaskName                     `json:"task"`
-	Event       map[string]string                     `json:"event"`
+	Blank       pipeline.Blank                        `json:"blank"`
+	Each        *pipeline.Each                        `json:"each,omitempty"`
+	Event       json.RawMessage                       `json:"event"`
 	Params      json.RawMessage                       `json:"params,omitempty"`
 	Outputs     map[pipeline.TaskName]json.RawMessage `json:"outputs,omitempty"`
 	Bindings    []pipeline.Binding                    `json:"bindings,omitempty"`
@@ -57,8 +58,8 @@ type reply struct {
 }
 
 type filled struct {
-	Fields json.RawMessage `json:"fields,omitempty"`
-	// Problem says for people why the fields cannot be had.
+	Value json.RawMessage `json:"value,omitempty"`
+	// Problem says for people why the value cannot be had.
 	Problem string `json:"problem,omitempty"`
 }
 

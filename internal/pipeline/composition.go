@@ -108,9 +108,6 @@ type Task struct {
 	Name        TaskName `json:"name"`
 	Description string   `json:"description,omitempty"`
 	Pos         Position `json:"pos"`
-	// Places says where parts of the task are written, as "fields.image" or "timeout";
-	// what is not listed is at Pos.
-	Places map[string]Position `json:"places,omitempty"`
 	// Uses names plugin and task, as "git/checkout".
 	Plugin PluginName `json:"plugin"`
 	Uses   string     `json:"uses"`
@@ -125,8 +122,6 @@ type Task struct {
 	// it lacks what refers to params, the event or outputs, and must be filled.
 	Fields   json.RawMessage `json:"fields,omitempty"`
 	Deferred bool            `json:"deferred,omitempty"`
-	// Open are those that must be filled, by name, as their author wrote them.
-	Open map[string]Expr `json:"open,omitempty"`
 	// Bindings are the absent fields that take their value from an earlier task's output.
 	Bindings []Binding `json:"bindings,omitempty"`
 	// Outputs is the struct type that the task's outputs must have.
@@ -199,8 +194,8 @@ type Gate struct {
 }
 
 // Each makes a task one of several over one list: the task with Index i works on
-// the i-th element, and is skipped when the list has none. So the set of tasks is
-// known when the commit is planned, and only Max bounds it.
+// the i-th element, counted from 1, and is skipped when the list has none. So the
+// set of tasks is known when the commit is planned, and only Max bounds it.
 type Each struct {
 	// Of is the name that the author wrote; the tasks are called NAME-1 to NAME-Max.
 	Of    TaskName `json:"of"`

@@ -251,7 +251,7 @@ func (l *Runs) fill(ctx context.Context, r *pipeline.Run, t *pipeline.RunTask) {
 	}
 	run, task, key, reload := r, t.Spec, fieldKey{r.ID, t.Name}, l.reloads
 	l.work.Go(func() {
-		f, err := l.cfg.Filler.Fill(ctx, run, &task, outputs)
+		f, err := l.cfg.Filler.Fill(ctx, run, pipeline.Blank{Part: pipeline.PartFields, Task: task.Name}, outputs)
 		if err == nil {
 			f, err = bind(f, run, &task)
 		}

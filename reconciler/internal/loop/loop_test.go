@@ -147,10 +147,10 @@ func (w *world) set(where *error, err error) {
 	*where = err
 }
 
-func (w *world) Fill(_ context.Context, _ *pipeline.Run, t *pipeline.Task, outputs map[pipeline.TaskName]json.RawMessage) (json.RawMessage, error) {
+func (w *world) Fill(_ context.Context, run *pipeline.Run, b pipeline.Blank, outputs map[pipeline.TaskName]json.RawMessage) (json.RawMessage, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if t.Description == "does not fit" {
+	if t := run.Task(b.Task); t.Spec.Description == "does not fit" {
 		return nil, fault.New(fault.Invalid, "field x does not fit")
 	}
 	if w.noFields != nil {

@@ -42,10 +42,11 @@ type Fleet interface {
 	Drop(id pipeline.AgentID, reason string)
 }
 
-// Filler computes the fields of a task that refer to params, the event or outputs.
-// What does not fit its type is fault.Invalid, with a message for the author.
+// Filler computes what refers to params, the event or outputs: fields, conditions
+// and the other parts of a composition that a Blank names. What does not fit its
+// type is fault.Invalid, with a message for the author.
 type Filler interface {
-	Fill(ctx context.Context, run *pipeline.Run, task *pipeline.Task, outputs map[pipeline.TaskName]json.RawMessage) (json.RawMessage, error)
+	Fill(ctx context.Context, run *pipeline.Run, b pipeline.Blank, outputs map[pipeline.TaskName]json.RawMessage) (json.RawMessage, error)
 }
 
 // Secrets reads the values that tasks refer to. One that is missing is

@@ -1,0 +1,135 @@
+package config
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+
+	"cuelang.org/go/cue/ast"
+)
+
+// outputRead is a reference to an output of a task; output is "" for all of them.
+type outputRead struct{ task, output string }
+
+// readsAt are the outputs of tasks to which a value of the composition refers,
+// sorted. What is around it counts when it is not written out as fields: the value
+// may come from there.
+func (w *work) readsAt(path ...string) []outputRead {
+	r := &reads{work: w, seen: map[ast.Node]bool{}, found: map[outputRead]bool{}}
+	for n := 0; n < len(path); n++ {
+		for _, p := range w.all.at(w.path(path[:n]...)...) {
+			r.walk(p.guards...)
+			r.walk(looseParts(p.value)...)
+		}
+	}
+	for _, p := range w.all.at(w.path(path...)...) {
+		r.walk(p.guards...)
+		if p.value != nil {
+			r.walk(p.value)
+		}
+	}
+	return slices.SortedFunc(maps.Keys(r.found), func(a, b outputRead) int {
+		return cmp.Or(strings.Compare(a.task, b.task), strings.Compare(a.output, b.output))
+	})
+}
+
+// reads collects references to outputs, through lets, aliases and helper fields.
+type reads struct {
+	*work
+	seen  map[ast.Node]bool
+	found map[outputRead]bool
+}
+
+func (r *reads) walk(nodes ...ast.Node) {
+	for _, n := range nodes {
+		if n == nil || r.seen[n] {
+			continue
+		}
+		r.seen[n] = true
+		ast.Walk(n, r.node, nil)
+	}
+}
+
+func (r *reads) node(n ast.Node) bool {
+	e, ok := n.(ast.Expr)
+	if !ok {
+		return true
+	}
+	switch e.(type) {
+	case *ast.SelectorExpr, *ast.IndexExpr, *ast.Ident:
+	default:
+		return true
+	}
+	c := chainOf(e, 0)
+	if full, _ := r.read(c); full != nil {
+		r.chain(full)
+		return false
+	}
+	if len(c) > 0 && r.helper(c) {
+		return false
+	}
+	if id, ok := e.(*ast.Ident); ok {
+		r.ident(id)
+	}
+	return true
+}
+
+func (r *reads) chain(c chain) {
+	switch {
+	case c[0].name != "tasks":
+	case len(c) > 3 && c[2].name == "outputs":
+		r.found[outputRead{c[1].name, c[3].name}] = true
+	case len(c) > 1:
+		r.found[outputRead{task: c[1].name}] = true
+	default: // all of them
+		for _, name := range r.all.children(r.path("tasks")...) {
+			r.found[outputRead{task: name}] = true
+		}
+	}
+}
+
+// helper follows a reference to a field that is written out somewhere in the unit.
+func (r *reads) helper(c chain) bool {
+	prefix, known := r.all.scopes[c[0].scope]
+	if !known {
+		return false
+	}
+	var path []string
+	if prefix != "" {
+		path = strings.Split(prefix, pathSep)
+	}
+	for _, l := range c {
+		path = append(path, l.name)
+	}
+	for n := len(path); n > len(path)-len(c); n-- {
+		places := r.all.at(path[:n]...)
+		for _, p := range places {
+			r.walk(p.guards...)
+			if p.value != nil {
+				r.walk(p.value)
+			}
+		}
+		if len(places) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *reads) ident(id *ast.Ident) {
+	switch target := id.Node.(type) {
+	case *ast.LetClause:
+		r.walk(target.Expr)
+	case *ast.Alias:
+		r.walk(target.Expr)
+	case *ast.ForClause:
+		r.walk(target.Source)
+	case *ast.Field:
+		r.walk(target.Value)
+	case ast.Expr:
+		if !slices.Contains([]string{"tasks", "params", "event"}, id.Name) {
+			r.walk(target)
+		}
+	}
+}
