@@ -63,6 +63,9 @@ func (b *batch) checkPlugin(dir string, res *unitResult) {
 	if !pipeline.HasErrors(m.diags) {
 		plugin := m.plugin
 		res.Plugin = &plugin
+		if !strings.HasPrefix(dir, builtinDir) {
+			res.Mentions = m.programs
+		}
 	}
 }
 
@@ -232,8 +235,12 @@ func (c *checker) secretErrors(name string, err error) []pipeline.Diagnostic {
 			return []pipeline.Diagnostic{d}
 		}
 	}
-	pos, _ := c.all.value("secrets", name, "from")
+	pos, exact := c.all.value("secrets", name, "from")
+	if !exact {
+		pos, _ = c.all.value("secrets", name)
+	}
 	d := diag(codeValue, pos, "secret %q: from must be exactly one of env and file", name)
+	d.Note = "the repository holds names of secrets, never their values"
 	d.Help = `write from: env: "NAME", or from: file: "/path"`
 	return []pipeline.Diagnostic{d}
 }

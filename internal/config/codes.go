@@ -54,10 +54,13 @@ const (
 	codeNoAgent     = "RC0304"
 	codePin         = "RC0305"
 	codeDuplicate   = "RC0306"
+	codeIdle        = "RC0307" // nothing starts a composition
+	codeSourceRepo  = "RC0308" // a trigger on a repository that is not watched
 
 	// Manifests and declared outputs.
 	codeOutputForm = "RC0401"
 	codeTypeForm   = "RC0402"
 	codeManifest   = "RC0403"
 	codeAttribute  = "RC0404"
+	codeProgram    = "RC0405" // a program that is not in the plugin's folder
 )

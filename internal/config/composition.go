@@ -78,7 +78,7 @@ func (w *work) path(rest ...string) []string {
 
 func (w *work) run() {
 	w.out.Name, w.out.Unit = pipeline.CompositionName(w.name), w.unit
-	w.out.Pos, _ = w.all.label(w.path()...)
+	w.out.Pos = w.all.first(w.path()...)
 	if w.borrows() {
 		return
 	}
@@ -92,6 +92,9 @@ func (w *work) run() {
 	w.readHead()
 	w.readParams()
 	w.readTriggers()
+	if !get(w.v, "triggers").Exists() {
+		w.mention(mentionIdle, w.name, "", w.out.Pos)
+	}
 	w.checkRefs()
 	w.graph()
 }

@@ -270,7 +270,7 @@ package other
 
 import "github.com/maestro-cd/maestro"
 
-manifest: maestro.#Plugin & {description: "x", programs: [{argv: ["./run"]}]}
+manifest: maestro.#Plugin & {description: "x", programs: [{argv: ["run"]}]}
 
 #T: maestro.#Task & {
 	uses: "other/t"
@@ -291,6 +291,7 @@ import (
 
 compositions: second: {
 	description: names.x
+	triggers: []
 	tasks: a: other.#T
 }
 `)

@@ -19,6 +19,8 @@ type repository struct {
 	results []*unitResult
 	// unusable are the compositions that something here speaks against.
 	unusable map[pipeline.CompositionName]bool
+	// broken are the folders of plugins whose programs are not there.
+	broken []string
 }
 
 // assemble makes a configuration of the results of units. Its only errors are
@@ -42,10 +44,10 @@ func assemble(commit pipeline.CommitID, s *survey, results map[string]*unitResul
 	slices.SortFunc(r.cfg.Secrets, func(a, b pipeline.Secret) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(r.cfg.Plugins, func(a, b pipeline.Plugin) int { return cmp.Compare(a.Name, b.Name) })
 	r.duplicates()
+	if err := r.checkMentions(s); err != nil {
+		return pipeline.Config{}, err
+	}
 	for _, res := range r.results {
-		for _, m := range res.Mentions {
-			r.checkMention(s, res.Dir, m)
-		}
 		for i := range res.Compositions {
 			r.checkAgents(&res.Compositions[i])
 		}
@@ -58,6 +60,7 @@ func assemble(commit pipeline.CommitID, s *survey, results map[string]*unitResul
 		}
 	}
 	slices.SortFunc(r.cfg.Compositions, func(a, b pipeline.Composition) int { return cmp.Compare(a.Name, b.Name) })
+	r.idle()
 	r.vendored(s)
 	r.cfg.Diagnostics = tidy(r.cfg.Diagnostics)
 	return r.cfg, nil
@@ -131,54 +134,12 @@ func (r *repository) complain(unit string, c pipeline.CompositionName, d pipelin
 	r.unusable[c] = true
 }
 
-func (r *repository) checkMention(s *survey, unit string, m mention) {
-	switch m.Kind {
-	case mentionUnknown:
-		r.advise(s, m)
-	case mentionPool:
-		known := poolNames(r.cfg.Pools)
-		if !slices.Contains(known, m.Name) {
-			d := diag(codePool, m.Pos, "task %q requires pool %q, which the repository does not declare", m.Task, m.Name)
-			d.Help = fmt.Sprintf("declare it in pools/%s/%s.cue: pools: %s: {}", m.Name, m.Name, quoteLabel(m.Name))
-			r.complain(unit, m.Composition, withHelp(d, didYouMean(m.Name, known)))
-		}
-	case mentionSecret:
-		known := secretNames(r.cfg.Secrets)
-		if !slices.Contains(known, m.Name) {
-			d := diag(codeSecret, m.Pos, "task %q refers to secret %q, which the repository does not declare", m.Task, m.Name)
-			d.Help = fmt.Sprintf("declare it in ops.cue: secrets: %s: from: env: \"NAME\"", quoteLabel(m.Name))
-			r.complain(unit, m.Composition, withHelp(d, didYouMean(m.Name, known)))
-		}
-	}
-}
-
-// quoteLabel writes a name as CUE wants it on the left of a colon.
-func quoteLabel(name string) string {
-	if strings.Contains(name, "-") {
-		return fmt.Sprintf("%q", name)
-	}
-	return name
-}
-
-func poolNames(ps []pipeline.Pool) []string {
-	out := make([]string, len(ps))
-	for i, p := range ps {
-		out[i] = string(p.Name)
-	}
-	return out
-}
-
-func secretNames(ss []pipeline.Secret) []string {
-	out := make([]string, len(ss))
-	for i, s := range ss {
-		out[i] = string(s.Name)
-	}
-	return out
-}
-
 // checkAgents reports tasks that no agent could ever take, as far as pools
 // promise facts. A fact that a pool does not promise may still be reported.
 func (r *repository) checkAgents(c *pipeline.Composition) {
+	if slices.ContainsFunc(c.Tasks, func(t pipeline.Task) bool { return r.cfg.Plugin(t.Plugin) == nil }) {
+		r.unusable[c.Name] = true // what is wrong with the plugin is said there
+	}
 	for i := range c.Tasks {
 		t := &c.Tasks[i]
 		var why []string

@@ -3,6 +3,7 @@ package config
 import (
 	stderrors "errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -124,6 +125,16 @@ func (x *explainer) classify(e errors.Error, format string, args []any) pipeline
 	return d
 }
 
+// keyRE is #Key of the schema.
+var keyRE = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,62}$`)
+
+// badKey refuses a name of a param, a field or an output.
+func badKey(what, name string, pos pipeline.Position) pipeline.Diagnostic {
+	d := diag(codeName, pos, "%q cannot name %s", plain(name), what)
+	d.Note = "such a name is a letter, then up to 62 of a-z, A-Z, 0-9, \"_\", \".\" and \"-\""
+	return d
+}
+
 const nameRule = "a name is a lower-case letter, then up to 62 of a-z, 0-9 and -"
 
 func (x *explainer) unknownField(p []string, e errors.Error) pipeline.Diagnostic {
@@ -141,6 +152,9 @@ func (x *explainer) unknownField(p []string, e errors.Error) pipeline.Diagnostic
 		return d
 	}
 	parent := p[:len(p)-1]
+	if len(p) == 4 && p[2] == "params" || len(p) == 6 && p[2] == "triggers" && p[4] == "params" {
+		return badKey("a param", last, pos)
+	}
 	decl := x.declared(parent)
 	var d pipeline.Diagnostic
 	if def := x.taskDefinition(p); def != nil && len(p) == 6 && p[4] == "fields" {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -133,6 +134,11 @@ func (w *work) readOutputs(t *task) {
 			continue
 		}
 		name := iter.Selector().Unquoted()
+		if !keyRE.MatchString(name) {
+			pos, _ := w.all.label(w.path("tasks", t.name, "outputs", name)...)
+			w.complain(badKey(fmt.Sprintf("an output of task %q", t.name), name, pos))
+			continue
+		}
 		t.outputs[name] = iter.Value()
 		f, err := compileField(iter, 0)
 		if t.def.output(name) == nil || err != nil {
@@ -154,16 +160,47 @@ func (d *definition) output(name string) *fieldDef {
 	return nil
 }
 
-// mentionSecrets records the secrets that a known field refers to.
+// mentionSecrets records the secrets that a known field refers to, each where its
+// name is written.
 func (w *work) mentionSecrets(t *task, f *fieldDef, raw json.RawMessage) {
 	v, err := pipeline.DecodeJSON(raw)
 	if err != nil {
 		return
 	}
+	base := w.path("tasks", t.name, "fields", f.Name)
+	written := w.writtenSecrets(base)
 	for _, name := range secretsIn(f.Type, v) {
-		pos, _ := w.all.value(w.path("tasks", t.name, "fields", f.Name)...)
-		w.mentionSecret(t, name, pos)
+		if len(written[name]) == 0 {
+			pos, _ := w.all.value(base...)
+			w.mentionSecret(t, name, pos)
+		}
+		for _, pos := range written[name] {
+			w.mentionSecret(t, name, pos)
+		}
 	}
+}
+
+// writtenSecrets finds the names of secrets that are written out below a path.
+func (w *work) writtenSecrets(base []string) map[string][]pipeline.Position {
+	out := map[string][]pipeline.Position{}
+	prefix := keyOf(base) + pathSep
+	for key, places := range w.all.places {
+		if !strings.HasPrefix(key, prefix) || !strings.HasSuffix(key, pathSep+"secret") {
+			continue
+		}
+		for _, p := range places {
+			if lit, ok := p.value.(*ast.BasicLit); ok {
+				name := unquote(lit.Value)
+				out[name] = append(out[name], position(lit.Pos()))
+			}
+		}
+	}
+	for _, ps := range out {
+		slices.SortFunc(ps, func(a, b pipeline.Position) int {
+			return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+		})
+	}
+	return out
 }
 
 // deferredSecrets looks at a field that waits for the run. Which secrets it can
@@ -172,22 +209,15 @@ func (w *work) deferredSecrets(t *task, f *fieldDef) {
 	if !holds(f.Type, pipeline.KindSecret) {
 		return
 	}
-	base := keyOf(w.path("tasks", t.name, "fields", f.Name))
-	for _, key := range sortedKeys(w.all.places) {
-		if key != base && !strings.HasPrefix(key, base+pathSep) || !strings.HasSuffix(key, pathSep+"secret") {
-			continue
-		}
-		for _, p := range w.all.places[key] {
-			lit, ok := p.value.(*ast.BasicLit)
-			if !ok {
-				continue
-			}
-			w.mentionSecret(t, unquote(lit.Value), position(lit.Pos()))
+	base := w.path("tasks", t.name, "fields", f.Name)
+	written := w.writtenSecrets(base)
+	for _, name := range sortedKeys(written) {
+		for _, pos := range written[name] {
+			w.mentionSecret(t, name, pos)
 		}
 	}
-	if f.Type.Kind == pipeline.KindSecret && len(w.all.at(append(strings.Split(base, pathSep), "secret")...)) == 0 ||
-		w.secretRefers(base) {
-		pos, _ := w.all.value(strings.Split(base, pathSep)...)
+	if f.Type.Kind == pipeline.KindSecret && len(w.all.at(append(base, "secret")...)) == 0 || w.secretRefers(keyOf(base)) {
+		pos, _ := w.all.value(base...)
 		d := diag(codeSecret, pos, "task %q: field %q: a secret must be named where it is used", t.name, f.Name)
 		d.Note = "which secrets a task can reach is decided by the file, not by the run"
 		d.Help = "write " + f.Name + `: secret: "NAME"`
@@ -208,12 +238,12 @@ func (w *work) secretRefers(base string) bool {
 	return false
 }
 
-func (w *work) mention(kind, name string, t *task, pos pipeline.Position) {
-	w.res.Mentions = append(w.res.Mentions, mention{Kind: kind, Name: name, Composition: w.out.Name, Task: t.spec.Name, Pos: pos})
+func (w *work) mention(kind, name string, task pipeline.TaskName, pos pipeline.Position) {
+	w.res.Mentions = append(w.res.Mentions, mention{Kind: kind, Name: name, Composition: w.out.Name, Task: task, Pos: pos})
 }
 
 func (w *work) mentionSecret(t *task, name string, pos pipeline.Position) {
-	w.mention(mentionSecret, name, t, pos)
+	w.mention(mentionSecret, name, t.spec.Name, pos)
 	if s := pipeline.SecretName(name); !slices.Contains(t.spec.Secrets, s) {
 		t.spec.Secrets = append(t.spec.Secrets, s)
 		slices.Sort(t.spec.Secrets)

@@ -26,6 +26,7 @@ import (
 )
 
 compositions: x: {
+	triggers: []
 	params: {
 		replicas: *1 | int & >=1
 		label:    string

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -70,10 +71,12 @@ manifest: maestro.#Plugin & {
 	}
 	outputs: {}
 }
+-- plugins/fog/run --
+#!/bin/sh
 `
 
 // files turns an archive into a tree, on top of the base. An empty file removes
-// one of the base.
+// one of the base; one that begins with "#!" is a program.
 func files(t testing.TB, archives ...string) fstest.MapFS {
 	t.Helper()
 	out := fstest.MapFS{}
@@ -83,7 +86,11 @@ func files(t testing.TB, archives ...string) fstest.MapFS {
 				delete(out, f.Name)
 				continue
 			}
-			out[f.Name] = &fstest.MapFile{Data: f.Data, Mode: 0o644}
+			mode := fs.FileMode(0o644)
+			if bytes.HasPrefix(f.Data, []byte("#!")) {
+				mode = 0o755
+			}
+			out[f.Name] = &fstest.MapFile{Data: f.Data, Mode: mode}
 		}
 	}
 	return out

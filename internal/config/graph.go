@@ -409,7 +409,13 @@ func (w *work) checkPin(t, p *task) {
 		return
 	}
 	d := diag(codePin, pos, "task %q reads a path of task %q and so must run on the same agent, but %s", t.name, p.name, why)
-	d.Help = "give both the same requirement, or move the file with the artifact plugin instead of its path"
+	d.Help = "give both the same requirement"
+	for _, b := range t.spec.Bindings {
+		if string(b.From) == p.name {
+			d.Help += fmt.Sprintf(`; or, if %q needs no file of %q, say so: fields: %s: "."`, t.name, p.name, b.Field)
+		}
+	}
+	d.Note = "files stay on the agent that has them"
 	w.complain(d)
 }
 

@@ -32,7 +32,7 @@ func (w *work) readParams() {
 		}
 		name := iter.Selector().Unquoted()
 		pos, _ := w.all.label(w.path("params", name)...)
-		if w.paramTooLate(name) {
+		if w.paramTooLate(name) || !keyRE.MatchString(name) { // CUE has refused the name
 			continue
 		}
 		f, err := compileField(iter, 0)
@@ -112,6 +112,14 @@ func (w *work) readTrigger(i int, v cue.Value) {
 	var p pipeline.PushTrigger
 	if err := decode(push, &p); err != nil {
 		return // validated as concrete; anything else was reported
+	}
+	if p.Repo != "" {
+		pos, _ := w.all.value(append(at, "push", "repo")...)
+		d := diag(codeSourceRepo, pos, "composition %q: pushes to %q start nothing: only this repository is watched", w.name, plain(p.Repo))
+		d.Note = "pushes to other repositories cannot start runs yet"
+		d.Help = "leave repo out: the push is then one to this repository"
+		w.complain(d)
+		return
 	}
 	t.Push = &p
 	given := map[string]bool{}

@@ -22,6 +22,7 @@ package ops
 import "acme.example/ops/plugins/fog"
 
 compositions: good: tasks: a: fog.#Deprovision & {fields: {instance_ids: [], provider: "aws"}}
+compositions: good: triggers: []
 `
 
 // bombs are texts that use up time, memory or stack. Each is one unit among others.
@@ -151,7 +152,7 @@ func TestAValueThatIsLargerThanItsTextIsStopped(t *testing.T) {
 	tree["compositions/big/x.cue"] = &fstest.MapFile{Data: []byte(b.String())}
 	tree["plugins/big/plugin.cue"] = &fstest.MapFile{Data: []byte(`package big
 import "github.com/maestro-cd/maestro"
-manifest: maestro.#Plugin & {description: "x", programs: [{argv: ["./run"]}]}
+manifest: maestro.#Plugin & {description: "x", programs: [{argv: ["run"]}]}
 #Take: maestro.#Task & {uses: "big/take", fields: x!: {...}, outputs: {}}
 `)}
 	cfg := evaluate(t, e, tree)
@@ -168,7 +169,7 @@ func TestLinksOutOfTheTreeAreNotFollowed(t *testing.T) {
 		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(p, f.Data, 0o644); err != nil {
+		if err := os.WriteFile(p, f.Data, f.Mode); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -144,6 +144,15 @@ func (x *index) label(path ...string) (pipeline.Position, bool) {
 	return pipeline.Position{}, false
 }
 
+// first is where a name is written for the first time.
+func (x *index) first(path ...string) pipeline.Position {
+	if ps := x.at(path...); len(ps) > 0 {
+		return position(ps[0].label)
+	}
+	pos, _ := x.label(path...)
+	return pos
+}
+
 // value is where the value of a path is written.
 func (x *index) value(path ...string) (pipeline.Position, bool) {
 	if ps := x.at(path...); len(ps) > 0 {

@@ -299,6 +299,11 @@ func (b *batch) checkImport(spec *ast.ImportSpec) (pipeline.Diagnostic, bool) {
 	name := ast.ParseImportPath(importPath).Qualifier
 	p := b.importPackage(dir, name)
 	switch {
+	case p.inst != nil && strings.HasPrefix(dir, "plugins/"):
+		if m := b.manifestOf(dir); m != nil && pipeline.HasErrors(m.diags) {
+			return brokenImport(importPath, pos, m.diags), true
+		}
+		return pipeline.Diagnostic{}, false
 	case p.inst != nil:
 		return pipeline.Diagnostic{}, false
 	case len(p.files) == 0 && len(p.diags) == 0:
@@ -306,9 +311,14 @@ func (b *batch) checkImport(spec *ast.ImportSpec) (pipeline.Diagnostic, bool) {
 	case len(p.files) == 0 && onlyWrongPackage(p.diags):
 		return b.unknownPackage(importPath, dir, name, pos), true
 	}
+	return brokenImport(importPath, pos, p.diags), true
+}
+
+func brokenImport(importPath string, pos pipeline.Position, ds []pipeline.Diagnostic) pipeline.Diagnostic {
 	d := diag(codeBrokenDep, pos, "%q cannot be used, because it has errors", importPath)
-	d.Note = "the first is " + p.diags[0].String()
-	return d, true
+	first := ds[slices.IndexFunc(ds, func(d pipeline.Diagnostic) bool { return d.Severity == pipeline.SeverityError })]
+	d.Note = "the first is " + first.Pos.String() + ": " + first.Message
+	return d
 }
 
 func onlyWrongPackage(ds []pipeline.Diagnostic) bool {

@@ -1,9 +1,12 @@
 package config
 
 import (
+	"cmp"
+	"fmt"
 	"path"
 	"slices"
 	"strings"
+	"unicode"
 
 	"cuelang.org/go/cue"
 	"cuelang.org/go/cue/ast"
@@ -18,6 +21,8 @@ type manifest struct {
 	plugin pipeline.Plugin
 	defs   map[string]*definition // by uses
 	diags  []pipeline.Diagnostic
+	// programs are the files of the folder that it names.
+	programs []mention
 }
 
 // definition is one task that a plugin offers.
@@ -163,6 +168,10 @@ func (m *manifest) readHead(v cue.Value, idx *index) {
 		if (p.URL == "") != (p.SHA256 == "") {
 			m.complain(diag(codeManifest, pos, "program %d of plugin %q must have both url and sha256, or neither", i+1, m.name))
 		}
+		if p.URL == "" && len(p.Argv) > 0 && strings.Contains(p.Argv[0], "/") {
+			at, _ := idx.value("manifest", "programs", itoa(i), "argv", "0")
+			m.programs = append(m.programs, mention{Kind: mentionProgram, Name: p.Argv[0], Pos: at})
+		}
 	}
 }
 
@@ -175,13 +184,82 @@ func (m *manifest) readDefinitions(v cue.Value) {
 		if !iter.Selector().IsDefinition() {
 			continue
 		}
+		name := iter.Selector().String()
 		uses, err := iter.Value().LookupPath(cue.ParsePath("uses")).String()
-		if err != nil {
-			continue // a helper, not a task
+		isTask, pos := m.declaresTask(name)
+		switch {
+		case err != nil && !isTask: // a helper
+		case err != nil:
+			d := diag(codeManifest, pos, "%s does not say what it is called: it has no uses", name)
+			d.Help = fmt.Sprintf("add uses: %q", m.name+"/"+taskWord(name))
+			m.complain(d)
+		case !isTask:
+			d := diag(codeManifest, pos, "%s says uses: %q, but is no maestro.#Task", name, plain(uses))
+			d.Help = "write " + name + ": maestro.#Task & {…}"
+			m.complain(d)
+		default:
+			m.readDefinition(name, uses, iter.Value())
 		}
-		m.readDefinition(iter.Selector().String(), uses, iter.Value())
 	}
 	slices.SortFunc(m.plugin.Tasks, func(a, b pipeline.PluginTask) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// declaresTask reports whether a definition is made of maestro.#Task, directly or
+// by way of another definition, and where it is written.
+func (m *manifest) declaresTask(name string) (bool, pipeline.Position) {
+	var pos pipeline.Position
+	for seen := map[string]bool{}; name != "" && !seen[name]; {
+		seen[name] = true
+		next := ""
+		for _, f := range m.pkg.files {
+			for _, d := range f.Decls {
+				field, ok := d.(*ast.Field)
+				if !ok {
+					continue
+				}
+				if label, _, err := ast.LabelName(field.Label); err != nil || label != name {
+					continue
+				}
+				if pos.File == "" {
+					pos = position(field.Pos())
+				}
+				if hasConjunct(field.Value, "#Task") {
+					return true, pos
+				}
+				next = cmp.Or(next, definitionIn(field.Value))
+			}
+		}
+		name = next
+	}
+	return false, pos
+}
+
+// definitionIn is the first definition of the same package among what an
+// expression is made of, or "".
+func definitionIn(e ast.Expr) string {
+	switch e := e.(type) {
+	case *ast.ParenExpr:
+		return definitionIn(e.X)
+	case *ast.BinaryExpr:
+		return cmp.Or(definitionIn(e.X), definitionIn(e.Y))
+	case *ast.Ident:
+		if strings.HasPrefix(e.Name, "#") || strings.HasPrefix(e.Name, "_#") {
+			return e.Name
+		}
+	}
+	return ""
+}
+
+// taskWord makes the name of a task of the name of its definition.
+func taskWord(def string) string {
+	var b strings.Builder
+	for i, r := range strings.Trim(def, "_#") {
+		if unicode.IsUpper(r) && i > 0 {
+			b.WriteByte('-')
+		}
+		b.WriteRune(unicode.ToLower(r))
+	}
+	return b.String()
 }
 
 func (m *manifest) readDefinition(name, uses string, v cue.Value) {
@@ -251,6 +329,13 @@ func (m *manifest) readField(def string, iter *cue.Iterator, output bool) fieldD
 	f.Type = t
 	f.Type.Text = constraintText(v)
 	where := def + ": "
+	if !keyRE.MatchString(f.Name) {
+		kind := "a field of "
+		if output {
+			kind = "an output of "
+		}
+		m.complain(badKey(kind+def, f.Name, f.pos))
+	}
 	if output {
 		where += "output"
 		m.diags = append(m.diags, checkOutput(where, f.Name, f.pos, iter, err)...)

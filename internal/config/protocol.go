@@ -76,8 +76,9 @@ type unitResult struct {
 	// Declared are the places of the names that the unit declares, valid or not:
 	// a name in two units is a mistake even if one of them is broken.
 	Declared []mention `json:"declared,omitempty"`
-	// Mentions are the pools and secrets that tasks name, those of broken
-	// compositions too, and names that nothing declares.
+	// Mentions are names whose meaning is found out where all units meet: pools
+	// and secrets that tasks name, those of broken compositions too, the programs
+	// of a plugin, and names that nothing declares.
 	Mentions []mention `json:"mentions,omitempty"`
 }
 
@@ -94,6 +95,10 @@ const (
 	mentionComposition = "composition"
 	mentionPool        = "pool"
 	mentionSecret      = "secret"
+	// mentionProgram is a file in a plugin's folder.
+	mentionProgram = "program"
+	// mentionIdle is a composition that says nothing of triggers.
+	mentionIdle = "idle"
 	// mentionUnknown is a name that nothing declares, which a plugin may have.
 	mentionUnknown = "unknown"
 )

@@ -19,9 +19,11 @@ func (w *work) requirement(t *task) {
 	if w.agent == nil {
 		w.agent = w.compileRequirement(get(w.v, "agent"), w.path("agent"))
 	}
-	r, poolPos := pipeline.Requirement{Pool: own.Pool, Facts: slices.Clone(own.Facts)}, own.poolPos
-	if r.Pool == "" {
-		r.Pool, poolPos = w.agent.Pool, w.agent.poolPos
+	r := pipeline.Requirement{Pool: own.Pool, Facts: slices.Clone(own.Facts)}
+	if r.Pool != "" {
+		w.mention(mentionPool, string(r.Pool), t.spec.Name, own.poolPos)
+	} else if r.Pool = w.agent.Pool; r.Pool != "" {
+		w.mention(mentionPool, string(r.Pool), "", w.agent.poolPos)
 	}
 	for _, clause := range w.agent.Facts {
 		if !slices.ContainsFunc(own.Facts, func(o pipeline.Clause) bool { return overlap(o.Path, clause.Path) }) {
@@ -30,9 +32,6 @@ func (w *work) requirement(t *task) {
 	}
 	slices.SortFunc(r.Facts, func(a, b pipeline.Clause) int { return slices.Compare(a.Path, b.Path) })
 	t.spec.Requirement = r
-	if r.Pool != "" {
-		w.mention(mentionPool, string(r.Pool), t, poolPos)
-	}
 }
 
 // compiled is a requirement as one place states it.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -139,6 +140,25 @@ func (t *fsTree) Open(name string) (fs.File, error) {
 	}
 	return t.FS.Open(name)
 }
+
+// Stat describes a file as a commit of it would. Where files have no such mode,
+// every file may be a program.
+func (t *fsTree) Stat(name string) (fs.FileInfo, error) {
+	f, err := t.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && runtime.GOOS == "windows" {
+		info = executable{info}
+	}
+	return info, err
+}
+
+type executable struct{ fs.FileInfo }
+
+func (e executable) Mode() fs.FileMode { return e.FileInfo.Mode() | 0o111 }
 
 // gitObject is the id that Git gives to an object.
 func gitObject(kind string, body []byte) []byte {
