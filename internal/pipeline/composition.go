@@ -108,6 +108,9 @@ type Task struct {
 	Name        TaskName `json:"name"`
 	Description string   `json:"description,omitempty"`
 	Pos         Position `json:"pos"`
+	// Places says where parts of the task are written, as "fields.image" or "timeout";
+	// what is not listed is at Pos.
+	Places map[string]Position `json:"places,omitempty"`
 	// Uses names plugin and task, as "git/checkout".
 	Plugin PluginName `json:"plugin"`
 	Uses   string     `json:"uses"`
@@ -122,6 +125,8 @@ type Task struct {
 	// it lacks what refers to params, the event or outputs, and must be filled.
 	Fields   json.RawMessage `json:"fields,omitempty"`
 	Deferred bool            `json:"deferred,omitempty"`
+	// Open are those that must be filled, by name, as their author wrote them.
+	Open map[string]Expr `json:"open,omitempty"`
 	// Bindings are the absent fields that take their value from an earlier task's output.
 	Bindings []Binding `json:"bindings,omitempty"`
 	// Outputs is the struct type that the task's outputs must have.
@@ -310,6 +315,8 @@ type Binding struct {
 	Output string `json:"output"`
 	// Key is the name in the context by which the two found each other.
 	Key string `json:"key"`
+	// Optional: the field stays absent when From reported no such output.
+	Optional bool `json:"optional,omitempty"`
 }
 
 // Trigger says which events start a run.

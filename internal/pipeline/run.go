@@ -115,8 +115,12 @@ type RunTask struct {
 	Agent    AgentID   `json:"agent,omitempty"`   // of the latest attempt
 	// Slot is the number of the workspace on that agent, see place.
 	Slot int `json:"slot,omitempty"`
-	// Outputs is the JSON object that the task reported, once it succeeded.
+	// Outputs is the JSON object of what the task reported: all of it when it
+	// succeeded, what fits its type when it did not, for those that clean up.
 	Outputs json.RawMessage `json:"outputs,omitempty"`
+	// Records is a JSON object of values that the task wants kept with it, for
+	// people and for whoever queries them; no task reads them.
+	Records json.RawMessage `json:"records,omitempty"`
 	Links   []Link          `json:"links,omitempty"`
 	Exit    *int            `json:"exit,omitempty"`
 	// Child is the run that a call started, or that a wait found.
@@ -145,6 +149,27 @@ type Review struct {
 type Link struct {
 	Name string `json:"name"`
 	URL  string `json:"url"`
+}
+
+// Reported reports whether the output of that name is among the task's outputs.
+func (t *RunTask) Reported(name string) bool {
+	var outputs map[string]json.RawMessage
+	// What is not JSON was refused before it came here; it holds nothing.
+	_ = json.Unmarshal(t.Outputs, &outputs)
+	_, ok := outputs[name]
+	return ok
+}
+
+// Ran reports whether the task came to an end of its own: it may have done all that
+// it does.
+func (t *RunTask) Ran() bool {
+	switch t.State {
+	case Success, Failure, Timeout:
+		return true
+	case Error:
+		return t.Epoch > 0 // else it was never offered
+	}
+	return false
 }
 
 // Tolerated reports whether the task ended badly and its author said to go on.
@@ -217,9 +242,11 @@ type Result struct {
 	Exit    *int   `json:"exit,omitempty"`
 	// LogBytes is the length of the log at its end.
 	LogBytes int64 `json:"log_bytes"`
-	// Outputs is a JSON object; nil when the task reported none.
+	// Outputs is a JSON object, as in RunTask; nil when the task reported none.
 	Outputs json.RawMessage `json:"outputs,omitempty"`
 	Links   []Link          `json:"links,omitempty"`
+	// Records is a JSON object, as in RunTask.
+	Records json.RawMessage `json:"records,omitempty"`
 	// CancelRun: the task asks that the whole run be cancelled.
 	CancelRun bool `json:"cancel_run,omitempty"`
 	// Lost, with Outcome Error: nothing of the task runs any more, and its agent
@@ -228,5 +255,9 @@ type Result struct {
 	Lost bool `json:"lost,omitempty"`
 }
 
-// MaxOutputs bounds the JSON of a task's outputs; larger things are files.
-const MaxOutputs = 128 << 10
+const (
+	// MaxOutputs bounds the JSON of a task's outputs; larger things are files.
+	MaxOutputs = 128 << 10
+	// MaxRecords likewise bounds its records.
+	MaxRecords = 32 << 10
+)

@@ -174,8 +174,7 @@ func (m *machine) offer(e Offer) error {
 	if t == nil {
 		return fmt.Errorf("run %s has no task %q", m.run.ID, e.Attempt.Task)
 	}
-	stopped := m.run.Cancel && t.Spec.When != pipeline.Always
-	if t.State != pipeline.Ready || stopped || e.Attempt.Token.Epoch != t.Epoch+1 {
+	if t.State != pipeline.Ready || m.stopped(t) || e.Attempt.Token.Epoch != t.Epoch+1 {
 		return ErrStale
 	}
 	after := e.Attempt
@@ -198,6 +197,8 @@ func (m *machine) finished(e Finished) error {
 		return err
 	}
 	r := e.Result
+	// What it reported is kept however it ended: a clean-up task may need it.
+	t.Outputs, t.Records, t.Links = r.Outputs, r.Records, r.Links
 	if r.Lost {
 		if t.State == pipeline.InDoubt {
 			return ErrStale // the agent knows no more than we do
@@ -213,12 +214,9 @@ func (m *machine) finished(e Finished) error {
 	after.State, after.Outcome, after.Reason, after.Exit = pipeline.AttemptDone, r.Outcome, r.Reason, r.Exit
 	after.LogBytes, after.FinishedAt = r.LogBytes, m.now
 	m.change(a, after)
-	t.Exit, t.Links = r.Exit, r.Links
+	t.Exit = r.Exit
 	if m.retry(t, r) {
 		return nil
-	}
-	if r.Outcome == pipeline.Success {
-		t.Outputs = r.Outputs
 	}
 	m.move(t, r.Outcome, r.Reason)
 	if r.Outcome == pipeline.NotNeeded {
@@ -233,7 +231,7 @@ func (m *machine) finished(e Finished) error {
 // retry puts the task back in the queue when its author allows that for this outcome.
 func (m *machine) retry(t *pipeline.RunTask, r pipeline.Result) bool {
 	bad := r.Outcome == pipeline.Failure || r.Outcome == pipeline.Error || r.Outcome == pipeline.Timeout
-	if !bad || m.run.Cancel || r.CancelRun || t.Spec.Effect == pipeline.Once ||
+	if !bad || m.stopped(t) || r.CancelRun || t.Spec.Effect == pipeline.Once ||
 		!t.Spec.Retries.Covers(r.Outcome) || t.Failures >= t.Spec.Retries.Max {
 		return false
 	}
@@ -265,7 +263,7 @@ func (m *machine) lost(e Lost) error {
 		m.move(t, pipeline.InDoubt, fmt.Sprintf(
 			"%s; it may have run and is not started again by itself: its agent's late report settles it, or a person does", e.Reason,
 		))
-	case m.run.Cancel:
+	case m.stopped(t):
 		m.move(t, pipeline.Cancelled, e.Reason)
 	case t.Failures < max(t.Spec.Retries.Max, lostRetries):
 		t.Failures++
@@ -284,6 +282,9 @@ func (m *machine) cancel(e Cancel) error {
 	m.run.Reason = e.Reason
 	for i := range m.run.Tasks {
 		t := &m.run.Tasks[i]
+		if !m.stopped(t) {
+			continue
+		}
 		switch t.State {
 		case pipeline.Offered:
 			m.withdraw(t, e.Reason)
@@ -293,6 +294,13 @@ func (m *machine) cancel(e Cancel) error {
 		}
 	}
 	return nil
+}
+
+// stopped reports whether a cancelled run takes t along. What has to run always does,
+// once anything of the run has started: a tear-down that is stopped half-way leaves
+// behind what it was to clean up.
+func (m *machine) stopped(t *pipeline.RunTask) bool {
+	return m.run.Cancel && !(t.Spec.When == pipeline.Always && m.started())
 }
 
 // notNeeded ends what has not started: one task found that there is nothing to do.
@@ -354,9 +362,8 @@ func (m *machine) decide(t *pipeline.RunTask) (to pipeline.State, reason string)
 			bad = append(bad, fmt.Sprintf("%s: %s", name, n.State))
 		}
 	}
-	always := t.Spec.When == pipeline.Always && m.started()
 	switch {
-	case m.run.Cancel && !always:
+	case m.stopped(t):
 		return pipeline.Cancelled, m.run.Reason
 	case t.State == pipeline.Ready:
 		return pipeline.Ready, ""
@@ -368,8 +375,14 @@ func (m *machine) decide(t *pipeline.RunTask) (to pipeline.State, reason string)
 		return pipeline.Skipped, "runs on failure only, and nothing it needs failed"
 	}
 	for _, b := range t.Spec.Bindings {
-		if from := m.run.Task(b.From); from == nil || from.State != pipeline.Success {
-			return pipeline.Skipped, fmt.Sprintf("inherits %s from task %s, which did not succeed", b.Field, b.From)
+		from := m.run.Task(b.From)
+		switch {
+		case b.Optional || from != nil && from.Reported(b.Output):
+		case from == nil || !from.Ran():
+			return pipeline.Skipped, fmt.Sprintf("inherits %s from task %s, which did not get to it", b.Field, b.From)
+		default:
+			return pipeline.Error, fmt.Sprintf("field %s is inherited from output %s of task %s, which ended as %s and did not report it",
+				b.Field, b.Output, b.From, from.State)
 		}
 	}
 	return pipeline.Ready, "waits for an agent"

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -251,15 +252,74 @@ func TestResultWithoutAnOutcomeEndsTheTaskInError(t *testing.T) {
 	}
 }
 
-func TestTearDownWithoutWhatItInheritsIsSkipped(t *testing.T) {
+func TestTearDownGetsWhatAFailedTaskReported(t *testing.T) {
 	t.Parallel()
-	clean := task("clean", "a")
+	for name, c := range map[string]struct {
+		outcome  pipeline.State
+		outputs  string
+		optional bool
+		want     pipeline.State
+		reason   string
+	}{
+		"reported":                   {pipeline.Failure, `{"id":"i-1"}`, false, pipeline.Ready, ""},
+		"reported before a timeout":  {pipeline.Timeout, `{"id":"i-1"}`, false, pipeline.Ready, ""},
+		"reported before a cancel":   {pipeline.Cancelled, `{"id":"i-1"}`, false, pipeline.Ready, ""},
+		"not reported":               {pipeline.Failure, `{"other":1}`, false, pipeline.Error, "output id of task a, which ended as failure and did not report it"},
+		"nothing reported":           {pipeline.Error, "", false, pipeline.Error, "did not report it"},
+		"not reported, and optional": {pipeline.Failure, "", true, pipeline.Ready, ""},
+		"stopped before it could":    {pipeline.Cancelled, "", false, pipeline.Skipped, "did not get to it"},
+		"nothing to do":              {pipeline.NotNeeded, "", false, pipeline.Skipped, "did not get to it"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			clean := task("clean", "a")
+			clean.When = pipeline.Always
+			clean.Bindings = []pipeline.Binding{{Field: "id", From: "a", Output: "id", Optional: c.optional}}
+			w := newWorld(task("a"), clean)
+			w.must(t, engine.Created{})
+			a := w.start(t, "a")
+			w.must(t, engine.Finished{Attempt: a.ID, Token: a.Token, Result: pipeline.Result{Outcome: c.outcome, Reason: "because", Outputs: []byte(c.outputs)}})
+			if k := w.run.Task("clean"); k.State != c.want || !strings.Contains(k.Reason, c.reason) {
+				t.Errorf("clean is %s: %s", k.State, k.Reason)
+			}
+		})
+	}
+}
+
+func TestTearDownOfTaskThatNeverRanIsSkipped(t *testing.T) {
+	t.Parallel()
+	clean := task("clean", "b")
 	clean.When = pipeline.Always
-	clean.Bindings = []pipeline.Binding{{Field: "id", From: "a", Output: "id"}}
-	w := newWorld(task("a"), clean)
+	clean.Bindings = []pipeline.Binding{{Field: "id", From: "b", Output: "id"}}
+	w := newWorld(task("a"), task("b", "a"), clean)
 	w.must(t, engine.Created{})
 	w.end(t, "a", pipeline.Failure)
-	expect(t, w, map[string]pipeline.State{"run": "failure", "a": "failure", "clean": "skipped"})
+	expect(t, w, map[string]pipeline.State{"run": "failure", "a": "failure", "b": "skipped", "clean": "skipped"})
+}
+
+func TestTearDownUnderWayOutlivesACancelAndALoss(t *testing.T) {
+	t.Parallel()
+	clean, sweep := task("clean", "a"), task("sweep", "a")
+	clean.When, sweep.When = pipeline.Always, pipeline.Always
+	sweep.Retries = pipeline.Retries{Max: 1, On: []pipeline.State{pipeline.Failure}}
+	w := newWorld(task("a"), clean, sweep)
+	w.must(t, engine.Created{})
+	w.end(t, "a", pipeline.Success)
+	running, offered := w.start(t, "clean"), w.offer("sweep")
+	w.must(t, engine.Offer{Attempt: offered})
+	w.must(t, engine.Cancel{Reason: "no longer wanted"})
+	if len(w.stop) > 0 {
+		t.Errorf("told to stop: %+v", w.stop)
+	}
+	w.must(t, engine.Accepted{Attempt: offered.ID, Token: offered.Token})
+	w.must(t, engine.Finished{Attempt: offered.ID, Token: offered.Token, Result: pipeline.Result{Outcome: pipeline.Failure}})
+	w.must(t, engine.Lost{Attempt: running.ID, Reason: "silent"})
+	expect(t, w, map[string]pipeline.State{"run": "running", "a": "success", "clean": "ready", "sweep": "ready"})
+	w.end(t, "clean", pipeline.Success)
+	w.end(t, "sweep", pipeline.Success)
+	if w.run.State != pipeline.Success {
+		t.Errorf("run is %s: %s", w.run.State, w.run.Reason)
+	}
 }
 
 func TestCancelStopsWhatRunsAndStartsNothingButTearDown(t *testing.T) {

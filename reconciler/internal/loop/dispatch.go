@@ -216,6 +216,9 @@ func bind(fields json.RawMessage, r *pipeline.Run, t *pipeline.Task) (json.RawMe
 		}
 	}
 	for _, b := range t.Bindings {
+		if from := r.Task(b.From); b.Optional && (from == nil || !from.Reported(b.Output)) {
+			continue
+		}
 		v, err := output(r, b)
 		if err != nil {
 			return nil, err

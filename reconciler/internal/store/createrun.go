@@ -90,30 +90,36 @@ func (tx *Tx) insertRun(r *pipeline.Run, c *pipeline.Composition) error {
 }
 
 func (tx *Tx) insertTask(run pipeline.RunID, t *pipeline.RunTask) error {
-	outputs, links, reviews, err := tx.taskJSON(t)
+	j, err := tx.taskJSON(t)
 	if err != nil {
 		return err
 	}
 	_, err = tx.exec(`INSERT INTO tasks (run_id, name, idx, state, reason, epoch, failures, attempt_id, agent_id, slot,
-			outputs, links, exit, ready_at, started_at, finished_at, not_before, built_in, child, reviews)
-		VALUES (?, ?, ?, ?, ?, 0, ?, NULL, NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			outputs, links, exit, ready_at, started_at, finished_at, not_before, built_in, child, reviews, records)
+		VALUES (?, ?, ?, ?, ?, 0, ?, NULL, NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		string(run), string(t.Name), t.Index, string(t.State), t.Reason, t.Failures, t.Slot,
-		outputs, links, t.Exit, instant(t.ReadyAt), instant(t.StartedAt), instant(t.FinishedAt), instant(t.NotBefore),
-		t.Spec.BuiltIn(), orNull(t.Child), reviews)
+		j.outputs, j.links, t.Exit, instant(t.ReadyAt), instant(t.StartedAt), instant(t.FinishedAt), instant(t.NotBefore),
+		t.Spec.BuiltIn(), orNull(t.Child), j.reviews, j.records)
 	return err
 }
 
-func (tx *Tx) taskJSON(t *pipeline.RunTask) (outputs, links, reviews any, err error) {
-	if outputs, err = rawJSON(t.Outputs); err != nil {
-		return nil, nil, nil, tx.fail(fmt.Errorf("outputs: %w", err))
+// taskJSON holds a task's columns of JSON as they are stored.
+type taskJSON struct{ outputs, records, links, reviews any }
+
+func (tx *Tx) taskJSON(t *pipeline.RunTask) (j taskJSON, err error) {
+	if j.outputs, err = rawJSON(t.Outputs); err != nil {
+		return j, tx.fail(fmt.Errorf("outputs: %w", err))
 	}
-	if links, err = asJSON(t.Links); err != nil {
-		return nil, nil, nil, tx.fail(fmt.Errorf("links: %w", err))
+	if j.records, err = rawJSON(t.Records); err != nil {
+		return j, tx.fail(fmt.Errorf("records: %w", err))
 	}
-	if reviews, err = asJSON(t.Reviews); err != nil {
-		return nil, nil, nil, tx.fail(fmt.Errorf("reviews: %w", err))
+	if j.links, err = asJSON(t.Links); err != nil {
+		return j, tx.fail(fmt.Errorf("links: %w", err))
 	}
-	return outputs, links, reviews, nil
+	if j.reviews, err = asJSON(t.Reviews); err != nil {
+		return j, tx.fail(fmt.Errorf("reviews: %w", err))
+	}
+	return j, nil
 }
 
 func (tx *Tx) keepComposition(c *pipeline.Composition) error {

@@ -25,7 +25,7 @@ func scanRun(row scanner) (*pipeline.Run, error) {
 }
 
 const taskColumns = `t.run_id, t.name, t.idx, t.state, t.reason, t.epoch, t.failures, coalesce(t.attempt_id, ''), coalesce(t.agent_id, ''),
-	t.slot, t.outputs, t.links, t.exit, t.ready_at, t.started_at, t.finished_at, t.not_before,
+	t.slot, t.outputs, t.records, t.links, t.exit, t.ready_at, t.started_at, t.finished_at, t.not_before,
 	coalesce(t.child, ''), t.reviews`
 
 // taskOf is a task and the run it belongs to.
@@ -38,7 +38,7 @@ func scanTask(row scanner) (taskOf, error) {
 	var of taskOf
 	t := &of.task
 	err := row.Scan(&of.run, &t.Name, &t.Index, &t.State, &t.Reason, &t.Epoch, &t.Failures, &t.Attempt, &t.Agent, &t.Slot,
-		raw(&t.Outputs), intoJSON{&t.Links}, &t.Exit, intoTime{&t.ReadyAt}, intoTime{&t.StartedAt}, intoTime{&t.FinishedAt}, intoTime{&t.NotBefore},
+		raw(&t.Outputs), raw(&t.Records), intoJSON{&t.Links}, &t.Exit, intoTime{&t.ReadyAt}, intoTime{&t.StartedAt}, intoTime{&t.FinishedAt}, intoTime{&t.NotBefore},
 		&t.Child, intoJSON{&t.Reviews})
 	return of, err
 }
@@ -258,9 +258,9 @@ func median(ctx context.Context, q querier, c pipeline.CompositionName) (time.Du
 }
 
 // LastOutputs returns the outputs of a task in the last successful run of its
-// composition, nil when there are none.
+// composition, nil when there are none or when it failed in that run and was forgiven.
 func (db *DB) LastOutputs(ctx context.Context, c pipeline.CompositionName, task pipeline.TaskName) (out json.RawMessage, err error) {
-	err = db.file.reader.QueryRowContext(ctx, `SELECT outputs FROM tasks WHERE name = ?2 AND run_id =
+	err = db.file.reader.QueryRowContext(ctx, `SELECT outputs FROM tasks WHERE name = ?2 AND state = 'success' AND run_id =
 			(SELECT id FROM runs WHERE composition = ?1 AND state = 'success' ORDER BY number DESC LIMIT 1)`,
 		string(c), string(task)).Scan(raw(&out))
 	if errors.Is(err, sql.ErrNoRows) {

@@ -12,7 +12,7 @@ import (
 // task offered: that is for offerTask alone.
 const saveTask = `UPDATE tasks SET state = ?1, reason = ?2, failures = ?3, attempt_id = ?4, agent_id = ?5, slot = ?6,
 		outputs = ?7, links = ?8, exit = ?9, ready_at = ?10, started_at = ?11, finished_at = ?12, not_before = ?13,
-		child = ?18, reviews = ?19
+		child = ?18, reviews = ?19, records = ?20
 	WHERE run_id = ?14 AND name = ?15 AND state = ?16 AND epoch = ?17 AND (?1 <> 'offered' OR state = 'offered')`
 
 // offerTask is the only statement that makes a task offered, so that there is one
@@ -76,19 +76,19 @@ func (tx *Tx) saveTask(run *pipeline.Run, b, a *pipeline.RunTask) error {
 	case offer && run.Cancel && a.Spec.When != pipeline.Always:
 		return tx.defect("it is offered although the run is cancelled")
 	}
-	outputs, links, reviews, err := tx.taskJSON(a)
+	j, err := tx.taskJSON(a)
 	if err != nil {
 		return err
 	}
 	statement, args := saveTask, []any{
 		string(a.State), a.Reason, a.Failures, orNull(a.Attempt), orNull(a.Agent), a.Slot,
-		outputs, links, a.Exit, instant(a.ReadyAt), instant(a.StartedAt), instant(a.FinishedAt), instant(a.NotBefore),
+		j.outputs, j.links, a.Exit, instant(a.ReadyAt), instant(a.StartedAt), instant(a.FinishedAt), instant(a.NotBefore),
 		string(run.ID), string(b.Name), string(b.State), b.Epoch,
 	}
 	if offer {
 		statement, args = offerTask, append(args, a.Spec.When == pipeline.Always)
 	} else {
-		args = append(args, orNull(a.Child), reviews)
+		args = append(args, orNull(a.Child), j.reviews, j.records)
 	}
 	n, err := tx.exec(statement, args...)
 	if err != nil {
@@ -147,7 +147,7 @@ func sameRun(a, b *pipeline.Run) bool {
 func sameTask(a, b *pipeline.RunTask) bool {
 	return a.Name == b.Name && a.Index == b.Index && a.State == b.State && a.Reason == b.Reason && a.Epoch == b.Epoch &&
 		a.Failures == b.Failures && a.Attempt == b.Attempt && a.Agent == b.Agent && a.Slot == b.Slot &&
-		bytes.Equal(a.Outputs, b.Outputs) && slices.Equal(a.Links, b.Links) && sameExit(a.Exit, b.Exit) &&
+		bytes.Equal(a.Outputs, b.Outputs) && bytes.Equal(a.Records, b.Records) && slices.Equal(a.Links, b.Links) && sameExit(a.Exit, b.Exit) &&
 		a.ReadyAt.Equal(b.ReadyAt) && a.StartedAt.Equal(b.StartedAt) &&
 		a.FinishedAt.Equal(b.FinishedAt) && a.NotBefore.Equal(b.NotBefore) &&
 		a.Child == b.Child && slices.EqualFunc(a.Reviews, b.Reviews, sameReview)

@@ -89,6 +89,7 @@ CREATE TABLE tasks (
   agent_id    TEXT,
   slot        INTEGER NOT NULL,
   outputs     TEXT,
+  records     TEXT,
   links       TEXT,
   exit        INTEGER,
   ready_at    INTEGER,

@@ -1,0 +1,32 @@
+package loop_test
+
+import (
+	"testing"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/internal/wire"
+)
+
+func TestTearDownOfAFailedTaskGetsWhatItReportedAndNoMore(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	a := w.agent("one")
+	w.push(w.commit("c1", pipeline.Task{Name: "make"}, pipeline.Task{
+		Name: "clean", When: pipeline.Always, Needs: []pipeline.TaskName{"make"}, Bindings: []pipeline.Binding{
+			{Field: "id", From: "make", Output: "id"}, {Field: "address", From: "make", Output: "address", Optional: true},
+		},
+	}))
+	o := w.accept(a)
+	w.runs.Message(a.ID, &wire.Result{Attempt: o.Attempt, Token: o.Token, Result: pipeline.Result{
+		Outcome: pipeline.Failure, Reason: "half-way", Outputs: []byte(`{"id":"i-1"}`), Records: []byte(`{"cost":3}`),
+	}})
+	o = w.accept(a)
+	if string(o.Spec.Fields) != `{"id":"i-1"}` {
+		t.Errorf("fields of the tear-down = %s", o.Spec.Fields)
+	}
+	w.runs.Message(a.ID, success(o, `{}`))
+	if r := w.await(pipeline.Failure); string(r.Task("make").Records) != `{"cost":3}` {
+		t.Errorf("records = %s", r.Task("make").Records)
+	}
+}
