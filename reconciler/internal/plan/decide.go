@@ -1,8 +1,12 @@
 package plan
 
 import (
+	"cmp"
+	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
@@ -15,46 +19,200 @@ type Push struct {
 	PathsUnknown bool
 }
 
-// OfPush plans a moved branch: the runs and verdicts of Of, and nothing else.
+// OfPush plans a moved branch: the runs and verdicts of Of, and nothing else. The
+// policy of cfg itself judges.
 func OfPush(cfg *pipeline.Config, p Push) Plan {
 	var out Plan
-	out.Runs, out.Verdicts, out.Blanks = decide(Input{Head: cfg, Event: p.Event, Paths: p.Paths, PathsUnknown: p.PathsUnknown})
+	out.Runs, out.Verdicts, out.Blanks = Decide(Input{
+		Default: p.Event.Ref, Head: cfg, Event: p.Event, Paths: p.Paths, PathsUnknown: p.PathsUnknown,
+	})
 	return out
 }
 
-// decide makes one verdict for each composition, and a run for each that starts.
-func decide(in Input) (runs []Run, verdicts []pipeline.Verdict, blanks []Blank) {
-	cfg := in.Head
-	for i := range cfg.Compositions {
-		c := &cfg.Compositions[i]
-		v := pipeline.Verdict{Commit: in.Event.Head, Ref: in.Event.Ref, Composition: c.Name, Outcome: pipeline.VerdictSkipped}
-		trigger, sentence := match(c, Push{in.Event, in.Paths, in.PathsUnknown})
-		if trigger != nil {
-			params, err := Params(c, trigger.Params.Value)
-			if err != nil {
-				v.Outcome, sentence = pipeline.VerdictRejected, err.Error()
-			} else {
-				v.Outcome = pipeline.VerdictRun
-				runs = append(runs, Run{Composition: c, Name: c.Name, Key: Key(in.Event, c, params, 0), Event: in.Event, Params: params, Why: sentence})
-			}
-		}
-		v.Sentence = sentence
-		verdicts = append(verdicts, v)
+// Decide is the part of Of that is carried out: the runs that start, a verdict for
+// each composition that the event concerns, and what must be filled first. A push, a
+// tag and a proposed change concern every composition; any other event those that
+// name it. A composition that has errors is rejected under the name of its folder.
+func Decide(in Input) (runs []Run, verdicts []pipeline.Verdict, blanks []Blank) {
+	d := decision{Input: in}
+	for _, c := range byName(in.Head.Compositions) {
+		d.composition(c)
 	}
-	for _, d := range blamed(cfg) {
-		verdicts = append(verdicts, pipeline.Verdict{
-			Commit: in.Event.Head, Ref: in.Event.Ref, Composition: blame(d),
-			Outcome: pipeline.VerdictRejected, Sentence: d.Pos.String() + ": " + d.Message,
-		})
+	if in.everybody() {
+		d.rejected()
 	}
-	return runs, verdicts, blanks
+	return d.runs, d.verdicts, d.blanks
 }
 
-// blamed returns the first error of each unit that has one.
+func byName(list []pipeline.Composition) []*pipeline.Composition {
+	out := make([]*pipeline.Composition, len(list))
+	for i := range list {
+		out[i] = &list[i]
+	}
+	slices.SortFunc(out, func(a, b *pipeline.Composition) int { return strings.Compare(string(a.Name), string(b.Name)) })
+	return out
+}
+
+// everybody reports whether the event concerns every composition.
+func (in *Input) everybody() bool {
+	switch in.Event.Kind {
+	case pipeline.EventPush, pipeline.EventTag, pipeline.EventPullRequest:
+		return true
+	}
+	return false
+}
+
+// law is the policy that judges what runs: that of the default branch, which a push
+// to it brings into force.
+func (in *Input) law() *pipeline.Policy {
+	if in.Base == nil || in.Event.Ref == in.Default {
+		return &in.Head.Policy
+	}
+	return &in.Base.Policy
+}
+
+type decision struct {
+	Input
+	runs     []Run
+	verdicts []pipeline.Verdict
+	blanks   []Blank
+}
+
+func (d *decision) say(c pipeline.CompositionName, outcome, sentence string) {
+	d.verdicts = append(d.verdicts, pipeline.Verdict{
+		Commit: d.Event.Head, Ref: d.Event.Ref, Composition: c, Outcome: outcome, Sentence: sentence,
+	})
+}
+
+// composition makes the verdict on c, and its run.
+func (d *decision) composition(c *pipeline.Composition) {
+	m := d.match(c)
+	switch {
+	case m.trigger >= 0 && m.refused != "":
+		d.say(c.Name, pipeline.VerdictRejected, m.refused)
+		return
+	case m.trigger < 0:
+		if m.concerns || d.everybody() {
+			d.say(c.Name, pipeline.VerdictSkipped, m.sentence)
+		}
+		return
+	}
+	if why := Forbidden(d.law(), c, d.Event.Ref, d.Default); why != "" {
+		d.say(c.Name, pipeline.VerdictRejected, why)
+		return
+	}
+	r := Run{Composition: c, Name: c.Name, Event: d.Event, Trigger: m.trigger, Why: m.sentence}
+	if why := d.fill(&r); why != "" {
+		d.say(c.Name, pipeline.VerdictRejected, why)
+		return
+	}
+	if !r.Open {
+		r.Key = Key(d.Event, c, r.Params, 0)
+	}
+	d.runs = append(d.runs, r)
+	d.say(c.Name, pipeline.VerdictRun, m.sentence)
+}
+
+// fill works out what the event gives the run; what only an evaluation can is a
+// blank. It returns why the run cannot be made, "" when it can.
+func (d *decision) fill(r *Run) string {
+	c := r.Composition
+	given, open, why := d.value(c, &c.Triggers[r.Trigger].Params, Blank{
+		Composition: c.Name, Blank: pipeline.Blank{Part: pipeline.PartTrigger, Trigger: r.Trigger},
+	})
+	if r.Open = open; open || why != "" {
+		return why
+	}
+	given, why = d.withAsked(given)
+	if why != "" {
+		return why
+	}
+	params, err := Params(c, given)
+	if err != nil {
+		return err.Error()
+	}
+	r.Params = params
+	if c.Concurrency == nil {
+		return ""
+	}
+	group, open, why := d.value(c, &c.Concurrency.Group, Blank{
+		Composition: c.Name, Blank: pipeline.Blank{Part: pipeline.PartGroup}, Params: params,
+	})
+	if r.Open = open; open || why != "" {
+		return why
+	}
+	if err := json.Unmarshal(group, &r.Group); err != nil {
+		return fmt.Sprintf("concurrency group of %s: %s is not a string", c.Name, group)
+	}
+	return ""
+}
+
+// value returns the value of an expression, from its fill when it waits for the event.
+func (d *decision) value(c *pipeline.Composition, x *pipeline.Expr, b Blank) (value json.RawMessage, open bool, why string) {
+	if !x.Deferred {
+		return x.Value, false, ""
+	}
+	for _, f := range d.Filled {
+		if f.Composition == b.Composition && f.Blank.Blank == b.Blank && string(f.Params) == string(b.Params) {
+			if f.Problem != "" {
+				return nil, false, fmt.Sprintf("%s: %s", c.Name, f.Problem)
+			}
+			return f.Value, false, ""
+		}
+	}
+	d.blanks = append(d.blanks, b)
+	return nil, true, ""
+}
+
+// withAsked adds the params that a person gave to those of the trigger, which they
+// cannot replace.
+func (d *decision) withAsked(given json.RawMessage) (json.RawMessage, string) {
+	if len(d.Params) == 0 {
+		return given, ""
+	}
+	asked, fixed := map[string]json.RawMessage{}, map[string]json.RawMessage{}
+	if err := json.Unmarshal(d.Params, &asked); err != nil {
+		return nil, "params are not a JSON object: " + err.Error()
+	}
+	if len(given) > 0 {
+		if err := json.Unmarshal(given, &fixed); err != nil {
+			return nil, "params of the trigger are not a JSON object: " + err.Error()
+		}
+	}
+	var wrong []string
+	for name := range asked {
+		if _, there := fixed[name]; there {
+			wrong = append(wrong, name)
+		}
+	}
+	if len(wrong) > 0 {
+		slices.Sort(wrong)
+		return nil, "the manual trigger sets " + strings.Join(wrong, " and ") + " itself"
+	}
+	for name, v := range fixed {
+		asked[name] = v
+	}
+	return json.RawMessage(marshal(asked)), ""
+}
+
+// rejected makes a verdict for each unit that has errors.
+func (d *decision) rejected() {
+	for _, bad := range blamed(d.Head) {
+		d.say(blame(bad), pipeline.VerdictRejected, bad.Pos.String()+": "+bad.Message)
+	}
+}
+
+// blamed returns the first error of each unit that has one, by place; one that knows
+// its place goes before one that does not.
 func blamed(cfg *pipeline.Config) []pipeline.Diagnostic {
 	var out []pipeline.Diagnostic
 	seen := map[string]bool{}
-	for _, d := range cfg.Diagnostics {
+	all := slices.Clone(cfg.Diagnostics)
+	pipeline.SortDiagnostics(all)
+	slices.SortStableFunc(all, func(a, b pipeline.Diagnostic) int {
+		return cmp.Compare(min(1, len(b.Pos.File)), min(1, len(a.Pos.File)))
+	})
+	for _, d := range all {
 		if d.Severity == pipeline.SeverityError && !seen[d.Unit] {
 			seen[d.Unit] = true
 			out = append(out, d)
@@ -71,34 +229,206 @@ func blame(d pipeline.Diagnostic) pipeline.CompositionName {
 	return pipeline.CompositionName(d.Unit)
 }
 
-// match returns the trigger of c that the push fires, and a sentence; without one
-// the sentence names the clause that came nearest to being met.
-func match(c *pipeline.Composition, p Push) (*pipeline.Trigger, string) {
-	if c.Suspend {
-		return nil, "suspended"
-	}
-	branch := p.Event.Ref.Branch()
-	nearest, near := "no push trigger", 0
-	miss := func(how int, format string, args ...any) {
-		if how > near {
-			near, nearest = how, fmt.Sprintf(format, args...)
+// Forbidden says which secret or pool the policy does not let a run of c on ref
+// have, "" when it lets it have all. Secrets without a rule are not its business.
+func Forbidden(law *pipeline.Policy, c *pipeline.Composition, ref, main pipeline.Ref) string {
+	for i := range c.Tasks {
+		t := &c.Tasks[i]
+		for _, r := range law.Pools {
+			if r.Pool == t.Requirement.Pool && !anyMatch(r.Compositions, string(c.Name)) {
+				return fmt.Sprintf("task %s: pool %s is for %s (%s)", t.Name, r.Pool, either(r.Compositions), r.Pos)
+			}
+		}
+		for _, r := range law.Secrets {
+			if !slices.Contains(t.Secrets, r.Secret) {
+				continue
+			}
+			if len(r.Compositions) > 0 && !anyMatch(r.Compositions, string(c.Name)) {
+				return fmt.Sprintf("task %s: secret %s is for %s (%s)", t.Name, r.Secret, either(r.Compositions), r.Pos)
+			}
+			branches := r.Branches
+			if len(branches) == 0 {
+				branches = []string{main.Branch()}
+			}
+			if !anyMatch(branches, ref.Branch()) {
+				return fmt.Sprintf("task %s: secret %s is for branch %s, not for %s (%s)", t.Name, r.Secret, either(branches), short(ref), r.Pos)
+			}
 		}
 	}
+	return ""
+}
+
+func either(list []string) string { return strings.Join(list, " or ") }
+
+// short is a ref as people call it.
+func short(r pipeline.Ref) string {
+	s := string(r)
+	for _, p := range []string{"refs/heads/", "refs/tags/"} {
+		s = strings.TrimPrefix(s, p)
+	}
+	return s
+}
+
+// matched is how a composition and an event meet.
+type matched struct {
+	trigger int // that fires, -1 when none does
+	// concerns: a trigger is about this event, whether it fires or not.
+	concerns bool
+	// sentence says what fires, or which clause came nearest to being met; refused
+	// why the one that fires must not.
+	sentence, refused string
+}
+
+// match finds the trigger of c that the event fires.
+func (d *decision) match(c *pipeline.Composition) matched {
+	m := matched{trigger: -1, sentence: "no " + word(d.Event.Kind) + " trigger"}
+	near := 0
 	for i := range c.Triggers {
 		t := &c.Triggers[i]
-		if t.Push == nil {
+		if t.Kind() != d.Event.Kind {
 			continue
 		}
-		switch {
-		case t.Push.Repo != "" && t.Push.Repo != p.Event.Repo:
-			miss(1, "watches repository %s", t.Push.Repo)
-		case !anyMatch(t.Push.Branches, branch):
-			miss(2, "branch %s is not %s", branch, strings.Join(t.Push.Branches, " or "))
-		case len(t.Push.Paths) > 0 && !p.PathsUnknown && !anyPath(t.Push.Paths, p.Paths):
-			miss(3, "no changed path matches %s", strings.Join(t.Push.Paths, " or "))
-		default:
-			return t, "push to " + branch
+		r := d.meet(t, c.Name)
+		if r.how == 0 {
+			continue // not about this event
+		}
+		m.concerns = true
+		if r.how == fires {
+			m.trigger, m.sentence, m.refused = i, r.text, r.refused
+			break
+		}
+		if r.how > near {
+			near, m.sentence = r.how, r.text
 		}
 	}
-	return nil, nearest
+	if c.Suspend && (m.concerns || d.everybody()) {
+		m.trigger, m.sentence = -1, "suspended"
+	}
+	if d.Event.Kind == pipeline.EventManual && d.Event.Name == string(c.Name) {
+		m.concerns = true
+	}
+	return m
+}
+
+// word is an event kind as authors write the trigger.
+func word(kind string) string {
+	if kind == pipeline.EventPullRequest {
+		return "pullRequest"
+	}
+	return kind
+}
+
+// fires is the nearest that a trigger can come to an event; 0 is no relation.
+const fires = 9
+
+// meeting is how near a trigger came, in words.
+type meeting struct {
+	how           int
+	text, refused string
+}
+
+func miss(how int, format string, args ...any) meeting {
+	return meeting{how: how, text: fmt.Sprintf(format, args...)}
+}
+
+func (d *decision) meet(t *pipeline.Trigger, c pipeline.CompositionName) meeting {
+	e := &d.Event
+	switch {
+	case t.Push != nil:
+		return d.meetPush(t.Push)
+	case t.PullRequest != nil:
+		if !anyMatch(t.PullRequest.Branches, e.Target) {
+			return miss(2, "target %s is not %s", e.Target, either(t.PullRequest.Branches))
+		}
+		if d.misses(t.PullRequest.Paths) {
+			return miss(3, "no changed path matches %s", either(t.PullRequest.Paths))
+		}
+		return miss(fires, "change %s for %s", e.Proposal, e.Target)
+	case t.Tag != nil:
+		if !anyMatch(t.Tag.Tags, short(e.Ref)) {
+			return miss(2, "tag %s is not %s", short(e.Ref), either(t.Tag.Tags))
+		}
+		return miss(fires, "tag %s", short(e.Ref))
+	case t.Cron != nil:
+		return d.meetCron(t.Cron)
+	case t.After != nil:
+		return d.meetAfter(t.After)
+	case t.Webhook != nil:
+		return d.meetWebhook(t.Webhook)
+	}
+	if e.Name != string(c) {
+		return meeting{}
+	}
+	m := miss(fires, "asked for by %s", e.Author)
+	if groups := t.Manual.Approvers; len(groups) > 0 && !slices.Contains(members(d.law(), groups), e.Author) {
+		m.refused = fmt.Sprintf("%s asked for it, who is not in %s (%s)", e.Author, either(groups), t.Pos)
+	}
+	return m
+}
+
+func (d *decision) meetPush(t *pipeline.PushTrigger) meeting {
+	branch := d.Event.Ref.Branch()
+	switch {
+	case t.Repo != "" && t.Repo != d.Event.Repo:
+		return miss(1, "watches repository %s", t.Repo)
+	case !anyMatch(t.Branches, branch):
+		return miss(2, "branch %s is not %s", branch, either(t.Branches))
+	case d.misses(t.Paths):
+		return miss(3, "no changed path matches %s", either(t.Paths))
+	}
+	return miss(fires, "push to %s", branch)
+}
+
+// misses reports whether no changed path meets the patterns.
+func (d *decision) misses(patterns []string) bool {
+	return len(patterns) > 0 && !d.PathsUnknown && !anyPath(patterns, d.Paths)
+}
+
+func (d *decision) meetCron(t *pipeline.CronTrigger) meeting {
+	s, err := pipeline.ParseSchedule(t.Schedule, t.Zone)
+	if err != nil || !s.At(d.Event.Time) {
+		return meeting{}
+	}
+	return miss(fires, "cron %s, due %s", t.Schedule, d.Event.Time.UTC().Format(time.RFC3339))
+}
+
+func (d *decision) meetAfter(t *pipeline.AfterTrigger) meeting {
+	cause := d.Event.Cause
+	if cause == nil || cause.Composition != t.Composition {
+		return meeting{}
+	}
+	name := fmt.Sprintf("%s#%d", cause.Composition, cause.Number)
+	good := cause.State.Good()
+	if t.Result == "success" && !good || t.Result == "failure" && good {
+		return miss(2, "runs after %s of %s, and %s ended in %s", t.Result, t.Composition, name, cause.State)
+	}
+	if len(t.Branches) > 0 && !anyMatch(t.Branches, d.Event.Ref.Branch()) {
+		return miss(1, "%s ran on %s, which is not %s", name, short(d.Event.Ref), either(t.Branches))
+	}
+	return miss(fires, "%s ended in %s", name, cause.State)
+}
+
+func (d *decision) meetWebhook(t *pipeline.WebhookTrigger) meeting {
+	if t.ID != d.Event.Name {
+		return meeting{}
+	}
+	m := miss(fires, "webhook %s", t.ID)
+	if t.Payload != nil {
+		if wrong := t.Payload.CheckJSON(d.Event.Payload); len(wrong) > 0 {
+			m.refused = fmt.Sprintf("webhook %s: payload: %s", t.ID, strings.Join(wrong, "; "))
+		}
+	}
+	return m
+}
+
+// members are the people of the groups, sorted.
+func members(law *pipeline.Policy, groups []string) []string {
+	var out []string
+	for _, g := range law.Groups {
+		if slices.Contains(groups, g.Name) {
+			out = append(out, g.Members...)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
@@ -61,14 +62,37 @@ func undeclared(c *pipeline.Composition, have map[string]json.RawMessage) []stri
 // a restart or by redelivery, gives the same key. generation tells runs apart that
 // were asked for again.
 func Key(e pipeline.Event, c *pipeline.Composition, params json.RawMessage, generation int64) pipeline.RunKey {
-	h := sha256.New()
-	for _, part := range []string{
+	parts := []string{
 		e.Kind, e.Repo, string(e.Ref), string(e.Head), string(c.Name), string(c.Digest), string(params), fmt.Sprint(generation),
-	} {
+	}
+	h := sha256.New()
+	for _, part := range append(parts, distinctions(e)...) {
 		var n [8]byte
 		binary.BigEndian.PutUint64(n[:], uint64(len(part)))
 		h.Write(n[:])
 		h.Write([]byte(part))
 	}
 	return pipeline.RunKey(hex.EncodeToString(h.Sum(nil)))
+}
+
+// distinctions tell apart the events of one kind at one commit; a push has none.
+func distinctions(e pipeline.Event) []string {
+	var out []string
+	add := func(what, value string) {
+		if value != "" {
+			out = append(out, what, value)
+		}
+	}
+	add("proposal", e.Proposal)
+	add("target", e.Target)
+	add("name", e.Name)
+	add("id", e.ID)
+	if !e.Time.IsZero() {
+		add("time", e.Time.UTC().Format(time.RFC3339Nano))
+	}
+	if e.Cause != nil {
+		add("run", string(e.Cause.Run))
+		add("task", string(e.Cause.Task))
+	}
+	return out
 }

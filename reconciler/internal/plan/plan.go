@@ -6,6 +6,7 @@ package plan
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
@@ -293,9 +294,28 @@ type Exclusion struct {
 	Agents int    `json:"agents"`
 }
 
-// Of plans an event.
+// Of plans an event. Input.Head must be set.
 func Of(in Input) Plan {
-	p := Plan{Event: in.Event, Diagnostics: in.Head.Diagnostics}
-	p.Runs, p.Verdicts, p.Blanks = decide(in)
+	p := Plan{Event: in.Event, Head: in.Head.Commit, Diagnostics: sortedDiagnostics(in.Head)}
+	if in.Base != nil {
+		p.Base = in.Base.Commit
+	}
+	s := &seal{}
+	p.Runs, p.Verdicts, p.Blanks = Decide(in)
+	line(p.Runs, in.Fleet)
+	p.Changes, p.Unchanged = compare(in.Base, in.Head, s)
+	p.approvals(&in)
+	p.reaches(&in)
+	p.firings(&in)
+	p.breaks(&in)
+	p.place(&in)
+	p.seal(&in, s)
+	p.Digest = s.digest()
 	return p
+}
+
+func sortedDiagnostics(cfg *pipeline.Config) []pipeline.Diagnostic {
+	out := slices.Clone(cfg.Diagnostics)
+	pipeline.SortDiagnostics(out)
+	return out
 }

@@ -1,0 +1,99 @@
+package plan
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+)
+
+// line says of each run what it waits for and how long such runs took.
+func line(runs []Run, f *Fleet) {
+	for i := range runs {
+		r := &runs[i]
+		r.Gates = gates(r.Composition)
+		if f == nil {
+			continue
+		}
+		ahead := slices.Clone(f.Runs)
+		for _, earlier := range runs[:i] {
+			if !earlier.Open && !earlier.Full {
+				ahead = append(ahead, Unfinished{
+					Composition: earlier.Name, Group: earlier.Group, State: pipeline.Pending, Waiting: len(earlier.Behind) > 0,
+				})
+			}
+		}
+		r.wait(ahead)
+		for j := range f.History {
+			if h := &f.History[j]; h.Composition == r.Name {
+				r.Waits, r.Takes = estimate(h.Waits), estimate(h.Durations)
+			}
+		}
+	}
+}
+
+func gates(c *pipeline.Composition) []Held {
+	var out []Held
+	for i := range c.Tasks {
+		if t := &c.Tasks[i]; t.Gate != nil {
+			out = append(out, Held{t.Name, t.Gate.Approvers, max(t.Gate.Count, 1)})
+		}
+	}
+	slices.SortFunc(out, func(a, b Held) int { return cmp.Compare(a.Task, b.Task) })
+	return out
+}
+
+// wait finds those of the unfinished runs that r waits for, or ends.
+func (r *Run) wait(ahead []Unfinished) {
+	c := r.Composition
+	policy := pipeline.Queue
+	if c.Concurrency != nil {
+		policy = c.Concurrency.Policy
+	}
+	running, queued := 0, 0
+	var same []RunName
+	for _, u := range ahead {
+		name := RunName{u.Composition, u.Number}
+		if u.Composition == c.Name {
+			if u.Waiting {
+				queued++
+			} else {
+				running++
+				same = append(same, name)
+			}
+		}
+		if r.Group == "" || u.Group != r.Group {
+			continue
+		}
+		switch {
+		case policy == pipeline.CancelRunning, policy == pipeline.LatestOnly && u.Waiting:
+			r.Cancels = append(r.Cancels, name)
+		default:
+			r.Behind = append(r.Behind, name)
+		}
+	}
+	if c.MaxRunning > 0 && running >= c.MaxRunning {
+		r.Behind = append(r.Behind, same...)
+	}
+	r.Behind, r.Cancels = inOrder(r.Behind), inOrder(r.Cancels)
+	r.Full = c.MaxQueued > 0 && len(r.Behind) > 0 && queued >= c.MaxQueued
+}
+
+// inOrder sorts by name and number, a run of this plan last, and drops repetitions.
+func inOrder(list []RunName) []RunName {
+	slices.SortFunc(list, func(a, b RunName) int {
+		return cmp.Or(cmp.Compare(a.Composition, b.Composition), cmp.Compare(uint(a.Number-1), uint(b.Number-1)))
+	})
+	return slices.Compact(list)
+}
+
+// estimate takes the nearest-rank percentiles.
+func estimate(samples []time.Duration) Estimate {
+	if len(samples) == 0 {
+		return Estimate{}
+	}
+	s := slices.Sorted(slices.Values(samples))
+	rank := func(percent int) pipeline.Duration { return pipeline.Duration(s[(len(s)*percent+99)/100-1]) }
+	return Estimate{P50: rank(50), P90: rank(90), Of: len(s)}
+}
