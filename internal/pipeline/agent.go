@@ -77,6 +77,8 @@ const (
 	ChangeCommit      = "commit"     // a commit was evaluated
 	ChangeRepository  = "repository" // a repository became reachable or not
 	ChangeIncarnation = "incarnation"
+	ChangeProposal    = "proposal" // a proposed change was made, planned, reviewed or merged
+	ChangeRequest     = "request"  // a person asked for something
 )
 
 // CommitRecord is what the record keeps of an evaluated commit.

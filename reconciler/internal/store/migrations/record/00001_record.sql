@@ -213,6 +213,48 @@ CREATE TABLE forge_desired (
   PRIMARY KEY (commit_id, context)
 ) STRICT;
 
+-- Proposed changes: for each branch the last. The body is what people see of it, as
+-- JSON; noted is the digest of the text that its head has as a note.
+CREATE TABLE proposals (
+  repo       TEXT    NOT NULL,
+  branch     TEXT    NOT NULL CHECK (branch <> ''),
+  state      TEXT    NOT NULL CHECK (state IN ('open', 'merged', 'closed')),
+  head       TEXT    NOT NULL CHECK (head <> ''),
+  body       TEXT    NOT NULL,
+  noted      TEXT    NOT NULL,
+  changed_at INTEGER NOT NULL,
+  PRIMARY KEY (repo, branch)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX proposals_head ON proposals (head);
+CREATE INDEX proposals_changed ON proposals (changed_at);
+
+-- Reviews as they were first seen: a ref, the object it pointed at, and the plan that
+-- there was to see. What is void stays void while the ref stays.
+CREATE TABLE reviews (
+  repo    TEXT    NOT NULL,
+  ref     TEXT    NOT NULL CHECK (ref <> ''),
+  object  TEXT    NOT NULL CHECK (object <> ''),
+  head    TEXT    NOT NULL,
+  plan    TEXT    NOT NULL,
+  void    TEXT    NOT NULL,
+  seen_at INTEGER NOT NULL,
+  PRIMARY KEY (repo, ref, object)
+) STRICT, WITHOUT ROWID;
+
+-- Requests that were answered, by the object that asked, so that none is carried
+-- out twice.
+CREATE TABLE requests (
+  repo     TEXT    NOT NULL,
+  object   TEXT    NOT NULL CHECK (object <> ''),
+  ref      TEXT    NOT NULL,
+  target   TEXT    NOT NULL,
+  answer   TEXT    NOT NULL CHECK (answer <> ''),
+  told     INTEGER NOT NULL CHECK (told IN (0, 1)),
+  done_at  INTEGER NOT NULL,
+  PRIMARY KEY (repo, object)
+) STRICT, WITHOUT ROWID;
+
 CREATE INDEX forge_due ON forge_desired (next_at) WHERE posted_digest <> digest;
 
 -- What may never happen, whatever statement asks for it.
