@@ -22,6 +22,7 @@ const Usage = `Tell the agent something about the running task.
 
   agentd emit output NAME VALUE        an output that is text
   agentd emit output-json NAME JSON    an output of any type
+  agentd emit record NAME JSON         a value to keep with the task
   agentd emit link NAME URL            a page that people should find
   agentd emit progress X               how much is done, 0 to 1
   agentd emit waiting TEXT             what the task waits for; "" when it goes on
@@ -43,6 +44,7 @@ const maxLine = 132 << 10
 // Event is one line of $MAESTRO_EVENTS. Exactly one member is set.
 type Event struct {
 	Output    *Output  `json:"output,omitempty"`
+	Record    *Output  `json:"record,omitempty"` // kept with the task, for nobody but people
 	Link      *Link    `json:"link,omitempty"`
 	Progress  *float64 `json:"progress,omitempty"`
 	Waiting   *string  `json:"waiting,omitempty"`
@@ -51,7 +53,7 @@ type Event struct {
 	Cancel    any      `json:"cancel,omitempty"`     // true, or why
 }
 
-// Output is a value for the tasks that follow.
+// Output is a named value, as for the tasks that follow.
 type Output struct {
 	Name  string          `json:"name"`
 	Value json.RawMessage `json:"value"`
@@ -82,7 +84,7 @@ func Run(args []string, env func(string) string, out io.Writer) int {
 
 // wants is how many arguments each verb takes.
 var wants = map[string]struct{ least, most int }{
-	"output": {2, 2}, "output-json": {2, 2}, "link": {2, 2}, "progress": {1, 1}, "waiting": {1, 1}, "text": {1, 1},
+	"output": {2, 2}, "output-json": {2, 2}, "record": {2, 2}, "link": {2, 2}, "progress": {1, 1}, "waiting": {1, 1}, "text": {1, 1},
 	"not-needed": {0, 1}, "cancel": {0, 1},
 }
 
@@ -117,6 +119,12 @@ func event(verb string, rest []string) (Event, error) {
 			return Event{}, fmt.Errorf("output-json %s: %.60q is not JSON; for text use output", rest[0], rest[1])
 		}
 		return output(rest[0], value, nil)
+	case "record":
+		value := json.RawMessage(rest[1])
+		if rest[0] == "" || !json.Valid(value) {
+			return Event{}, fmt.Errorf("record %q: %.60q is not JSON, or the name is empty; text is quoted", rest[0], rest[1])
+		}
+		return Event{Record: &Output{rest[0], value}}, nil
 	case "link":
 		if !strings.HasPrefix(rest[1], "https://") && !strings.HasPrefix(rest[1], "http://") {
 			return Event{}, fmt.Errorf("link: %.100q is neither http nor https", rest[1])

@@ -210,6 +210,11 @@ func (a *attempt) begin() bool {
 		a.withdraw()
 		return true
 	}
+	if a.spec.Effect != pipeline.Once && shim.BootNow() >= a.r.deadline(&a.spec) {
+		// It was a long time on its way: another agent may have the task by now.
+		a.end(lost("leave to start came after the time at which the task was to be given up"))
+		return true
+	}
 	err := plugin.err
 	if err == nil {
 		if err = a.launch(plugin, secrets); fault.Is(err, fault.Unavailable) && a.startAgain() {
@@ -405,6 +410,10 @@ func (a *attempt) end(res pipeline.Result) {
 	if a.disowned {
 		a.phase = phaseGone
 		return
+	}
+	if _, err := wire.Encode(&wire.Result{Attempt: a.id, Token: a.token, Result: res}); err != nil {
+		res.Outcome, res.Reason = pipeline.Error, fmt.Sprintf("what the task reported does not fit into a message: %v", err)
+		res.Outputs, res.Records, res.Links = nil, nil, nil
 	}
 	res.LogBytes = max(res.LogBytes, a.log.size)
 	a.result, a.phase = &res, wire.HeldEnded

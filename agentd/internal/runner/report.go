@@ -41,8 +41,11 @@ type event struct {
 	// NotNeeded and Cancel are true, or why.
 	NotNeeded *because `json:"not_needed"`
 	Cancel    *because `json:"cancel"`
-	// Record is kept for the data that tasks will be able to store.
-	Record *map[string]json.RawMessage `json:"record"`
+	// Record is kept with the task; nothing of the run depends on it.
+	Record *struct {
+		Name  string          `json:"name"`
+		Value json.RawMessage `json:"value"`
+	} `json:"record"`
 }
 
 // because is true, false or a reason.
@@ -79,6 +82,8 @@ func parseEvent(line []byte) (event, error) {
 	switch {
 	case e.Output != nil && (e.Output.Name == "" || e.Output.Value == nil):
 		return e, errors.New("an output has a name and a value")
+	case e.Record != nil && (e.Record.Name == "" || e.Record.Value == nil):
+		return e, errors.New("a record has a name and a value")
 	case e.Progress != nil && (*e.Progress < 0 || *e.Progress > 1):
 		return e, errors.New("progress is a number from 0 to 1")
 	case e.Link != nil && !goodLink(*e.Link):
@@ -159,6 +164,7 @@ func clip(s string) string {
 // report is all that a task reported.
 type report struct {
 	outputs   map[string]json.RawMessage
+	records   map[string]json.RawMessage
 	links     []pipeline.Link
 	notNeeded because
 	cancel    because
@@ -166,7 +172,7 @@ type report struct {
 }
 
 func readReport(path string) (report, error) {
-	r := report{outputs: map[string]json.RawMessage{}}
+	r := report{outputs: map[string]json.RawMessage{}, records: map[string]json.RawMessage{}}
 	b, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return r, nil
@@ -195,6 +201,9 @@ func (r *report) add(e event) {
 	if e.Output != nil {
 		r.outputs[e.Output.Name] = e.Output.Value
 	}
+	if e.Record != nil {
+		r.records[e.Record.Name] = e.Record.Value
+	}
 	if e.Link != nil && len(r.links) < mostLinks {
 		r.links = append(r.links, *e.Link)
 	}
@@ -216,8 +225,16 @@ func judge(sr *shim.Result, path string, spec *wire.Spec) pipeline.Result {
 	}
 	res.Links = rep.links
 	res.CancelRun = rep.cancel.yes
+	var large []string
+	if res.Records, large = packed("records", rep.records, pipeline.MaxRecords); len(large) > 0 {
+		rep.problems = append(rep.problems, large...)
+	}
 	if res.Outcome == pipeline.Success {
 		settle(&res, rep, err, spec)
+	}
+	if res.Outcome != pipeline.Success && res.Outputs == nil {
+		// What it made before it failed is what its clean-up has to know.
+		res.Outputs = fitting(&spec.Outputs, rep.outputs)
 	}
 	if sr.LogLost > 0 {
 		res.Reason = strings.TrimPrefix(fmt.Sprintf("%s; %d bytes of its log could not be kept: %s", res.Reason, sr.LogLost, sr.LogError), "; ")
@@ -260,6 +277,7 @@ func says(what, why string) string {
 // stops early may leave outputs out.
 func checkOutputs(t *pipeline.Type, got map[string]json.RawMessage, early bool) (json.RawMessage, []string) {
 	var problems []string
+	got = maps.Clone(got)
 	declared := map[string]bool{}
 	for _, f := range t.Fields {
 		declared[f.Name] = true
@@ -286,17 +304,44 @@ func checkOutputs(t *pipeline.Type, got map[string]json.RawMessage, early bool) 
 			}
 		}
 	}
-	if len(got) == 0 || len(problems) > 0 {
+	if len(problems) > 0 {
 		return nil, problems
 	}
-	b, err := json.Marshal(got)
-	if err != nil {
-		return nil, []string{"outputs: " + err.Error()}
+	return packed("outputs", got, pipeline.MaxOutputs)
+}
+
+// packed returns the values as a JSON object, nil when there are none, or says that
+// they are too large.
+func packed(what string, values map[string]json.RawMessage, most int) (json.RawMessage, []string) {
+	if len(values) == 0 {
+		return nil, nil
 	}
-	if len(b) > pipeline.MaxOutputs {
-		return nil, []string{fmt.Sprintf("the outputs have %d bytes, most is %d; larger things are files", len(b), pipeline.MaxOutputs)}
+	b, err := json.Marshal(values)
+	if err != nil {
+		return nil, []string{what + ": " + err.Error()}
+	}
+	if len(b) > most {
+		return nil, []string{fmt.Sprintf("the %s have %d bytes, most is %d; larger things are files", what, len(b), most)}
 	}
 	return b, nil
+}
+
+// fitting returns those of the outputs that are of their type, as a JSON object; nil
+// when there are none, or when they are too large.
+func fitting(t *pipeline.Type, got map[string]json.RawMessage) json.RawMessage {
+	kept := map[string]json.RawMessage{}
+	for name, v := range got {
+		i := slices.IndexFunc(t.Fields, func(f pipeline.Field) bool { return f.Name == name })
+		switch {
+		case i >= 0 && len(t.Fields[i].Type.CheckJSON(v)) > 0,
+			i < 0 && !t.Open,
+			i < 0 && t.Rest != nil && len(t.Rest.CheckJSON(v)) > 0:
+		default:
+			kept[name] = v
+		}
+	}
+	b, _ := packed("outputs", kept, pipeline.MaxOutputs)
+	return b
 }
 
 // brief shows a piece of what a task wrote.

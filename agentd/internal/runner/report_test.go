@@ -42,12 +42,16 @@ func TestWhatATaskReportsDecidesItsOutcome(t *testing.T) {
 		"exact numbers":               {ids + "\n" + `{"output":{"name":"count","value":12345678901234567890123}}`, success, pipeline.Success, "", `{"count":12345678901234567890123,"ids":["a"],"zone":"eu"}`},
 		"missing":                     {"", success, pipeline.Error, "output ids of type [...string] was not reported", ""},
 		"wrong type":                  {`{"output":{"name":"ids","value":"a"}}`, success, pipeline.Error, `output ids must be [...string], and the task reported "a"`, ""},
-		"out of bounds":               {ids + "\n" + `{"output":{"name":"count","value":0}}`, success, pipeline.Error, `output count must be int & >=1, and the task reported 0: 0 is not >=1`, ""},
-		"not declared":                {ids + "\n" + `{"output":{"name":"idz","value":1}}`, success, pipeline.Error, "output idz is not declared", ""},
+		"out of bounds":               {ids + "\n" + `{"output":{"name":"count","value":0}}`, success, pipeline.Error, `output count must be int & >=1, and the task reported 0: 0 is not >=1`, `{"ids":["a"]}`},
+		"not declared":                {ids + "\n" + `{"output":{"name":"idz","value":1}}`, success, pipeline.Error, "output idz is not declared", `{"ids":["a"]}`},
 		"too large":                   {`{"output":{"name":"ids","value":["` + strings.Repeat("x", 140_000) + `"]}}`, success, pipeline.Error, "most is 131072", ""},
-		"line that is no JSON":        {ids + "\n\noutput=1\n", success, pipeline.Error, "line 3 of MAESTRO_EVENTS: invalid character 'o' looking for beginning of value: output=1", ""},
-		"member that is unknown":      {ids + "\n" + `{"outptu":1}`, success, pipeline.Error, `line 2 of MAESTRO_EVENTS: json: unknown field "outptu"`, ""},
+		"line that is no JSON":        {ids + "\n\noutput=1\n", success, pipeline.Error, "line 3 of MAESTRO_EVENTS: invalid character 'o' looking for beginning of value: output=1", `{"ids":["a"]}`},
+		"member that is unknown":      {ids + "\n" + `{"outptu":1}`, success, pipeline.Error, `line 2 of MAESTRO_EVENTS: json: unknown field "outptu"`, `{"ids":["a"]}`},
 		"failure keeps its reason":    {"output=1", shim.Result{Outcome: pipeline.Failure, Reason: "the program exited with code 3"}, pipeline.Failure, "the program exited with code 3", ""},
+		"failure keeps what fits":     {ids + "\n" + `{"output":{"name":"count","value":0}}` + "\n" + `{"output":{"name":"idz","value":1}}`, shim.Result{Outcome: pipeline.Failure}, pipeline.Failure, "", `{"ids":["a"]}`},
+		"timeout keeps what fits":     {ids, shim.Result{Outcome: pipeline.Timeout}, pipeline.Timeout, "", `{"ids":["a"]}`},
+		"record that is too large":    {ids + "\n" + `{"record":{"name":"r","value":"` + strings.Repeat("x", pipeline.MaxRecords) + `"}}`, success, pipeline.Error, "the records have 32776 bytes, most is 32768", `{"ids":["a"]}`},
+		"record without a value":      {ids + "\n" + `{"record":{"name":"r"}}`, success, pipeline.Error, "a record has a name and a value", `{"ids":["a"]}`},
 		"not needed":                  {`{"not_needed":"nothing changed"}`, success, pipeline.NotNeeded, "there was nothing to do: nothing changed", `{"zone":"eu"}`},
 		"not needed, no reason":       {ids + "\n" + `{"not_needed":true}`, success, pipeline.NotNeeded, "there was nothing to do", `{"ids":["a"],"zone":"eu"}`},
 		"not needed, but wrong":       {`{"not_needed":true}` + "\n" + `{"output":{"name":"ids","value":1}}`, success, pipeline.Error, "output ids must be", ""},
@@ -71,6 +75,35 @@ func TestWhatATaskReportsDecidesItsOutcome(t *testing.T) {
 				t.Errorf("cancel run = %v", r.CancelRun)
 			}
 		})
+	}
+}
+
+func TestRecordsAreKeptHoweverTheTaskEnds(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "outputs")
+	lines := `{"record":{"name":"cost","value":1}}` + "\n" + `{"record":{"name":"who","value":{"by":"ana"}}}` + "\n" + `{"record":{"name":"cost","value":2}}`
+	if err := os.WriteFile(path, []byte(lines), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, outcome := range []pipeline.State{pipeline.Success, pipeline.Failure, pipeline.Cancelled} {
+		r := runner.Judge(&shim.Result{Outcome: outcome}, path, &wire.Spec{})
+		want(t, r, outcome, "")
+		if string(r.Records) != `{"cost":2,"who":{"by":"ana"}}` {
+			t.Errorf("records = %s", r.Records)
+		}
+	}
+}
+
+// What does not fit into a message would be told for ever, to nobody.
+func TestEveryResultFitsIntoAMessage(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).open().connect()
+	o := h.start(job(`i=0; u=$(head -c 1900 /dev/zero | tr '\0' '&')
+while [ $i -lt 50 ]; do i=$((i+1)); echo "{\"link\":{\"name\":\"n\",\"url\":\"https://a.example/$u\"}}"; done >>$MAESTRO_EVENTS`))
+	r := h.result(o)
+	want(t, r, pipeline.Error, "what the task reported does not fit into a message")
+	if r.LogBytes != 0 || r.Exit == nil {
+		t.Errorf("result = %+v", r)
 	}
 }
 

@@ -90,6 +90,19 @@ func TestNothingStartsBeforeGo(t *testing.T) {
 	}
 }
 
+func TestLeaveThatComesTooLateStartsNothing(t *testing.T) {
+	t.Parallel()
+	h := newHost(t).open().connect()
+	o := job("echo ran")
+	o.Spec.LostAfter = 1 // a nanosecond
+	h.r.Handle(o)
+	expect[*wire.Accept](h.control, o.Attempt)
+	h.r.Handle(&wire.Go{Attempt: o.Attempt, Token: o.Token})
+	if r := h.result(o); !r.Lost || count[*wire.Started](h.control, o.Attempt) > 0 {
+		t.Errorf("result = %+v", r)
+	}
+}
+
 func TestRepeatedMessagesStartNothingTwice(t *testing.T) {
 	t.Parallel()
 	h := newHost(t).open().connect()
