@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -91,6 +92,22 @@ type agent struct {
 	plugins *plugins.Cache
 	runner  *runner.Runner
 	session *session.Session
+	told    atomic.Pointer[json.RawMessage] // the facts that the control plane was told
+}
+
+// tell collects the facts for the control plane.
+func (a *agent) tell(ctx context.Context) json.RawMessage {
+	f := a.facts.Collect(ctx)
+	a.told.Store(&f)
+	return f
+}
+
+// known returns the facts as they were last told.
+func (a *agent) known() json.RawMessage {
+	if f := a.told.Load(); f != nil {
+		return *f
+	}
+	return nil
 }
 
 func newAgent(ctx context.Context, s settings, token string, log *slog.Logger) (*agent, error) {
@@ -118,11 +135,11 @@ func newAgent(ctx context.Context, s settings, token string, log *slog.Logger) (
 	var r lateRunner
 	a.session = session.New(session.Config{
 		Server: s.server, CA: s.ca, Dir: s.data, Token: token, Name: s.name, Build: build(), Log: log,
-		Facts:  func() json.RawMessage { return a.facts.Collect(ctx) },
+		Facts:  func() json.RawMessage { return a.tell(ctx) },
 		Runner: &r,
 	})
 	a.runner, err = runner.Open(ctx, runner.Config{
-		Dir: s.data, Shim: []string{self, "shim"}, Self: self, Plugins: a.plugins, Log: log,
+		Dir: s.data, Shim: []string{self, "shim"}, Self: self, Plugins: a.plugins, Facts: a.known, Log: log,
 		Seats: s.seats, Policy: policy,
 	})
 	r.Runner = a.runner

@@ -11,6 +11,7 @@ package runner
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -44,7 +45,10 @@ type Config struct {
 	// Self is the path of the agentd binary, for tasks that call it.
 	Self    string
 	Plugins Plugins
-	Log     *slog.Logger
+	// Facts returns what the control plane was last told of this machine, a JSON
+	// object, and does not block; nil for none.
+	Facts func() json.RawMessage
+	Log   *slog.Logger
 	// Seats is the most tasks at a time; 0 is no limit.
 	Seats int
 	// Policy is what this machine's owner allows; the zero value allows everything.

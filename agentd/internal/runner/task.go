@@ -42,6 +42,7 @@ type input struct {
 	Try         int                      `json:"try"`
 	Fields      map[string]any           `json:"fields"`
 	Previous    json.RawMessage          `json:"previous"`
+	Facts       json.RawMessage          `json:"facts"`
 	Workspace   string                   `json:"workspace"`
 	Scratch     string                   `json:"scratch"`
 	Cache       string                   `json:"cache"`
@@ -159,9 +160,15 @@ type places struct{ workspace, plugin, self, scratch, home, events, cache string
 
 func (a *attempt) input(at places, fields map[string]any) input {
 	s := &a.spec
+	facts := json.RawMessage("{}")
+	if a.r.cfg.Facts != nil {
+		if known := a.r.cfg.Facts(); len(known) > 0 {
+			facts = known
+		}
+	}
 	return input{
 		Task: s.Task, Uses: s.Uses, Composition: s.Composition, Run: s.Run, Number: s.Number,
-		Attempt: a.id, Try: s.TryNumber, Fields: fields, Previous: s.Previous,
+		Attempt: a.id, Try: s.TryNumber, Fields: fields, Previous: s.Previous, Facts: facts,
 		Workspace: at.workspace, Scratch: at.scratch, Cache: at.cache,
 		Commit: s.Commit, Ref: s.Ref, Repo: s.Repo,
 	}

@@ -5,6 +5,7 @@ package runner_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -55,7 +56,9 @@ func (h *host) observe(o *wire.Offer, secrets map[string]wire.Redacted) (seen, p
 
 func TestTaskGetsWhatItIsPromised(t *testing.T) {
 	t.Parallel()
-	h := newHost(t).open().connect()
+	h := newHost(t)
+	h.cfg.Facts = func() json.RawMessage { return json.RawMessage(`{"memory":{"total_mb":512}}`) }
+	h.open().connect()
 	o := job(look)
 	o.Spec.Previous = json.RawMessage(`{"reference":"abc"}`)
 	o.Spec.Fields = json.RawMessage(`{"script":"` + look + `","n":3,"yes":true,"two-words":"a b"}`)
@@ -73,6 +76,9 @@ func TestTaskGetsWhatItIsPromised(t *testing.T) {
 	}
 	if p, _ := s.input["previous"].(map[string]any); p["reference"] != "abc" {
 		t.Errorf("previous = %v", s.input["previous"])
+	}
+	if f, _ := s.input["facts"].(map[string]any); fmt.Sprint(f) != "map[memory:map[total_mb:512]]" {
+		t.Errorf("facts = %v", s.input["facts"])
 	}
 	for k, v := range map[string]string{
 		"MAESTRO_WORKSPACE": work, "PWD": work, "MAESTRO_CACHE": filepath.Join(h.dir, "cache", "trusted"),
