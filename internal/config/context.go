@@ -237,7 +237,7 @@ func (w *work) bindTo(t *task, f *fieldDef, p provider) {
 		return
 	}
 	t.spec.Bindings = append(t.spec.Bindings, pipeline.Binding{
-		Field: f.Name, From: pipeline.TaskName(p.task.name), Output: p.output, Key: f.inherit,
+		Field: f.Name, From: pipeline.TaskName(p.task.name), Output: p.output, Key: f.inherit, Optional: f.soft,
 	})
 	// The value is merged in as it is, without evaluating anything, unless it has
 	// yet to be checked or the manifest makes other fields of it.

@@ -134,7 +134,13 @@ func (f *filling) checkGiven() string {
 			continue
 		}
 		f.readOutputs(t)
-		if bad := misfits(t.spec.Outputs, f.req.Outputs[name]); len(bad) > 0 {
+		// A task that failed may have reported some of them.
+		reported := t.spec.Outputs
+		reported.Fields = slices.Clone(reported.Fields)
+		for i := range reported.Fields {
+			reported.Fields[i].Optional = true
+		}
+		if bad := misfits(reported, f.req.Outputs[name]); len(bad) > 0 {
 			return fmt.Sprintf("the outputs of task %q: %s", name, strings.Join(bad, "; "))
 		}
 	}
@@ -212,10 +218,13 @@ func (f *filling) json(raw json.RawMessage) cue.Value {
 }
 
 func (f *filling) pourBinding(bind pipeline.Binding) string {
+	got := f.value("tasks", string(bind.From), "outputs", bind.Output)
+	if bind.Optional && (f.req.Outputs[bind.From] == nil || !got.Exists() || got.Validate(cue.Concrete(true)) != nil) {
+		return ""
+	}
 	if _, ok := f.req.Outputs[bind.From]; !ok {
 		return fmt.Sprintf("field %q takes output %q of task %q, which has no outputs", bind.Field, bind.Output, bind.From)
 	}
-	got := f.value("tasks", string(bind.From), "outputs", bind.Output)
 	if !got.Exists() {
 		return fmt.Sprintf("field %q takes output %q of task %q, which did not report it", bind.Field, bind.Output, bind.From)
 	}

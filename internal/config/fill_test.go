@@ -196,7 +196,7 @@ func TestFillRefusesWhatDoesNotFit(t *testing.T) {
 		}, `task "provision", which has none`},
 		"an output that was not reported": {"list", func(r *config.FillRequest) {
 			r.Outputs["provision"] = json.RawMessage(`{"instance_ids":[],"provider":"aws"}`)
-		}, "public_ip"},
+		}, `output "public_ip" of task "provision", which did not report it`},
 		"an output that nobody declared": {"list", func(r *config.FillRequest) {
 			r.Outputs["provision"] = json.RawMessage(`{"instance_ids":[],"provider":"aws","public_ip":"x","more":1}`)
 		}, "more"},
