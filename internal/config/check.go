@@ -76,7 +76,7 @@ func (b *batch) checkOps(dir string, res *unitResult) {
 		return
 	}
 	c := &checker{batch: b, unit: dir, own: own, all: all, root: v, res: res}
-	c.x = explainer{batch: b, unit: dir, idx: all, root: v, definition: c.definitionOf}
+	c.x = explainer{batch: b, unit: dir, idx: all, root: v, definition: c.definitionOf, meant: map[string]bool{}}
 	c.compositions()
 	c.pools()
 	c.secrets()

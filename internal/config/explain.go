@@ -27,6 +27,8 @@ type explainer struct {
 	files []*ast.File
 	idx   *index
 	root  cue.Value
+	// meant are the paths that fields of other names were meant to be; nil keeps none.
+	meant map[string]bool
 	// definition finds what a task is an instance of.
 	definition func(composition, task string) *definition
 }
@@ -75,17 +77,38 @@ func pathOf(e errors.Error) []string {
 	return p
 }
 
-// errors explains what validating a value gave.
+// errors explains what validating a value gave: one diagnostic for each path, and
+// for a task that is declared twice one in all.
 func (x *explainer) errors(err error) []pipeline.Diagnostic {
-	var out []pipeline.Diagnostic
+	var out, missing []pipeline.Diagnostic
+	var missed []string
 	done := map[string]bool{}
 	for _, e := range errors.Errors(err) {
-		key := keyOf(pathOf(e))
-		if done[key] {
-			continue
+		p := pathOf(e)
+		format, _ := innermost(e)
+		if format == cueNotAllowed {
+			p = x.firstUnknown(p)
+		}
+		key := keyOf(p)
+		d, twice := x.declaredTwice(p)
+		if twice {
+			key = keyOf(p[:4])
+		}
+		switch {
+		case done[key]:
+		case twice:
+			out = append(out, d)
+		case format == cueRequired:
+			missing, missed = append(missing, x.explain(e)), append(missed, key)
+		default:
+			out = append(out, x.explain(e))
 		}
 		done[key] = true
-		out = append(out, x.explain(e))
+	}
+	for i, d := range missing {
+		if !x.meant[missed[i]] { // else it is there under another name
+			out = append(out, d)
+		}
 	}
 	return out
 }
@@ -137,45 +160,6 @@ func badKey(what, name string, pos pipeline.Position) pipeline.Diagnostic {
 
 const nameRule = "a name is a lower-case letter, then up to 62 of a-z, 0-9 and -"
 
-func (x *explainer) unknownField(p []string, e errors.Error) pipeline.Diagnostic {
-	last := p[len(p)-1]
-	pos, exact := pipeline.Position{}, false
-	if x.idx != nil {
-		pos, exact = x.idx.label(p...)
-	}
-	if !exact {
-		pos = x.at(p, e)
-	}
-	if len(p) == 4 && p[0] == "compositions" && p[2] == "tasks" {
-		d := diag(codeName, pos, "%q cannot name a task", last)
-		d.Note = nameRule
-		return d
-	}
-	parent := p[:len(p)-1]
-	if len(p) == 4 && p[2] == "params" || len(p) == 6 && p[2] == "triggers" && p[4] == "params" {
-		return badKey("a param", last, pos)
-	}
-	decl := x.declared(parent)
-	var d pipeline.Diagnostic
-	if def := x.taskDefinition(p); def != nil && len(p) == 6 && p[4] == "fields" {
-		d = diag(codeField, pos, "task %q (%s) has no field %q", p[3], def.uses, last)
-		d.Note = fieldsNote(def)
-	} else {
-		d = diag(codeField, pos, "%s has no field %q", x.subject(parent), last)
-		if names := fieldNames(decl); len(names) > 0 {
-			d.Note = "it may have " + strings.Join(names, ", ")
-		}
-	}
-	return withHelp(d, didYouMean(last, fieldNames(decl)))
-}
-
-func fieldsNote(def *definition) string {
-	if len(def.fields) == 0 {
-		return def.name + " has no fields"
-	}
-	return fmt.Sprintf("%s has %s", def.name, strings.Join(def.fieldNames(), ", "))
-}
-
 func (x *explainer) missingField(p []string) pipeline.Diagnostic {
 	parent, last := p[:len(p)-1], p[len(p)-1]
 	pos := pipeline.Position{}
@@ -184,7 +168,8 @@ func (x *explainer) missingField(p []string) pipeline.Diagnostic {
 	}
 	d := diag(codeRequired, pos, "%s needs %q", x.subject(parent), last)
 	if decl := x.declared(p); decl.Exists() {
-		d.Help = "add " + last + ": " + constraintText(decl)
+		d.Message += ", " + inWords(decl)
+		d.Help = "add " + last + ": " + sample(decl)
 		d.Note = declaredAt(position(decl.Pos()))
 	}
 	return d
@@ -205,72 +190,9 @@ func (x *explainer) undefined(p []string, args []any, e errors.Error) pipeline.D
 func (x *explainer) incomplete(p []string, e errors.Error) pipeline.Diagnostic {
 	d := diag(codeRequired, x.at(p, e), "%s has no value", x.subject(p))
 	if decl := x.declared(p); decl.Exists() {
-		d.Note = "it must be " + constraintText(decl)
+		d.Note = "it must be " + inWords(decl)
 	}
 	return d
-}
-
-func (x *explainer) wrongValue(p []string, e errors.Error) pipeline.Diagnostic {
-	if n := len(p); n == 3 && p[2] == "name" && slices.Contains([]string{"compositions", "pools", "secrets"}, p[0]) {
-		pos, _ := x.idx.label(p[0], p[1])
-		d := diag(codeName, pos, "%q cannot name a %s", p[1], strings.TrimSuffix(p[0], "s"))
-		d.Note = nameRule
-		return d
-	}
-	pos := x.at(p, e)
-	decl := x.declared(p)
-	if !decl.Exists() {
-		d := diag(codeValue, pos, "%s has two values that contradict each other", x.subject(p))
-		d.Note = x.others(p, pos, e)
-		return d
-	}
-	want := describe(decl)
-	d := diag(codeValue, pos, "%s must be %s%s", x.subject(p), want, x.written(p))
-	d.Note = declaredAt(position(decl.Pos()))
-	d.Help = x.nearestValue(p, decl)
-	if strings.Contains(want, "#Duration") {
-		d.Message = fmt.Sprintf("%s must be a duration%s", x.subject(p), x.written(p))
-		d.Help = `write "30s", "30m" or "1h30m"`
-	}
-	if x.idx != nil && len(x.idx.at(p...)) > 1 {
-		d.Help = "it is set more than once: " + x.others(p, pos, e)
-	}
-	return d
-}
-
-// describe says what a declaration asks for: the values of an enumeration, the
-// text of a constraint, but not a whole struct.
-func describe(decl cue.Value) string {
-	s := constraintText(decl)
-	switch decl.IncompleteKind() {
-	case cue.StructKind:
-		return "a struct"
-	case cue.ListKind:
-		return s
-	}
-	if _, name, ok := strings.Cut(s, "#"); ok && !strings.ContainsAny(name, " &|") && name != "Duration" {
-		if t, err := compileType(decl); err == nil && len(t.Enum) > 0 {
-			return t.String()
-		}
-	}
-	return s
-}
-
-// nearestValue suggests the value of an enumeration that may have been meant.
-func (x *explainer) nearestValue(p []string, decl cue.Value) string {
-	if x.idx == nil {
-		return ""
-	}
-	t, err := compileType(decl)
-	wrote := x.idx.literal(p...)
-	if err != nil || wrote == "" {
-		return ""
-	}
-	var known []string
-	for _, raw := range t.Enum {
-		known = append(known, unquote(string(raw)))
-	}
-	return didYouMean(wrote, known)
 }
 
 // written shows what the author wrote, if it is short.

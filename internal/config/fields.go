@@ -66,9 +66,12 @@ func (w *work) readFields(t *task) {
 }
 
 func (w *work) missing(t *task, f *fieldDef) {
-	d := diag(codeRequired, t.pos, "task %q (%s) needs field %q", t.name, t.spec.Uses, f.Name)
+	if w.x.meant[keyOf(w.path("tasks", t.name, "fields", f.Name))] {
+		return // it is there under another name
+	}
+	d := diag(codeRequired, t.pos, "task %q (%s) needs field %q, %s", t.name, t.spec.Uses, f.Name, inWords(f.value))
 	d.Note = declaredAt(f.pos)
-	d.Help = "add fields: " + f.Name + ": " + f.Type.Text
+	d.Help = "add fields: " + f.Name + ": " + sample(f.value)
 	w.complain(d)
 }
 

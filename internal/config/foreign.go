@@ -1,0 +1,168 @@
+package config
+
+import (
+	"slices"
+	"strings"
+
+	"cuelang.org/go/cue/errors"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+)
+
+// unknownField explains a field that the schema or a manifest does not have.
+func (x *explainer) unknownField(p []string, e errors.Error) pipeline.Diagnostic {
+	p = x.firstUnknown(p)
+	last := p[len(p)-1]
+	pos, exact := pipeline.Position{}, false
+	if x.idx != nil {
+		pos, exact = x.idx.label(p...)
+	}
+	if !exact {
+		pos = x.at(p, e)
+	}
+	if len(p) == 4 && p[0] == "compositions" && p[2] == "tasks" {
+		d := diag(codeName, pos, "%q cannot name a task", plain(last))
+		d.Note = nameRule
+		if better := asName(last); better != last {
+			d.Help = "write " + quoteLabel(better)
+		}
+		return d
+	}
+	if len(p) == 4 && p[2] == "params" || len(p) == 6 && p[2] == "triggers" && p[4] == "params" {
+		return badKey("a param", last, pos)
+	}
+	parent := p[:len(p)-1]
+	known := fieldNames(x.declared(parent))
+	def := x.taskDefinition(p)
+	if def != nil && len(p) == 6 && p[4] == "fields" {
+		d := diag(codeField, pos, "task %q (%s) has no field %q", p[3], def.uses, plain(last))
+		d.Note = fieldsNote(def)
+		return withHelp(d, x.meantField(p, known, def))
+	}
+	d := diag(codeField, pos, "%s has no field %q", x.subject(parent), plain(last))
+	if len(known) > 0 {
+		d.Note = "it may have " + strings.Join(known, ", ")
+	}
+	return withHelp(d, x.meantField(p, known, def))
+}
+
+// firstUnknown cuts a path after the first name that is not declared: CUE names
+// what is inside it as well.
+func (x *explainer) firstUnknown(p []string) []string {
+	for i := 2; i < len(p)-1; i++ {
+		parent := x.declared(p[:i])
+		if names := fieldNames(parent); len(names) > 0 && !child(parent, p[i]).Exists() {
+			return p[:i+1]
+		}
+	}
+	return p
+}
+
+func fieldsNote(def *definition) string {
+	if len(def.fields) == 0 {
+		return def.name + " has no fields"
+	}
+	return def.name + " has " + strings.Join(def.fieldNames(), ", ")
+}
+
+// meantField suggests what was meant by a field that does not exist: one of a
+// similar name, one of another place, or what other systems call it. What is
+// suggested is then not missed as well.
+func (x *explainer) meantField(p, known []string, def *definition) string {
+	last, parent := p[len(p)-1], p[:len(p)-1]
+	mean := func(path ...string) {
+		if x.meant != nil {
+			x.meant[keyOf(path)] = true
+		}
+	}
+	inTask := len(p) == 5 && p[0] == "compositions" && p[2] == "tasks"
+	if inTask && def != nil && def.field(last) != nil {
+		mean(append(slices.Clone(parent), "fields", last)...)
+		return "it is a field of " + def.name + ": write fields: " + last + ": …"
+	}
+	if len(p) == 6 && p[4] == "fields" {
+		if task := x.declared(p[:4]); child(task, last).Exists() {
+			return "it belongs to the task, beside fields and not in it"
+		}
+	}
+	if near := nearest(last, known); near != "" {
+		mean(append(slices.Clone(parent), near)...)
+		return didYouMean(last, known)
+	}
+	var words []foreign
+	switch {
+	case inTask:
+		words = taskWords
+	case len(p) == 3 && p[0] == "compositions":
+		words = compositionWords
+	case len(p) == 4 && p[2] == "triggers":
+		return "the events are " + strings.Join(slices.DeleteFunc(slices.Clone(known), func(s string) bool { return s == "params" }), ", ")
+	}
+	if len(p) == 6 && p[4] == "fields" {
+		words = taskWords
+	}
+	for _, w := range words {
+		if !slices.Contains(strings.Fields(w.words), strings.ToLower(strings.NewReplacer("-", "", "_", "").Replace(last))) {
+			continue
+		}
+		for _, f := range w.fields {
+			switch {
+			case f.name == "" || slices.Contains(known, f.name):
+				return f.help
+			case strings.HasPrefix(f.name, "fields.") && def != nil && def.field(f.name[len("fields."):]) != nil:
+				mean(append(slices.Clone(p[:4]), strings.Split(f.name, ".")...)...)
+				return f.help
+			}
+		}
+	}
+	return ""
+}
+
+// foreign is a word of other systems, in lower case and without "-" and "_", and
+// what is written here instead: the first whose field exists, "" being always true.
+type foreign struct {
+	words  string
+	fields []instead
+}
+
+type instead struct{ name, help string }
+
+var taskWords = []foreign{
+	{"dependson dependencies depends requires after upstream need waitfor stage previous", []instead{{"needs", `tasks that must end first are named in needs: ["NAME"]; reading an output of a task orders them by itself`}}},
+	{"script scripts command commands cmd exec bash sh powershell entrypoint beforescript afterscript", []instead{{"fields.script", `write fields: script: "…"`}, {"", "what a task does is in its fields; shell.#Run has script"}}},
+	{"steps step jobs stages actions", []instead{{"", "a task is one step: write each step as a task of its own, in order by needs, or as a line of one script"}}},
+	{"env environment variables vars", []instead{{"fields.env", `write fields: env: NAME: "…"`}, {"", "a program sees its fields only"}}},
+	{"if when only except rules condition unless", []instead{{"when", "write when: and a condition"}, {"run", `run: "always" and run: "on-failure" say when a task runs; anything else is for the program to decide`}}},
+	{"finally always post cleanup ensure", []instead{{"run", `write run: "always"`}}},
+	{"onerror onfail rescue failure", []instead{{"run", `a task with run: "on-failure" and needs runs when one of those fails`}}},
+	{"allowfailure continueonerror ignoreerrors ignorefailure softfail", []instead{{"onFailure", `write onFailure: "continue"`}}},
+	{"retry maxretries maxattempts attempts retrycount", []instead{{"retries", "write retries: {max: 2}"}}},
+	{"timeoutminutes timeoutseconds timeoutinminutes deadline maxduration", []instead{{"timeout", `write timeout: "30m"`}}},
+	{"runson runner agents node nodes nodeselector labels tags machine pool queue host platform os arch", []instead{{"agent", `where a task runs is agent: {pool: "NAME", facts: kernel: "Linux"}`}}},
+	{"image container docker services", []instead{{"", "tasks run on the agent itself, not in an image; which agents is said by agent: facts"}}},
+	{"with args arguments inputs input params parameters config options settings properties", []instead{{"fields", "what a task takes is in fields: {…}"}}},
+	{"matrix strategy parallel foreach witem withitems loop parallelism", []instead{{"each", "a task for each item of a list is written with each: items: […]"}, {"", "write one task for each; CUE can make them: for x in [\"a\", \"b\"] {\"test-\\(x)\": …}"}}},
+	{"workingdirectory workdir cwd dir directory", []instead{{"fields.workdir", `write fields: workdir: "…"`}, {"", "the working directory is the run's workspace"}}},
+	{"artifacts artifact cache upload download", []instead{{"", "files stay in the workspace of the run, where its later tasks on that agent find them"}}},
+	{"secrets secret credentials", []instead{{"", `a secret is named in the field that takes it: fields: token: secret: "NAME"`}}},
+	{"title displayname label comment", []instead{{"description", `write description: "…"`}}},
+	{"disabled enabled skip", []instead{{"", "a composition has suspend: true; a task is left out by removing it"}}},
+	{"id", []instead{{"", "a task's name is what stands before the colon"}}},
+	{"action plugin type kind task job", []instead{{"uses", "a task is made of a plugin's definition: NAME: shell.#Run & {…}"}}},
+}
+
+var compositionWords = []foreign{
+	{"jobs steps stages job step actions spec pipeline workflow nodes dag", []instead{{"tasks", "they are called tasks: tasks: NAME: shell.#Run & {…}"}}},
+	{"on trigger when events event push schedule cron only if webhook rules", []instead{{"triggers", `what starts it is in triggers: [{push: branches: ["main"]}]`}}},
+	{"inputs input parameters parameter variables vars args arguments with", []instead{{"params", "typed inputs are params: NAME: string"}}},
+	{"env environment", []instead{{"", "what several tasks share is a field of CUE beside them, as _env: {…}, used as fields: env: _env"}}},
+	{"runson runner agents node labels tags machine pool queue os", []instead{{"agent", `where its tasks run is agent: {pool: "NAME", facts: kernel: "Linux"}`}}},
+	{"image container docker services", []instead{{"", "tasks run on the agent itself, not in an image; which agents is said by agent: facts"}}},
+	{"disabled enabled paused active", []instead{{"suspend", "write suspend: true"}}},
+	{"secrets secret", []instead{{"", `secrets are declared beside compositions, and named in the field that takes one: token: secret: "NAME"`}}},
+	{"timeoutminutes deadline", []instead{{"timeout", `write timeout: "30m"`}}},
+	{"title displayname label labels", []instead{{"description", `write description: "…"`}}},
+	{"retries retry", []instead{{"", "each task has its own retries: {max: 2}"}}},
+	{"needs dependson", []instead{{"", "needs belongs to a task"}}},
+	{"fields script command", []instead{{"", `it belongs to a task: tasks: NAME: shell.#Run & {fields: script: "…"}`}}},
+}
