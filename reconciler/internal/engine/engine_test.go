@@ -21,6 +21,7 @@ var epoch0 = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 // world is a run with its open attempts, as the control loop keeps them.
 type world struct {
 	run  *pipeline.Run
+	of   *pipeline.Composition
 	open engine.Open
 	all  map[pipeline.AttemptID]pipeline.Attempt
 	now  time.Time
@@ -39,7 +40,7 @@ func newWorld(tasks ...pipeline.Task) *world {
 
 func (w *world) do(ev engine.Event) error {
 	w.now = w.now.Add(time.Second)
-	step, err := engine.Next(w.run, w.open, ev, w.now)
+	step, err := engine.Next(w.run, w.of, w.open, ev, w.now)
 	if err != nil {
 		return err
 	}
@@ -377,10 +378,13 @@ func TestNoPathBreaksTheContract(t *testing.T) {
 		if err := w.do(engine.Created{}); err != nil {
 			t.Fatal(err)
 		}
+		var past []engine.Event
 		for range rapid.IntRange(1, 40).Draw(t, "events") {
 			before := w.run
 			snapshot := before.Clone()
-			err := w.do(drawEvent(t, w))
+			ev := drawEvent(t, w)
+			err := w.do(ev)
+			past = append(past, ev)
 			if err != nil && !errors.Is(err, engine.ErrStale) {
 				t.Fatal(err)
 			}
@@ -388,9 +392,59 @@ func TestNoPathBreaksTheContract(t *testing.T) {
 				t.Fatalf("Next changed the run it was given:\n%s", d)
 			}
 			checkInvariants(t, w, before)
+			repeat(t, w, rapid.SampledFrom(past).Draw(t, "again"))
 		}
 		playOut(t, w)
+		for _, ev := range past {
+			repeat(t, w, ev)
+		}
 	})
+}
+
+// repeat plays an event once more: whatever came of it first, it has no effect now. It
+// is passed over where it would be another event: one that had no effect before, and
+// may have one, and those that carry no token.
+func repeat(t *rapid.T, w *world, ev engine.Event) {
+	switch e := ev.(type) {
+	case engine.Offer:
+		if k := w.run.Task(e.Attempt.Task); k.State == pipeline.Ready && e.Attempt.Token.Epoch == k.Epoch+1 {
+			return
+		}
+	case engine.Unfit, engine.Cancel:
+		return
+	default:
+		if w.counts(ev) {
+			return
+		}
+	}
+	before := w.run
+	if err := w.do(ev); !errors.Is(err, engine.ErrStale) {
+		t.Fatalf("%+v, once more, is %v in\n%+v", ev, err, before)
+	}
+	if w.run != before {
+		t.Fatalf("%+v, once more, changed the run", ev)
+	}
+}
+
+// counts reports whether the event is about an attempt that it may still move.
+func (w *world) counts(ev engine.Event) bool {
+	var id pipeline.AttemptID
+	states := []pipeline.AttemptState{pipeline.AttemptRunning}
+	switch e := ev.(type) {
+	case engine.Accepted:
+		id, states = e.Attempt, []pipeline.AttemptState{pipeline.AttemptOffered}
+	case engine.Declined:
+		id, states = e.Attempt, []pipeline.AttemptState{pipeline.AttemptOffered}
+	case engine.Lost:
+		id = e.Attempt
+	case engine.Finished:
+		id = e.Attempt
+		if !e.Result.Lost {
+			states = append(states, pipeline.AttemptLost) // while its task is in doubt
+		}
+	}
+	a, open := w.open[id]
+	return open && slices.Contains(states, a.State)
 }
 
 // playOut lets agents answer everything from here on: the run must come to its end.
@@ -512,5 +566,6 @@ func drawEvent(t *rapid.T, w *world) engine.Event {
 	}
 	return engine.Finished{Attempt: a.ID, Token: a.Token, Result: pipeline.Result{
 		Outcome: outcome, Reason: "r", CancelRun: rapid.IntRange(0, 9).Draw(t, "cancel run") == 0,
+		Lost: outcome == pipeline.Error && rapid.Bool().Draw(t, "lost"),
 	}}
 }
