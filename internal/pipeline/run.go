@@ -30,6 +30,9 @@ type Run struct {
 	Cancel bool `json:"cancel,omitempty"`
 	// Depth is how many calls and hooks lead to it; it bounds them.
 	Depth int `json:"depth,omitempty"`
+	// Draft: its params, its group or its place in line are being worked out. No task
+	// of it starts.
+	Draft bool `json:"draft,omitempty"`
 	// Group is the concurrency group, "" for none. While Behind is not empty the run
 	// waits for the runs it names; no task of it starts.
 	Group  string  `json:"group,omitempty"`
@@ -125,7 +128,8 @@ type RunTask struct {
 	Exit    *int            `json:"exit,omitempty"`
 	// Child is the run that a call started, or that a wait found.
 	Child RunID `json:"child,omitempty"`
-	// Reviews are those that count at a gate.
+	// Message is what a gate asks its reviewers, and Reviews are those that count.
+	Message string   `json:"message,omitempty"`
 	Reviews []Review `json:"reviews,omitempty"`
 
 	ReadyAt    time.Time `json:"ready_at,omitzero"`
@@ -184,6 +188,10 @@ func (r *Run) PriorityOf(t *RunTask) int {
 	}
 	return r.Priority
 }
+
+// Called reports whether another run made r: a task that calls, or something that
+// failed and has a composition to call then.
+func (r *Run) Called() bool { return r.Event.Kind == EventCall || r.Event.Kind == EventFailure }
 
 // Task returns the task of that name, or nil. The result points into r.
 func (r *Run) Task(name TaskName) *RunTask {

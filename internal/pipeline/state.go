@@ -94,7 +94,7 @@ func RunState(tasks []RunTask) State {
 			seen[t.State] = true
 		}
 		all = all && t.State.Terminal()
-		started = started || t.Epoch > 0 || t.State.Active()
+		started = started || t.Epoch > 0 || t.State.Active() || !t.StartedAt.IsZero()
 	}
 	if !all {
 		moves := seen[Running] || seen[Offered] || seen[Ready]

@@ -53,8 +53,9 @@ type (
 		Attempt pipeline.AttemptID
 		Reason  string
 	}
-	// Unfit: the task cannot be offered, for a reason on this side (a field that
-	// does not fit its type, a secret that cannot be read).
+	// Unfit: the task cannot go on, for a reason on this side (a field that does not
+	// fit its type, a secret that cannot be read). Without a task it is the run: its
+	// params or its outputs do not fit.
 	Unfit struct {
 		Task   pipeline.TaskName
 		Reason string
@@ -80,6 +81,10 @@ type Step struct {
 	Attempts []AttemptChange
 	// Stop lists the attempts whose agents are to be told to stop.
 	Stop []Stop
+	// Calls are the runs to be made with this step, Cancels the called runs to be
+	// cancelled.
+	Calls   []Call
+	Cancels []Drop
 }
 
 // AttemptChange is an attempt before and after; Before is nil for a new one.
@@ -105,26 +110,36 @@ const lostRetries = 2
 // and running ones, and the lost one of each task in doubt.
 type Open map[pipeline.AttemptID]pipeline.Attempt
 
-// Next applies ev to run at the instant now. It returns ErrStale for a message
-// that comes too late, and another error only for an event that contradicts the
-// run, which is a defect of the caller.
-func Next(run *pipeline.Run, open Open, ev Event, now time.Time) (Step, error) {
-	m := &machine{run: run.Clone(), open: open, now: now}
+// Next applies ev to run, a run of the composition of, at the instant now. It
+// returns ErrStale for a message that comes too late, and another error only for an
+// event that contradicts the run, which is a defect of the caller.
+func Next(run *pipeline.Run, of *pipeline.Composition, open Open, ev Event, now time.Time) (Step, error) {
+	m := &machine{run: run.Clone(), of: of, open: open, now: now}
 	if err := m.apply(ev); err != nil {
 		return Step{}, err
 	}
 	m.settle()
+	m.hooks(run)
 	m.finish(run)
-	return Step{Run: m.run, Attempts: m.attempts, Stop: m.stop}, nil
+	m.hook(run)
+	return Step{Run: m.run, Attempts: m.attempts, Stop: m.stop, Calls: m.calls, Cancels: m.cancels}, nil
 }
 
 // machine is one Next under way; it owns its copy of the run.
 type machine struct {
 	run      *pipeline.Run
+	of       *pipeline.Composition // nil when nothing of it matters
 	open     Open
 	now      time.Time
 	attempts []AttemptChange
 	stop     []Stop
+	calls    []Call
+	cancels  []Drop
+	decided  *Decided
+	gentles  map[pipeline.TaskName]bool // see gentle
+	behind   string                     // why the run waits in line, when the event says
+	state    pipeline.State             // the run's, where its tasks do not say; why is its reason
+	why      string
 }
 
 func (m *machine) apply(ev Event) error {
@@ -157,16 +172,32 @@ func (m *machine) apply(ev Event) error {
 	case Lost:
 		return m.lost(e)
 	case Unfit:
-		t := m.run.Task(e.Task)
-		if t == nil || t.State != pipeline.Ready {
-			return ErrStale
-		}
-		m.move(t, pipeline.Error, e.Reason)
-		return nil
+		return m.unfit(e)
 	case Cancel:
 		return m.cancel(e)
 	}
-	return fmt.Errorf("run %s: event %T is unknown", m.run.ID, ev)
+	return m.applyBuiltIn(ev)
+}
+
+func (m *machine) unfit(e Unfit) error {
+	if e.Task == "" {
+		if !m.run.Draft && !m.returns() {
+			return ErrStale
+		}
+		m.state, m.why = pipeline.Error, e.Reason
+		for i := range m.run.Tasks {
+			if t := &m.run.Tasks[i]; t.State == pipeline.Pending {
+				m.move(t, pipeline.Skipped, "the run did not begin")
+			}
+		}
+		return nil
+	}
+	t := m.run.Task(e.Task)
+	if t == nil || t.State.Terminal() || t.State != pipeline.Ready && !t.Spec.BuiltIn() && !asks(&t.Spec) {
+		return ErrStale
+	}
+	m.move(t, pipeline.Error, e.Reason)
+	return nil
 }
 
 func (m *machine) offer(e Offer) error {
@@ -290,7 +321,16 @@ func (m *machine) cancel(e Cancel) error {
 			m.withdraw(t, e.Reason)
 			m.move(t, pipeline.Cancelled, e.Reason)
 		case pipeline.Running, pipeline.InDoubt:
-			m.stop = append(m.stop, Stop{t.Name, t.Attempt, t.Agent, e.Reason})
+			switch {
+			case t.Spec.Call != nil:
+				m.drop(t, "its caller was cancelled: "+e.Reason) // and the task ends as it does
+			case t.Spec.BuiltIn():
+				m.move(t, pipeline.Cancelled, e.Reason)
+			default:
+				m.stop = append(m.stop, Stop{t.Name, t.Attempt, t.Agent, e.Reason})
+			}
+		case pipeline.Held:
+			m.move(t, pipeline.Cancelled, e.Reason)
 		}
 	}
 	return nil
@@ -316,7 +356,7 @@ func (m *machine) notNeeded(by *pipeline.RunTask) {
 		case pipeline.Offered:
 			m.withdraw(t, why)
 			m.move(t, pipeline.NotNeeded, why)
-		case pipeline.Pending, pipeline.Ready:
+		case pipeline.Pending, pipeline.Ready, pipeline.Held:
 			m.move(t, pipeline.NotNeeded, why)
 		}
 	}
@@ -340,10 +380,15 @@ func (m *machine) settle() {
 				continue
 			}
 			to, reason := m.decide(t)
-			if to != t.State {
+			switch {
+			case to == t.State:
+				continue
+			case to == pipeline.Ready && t.Spec.BuiltIn():
+				m.begin(t)
+			default:
 				m.move(t, to, reason)
-				moved = true
 			}
+			moved = true
 		}
 	}
 }
@@ -358,7 +403,7 @@ func (m *machine) decide(t *pipeline.RunTask) (to pipeline.State, reason string)
 			return pipeline.Error, fmt.Sprintf("needs task %q, which the run does not have", name)
 		case !n.State.Terminal():
 			waits = append(waits, string(name))
-		case !n.State.Good() && !n.Tolerated():
+		case !n.State.Good() && !n.Tolerated() && !m.gentle(n):
 			bad = append(bad, fmt.Sprintf("%s: %s", name, n.State))
 		}
 	}
@@ -367,6 +412,8 @@ func (m *machine) decide(t *pipeline.RunTask) (to pipeline.State, reason string)
 		return pipeline.Cancelled, m.run.Reason
 	case t.State == pipeline.Ready:
 		return pipeline.Ready, ""
+	case waitsInLine(m.run):
+		return pipeline.Pending, ""
 	case len(bad) > 0 && (t.Spec.When == pipeline.OnSuccess || t.Spec.When == ""):
 		return pipeline.Skipped, "needs " + strings.Join(bad, ", ")
 	case len(waits) > 0:
@@ -385,11 +432,14 @@ func (m *machine) decide(t *pipeline.RunTask) (to pipeline.State, reason string)
 				b.Field, b.Output, b.From, from.State)
 		}
 	}
-	return pipeline.Ready, "waits for an agent"
+	if name := m.lacks(&t.Spec); name != "" {
+		return pipeline.Skipped, fmt.Sprintf("reads outputs of task %s, which did not get to it", name)
+	}
+	return m.choose(t)
 }
 
 func (m *machine) started() bool {
-	return slices.ContainsFunc(m.run.Tasks, func(t pipeline.RunTask) bool { return t.Epoch > 0 })
+	return slices.ContainsFunc(m.run.Tasks, func(t pipeline.RunTask) bool { return t.Epoch > 0 || !t.StartedAt.IsZero() })
 }
 
 // finish derives what the run shows from its tasks.
@@ -397,30 +447,50 @@ func (m *machine) finish(before *pipeline.Run) {
 	r := m.run
 	for i := range r.Tasks {
 		if t := &r.Tasks[i]; t.State == pipeline.Pending {
-			t.Reason = waitsFor(r, t)
+			t.Reason = m.waitsFor(before, t)
 		}
 	}
 	r.Version++
-	r.State = pipeline.RunState(r.Tasks)
+	r.State = m.runState()
 	if r.StartedAt.IsZero() && r.State == pipeline.Running {
 		r.StartedAt = m.now
 	}
 	if r.State.Terminal() && !before.State.Terminal() {
 		r.FinishedAt = m.now
 	}
-	if !r.Cancel || r.State.Terminal() && r.State != pipeline.Cancelled {
+	switch {
+	case m.why != "":
+		r.Reason = m.why
+	case r.State.Terminal():
+		if !r.Cancel || r.State != pipeline.Cancelled {
+			r.Reason = Sentence(r)
+		}
+	case r.Cancel:
+	case waitsInLine(r):
+		r.Reason = m.line(before)
+	case r.State == pipeline.Running && pipeline.RunState(r.Tasks).Terminal():
+		r.Reason = "computes its outputs"
+	default:
 		r.Reason = Sentence(r)
 	}
 }
 
-func waitsFor(r *pipeline.Run, t *pipeline.RunTask) string {
-	var names []string
-	for _, n := range t.Spec.Needs {
-		if nt := r.Task(n); nt != nil && !nt.State.Terminal() {
-			names = append(names, string(n))
-		}
+// runState is how the run stands. When all its tasks have succeeded it goes on until
+// it has what it returns.
+func (m *machine) runState() pipeline.State {
+	s := pipeline.RunState(m.run.Tasks)
+	switch {
+	case m.state != "":
+		return m.state
+	case s != pipeline.Success || m.of == nil || m.run.Outputs != nil:
+	case m.of.Returns.Deferred && m.run.Cancel:
+		return pipeline.Cancelled
+	case m.returns():
+		return pipeline.Running
+	default:
+		m.run.Outputs = m.of.Returns.Value
 	}
-	return "waits for " + strings.Join(names, ", ")
+	return s
 }
 
 // current returns the attempt and its task, when the token is the record's, the
@@ -457,49 +527,4 @@ func (m *machine) move(t *pipeline.RunTask, to pipeline.State, reason string) {
 	case to.Terminal():
 		t.FinishedAt = m.now
 	}
-}
-
-// Sentence says in a few words how the run stands and what it waits for.
-func Sentence(r *pipeline.Run) string {
-	count := map[pipeline.State]int{}
-	var bad, running []string
-	for i := range r.Tasks {
-		t := &r.Tasks[i]
-		count[t.State]++
-		switch t.State {
-		case pipeline.Running, pipeline.Offered:
-			running = append(running, string(t.Name))
-		case pipeline.Failure, pipeline.Error, pipeline.Timeout, pipeline.InDoubt:
-			if !t.Tolerated() {
-				bad = append(bad, fmt.Sprintf("%s: %s", t.Name, orWord(t.Reason, t.State)))
-			}
-		}
-	}
-	done := 0
-	for s, n := range count {
-		if s.Terminal() {
-			done += n
-		}
-	}
-	progress := fmt.Sprintf("%d of %d tasks", done, len(r.Tasks))
-	switch {
-	case len(bad) > 0:
-		return strings.Join(bad, "; ")
-	case r.State == pipeline.Success:
-		return progress
-	case r.State.Terminal():
-		return string(r.State)
-	case len(running) > 0:
-		return progress + ", running " + strings.Join(running, ", ")
-	case count[pipeline.Ready] > 0:
-		return progress + ", waits for an agent"
-	}
-	return progress
-}
-
-func orWord(reason string, s pipeline.State) string {
-	if reason == "" {
-		return string(s)
-	}
-	return reason
 }

@@ -21,6 +21,7 @@ var epoch0 = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 // world is a run with its open attempts, as the control loop keeps them.
 type world struct {
 	run  *pipeline.Run
+	of   *pipeline.Composition
 	open engine.Open
 	all  map[pipeline.AttemptID]pipeline.Attempt
 	now  time.Time
@@ -39,7 +40,7 @@ func newWorld(tasks ...pipeline.Task) *world {
 
 func (w *world) do(ev engine.Event) error {
 	w.now = w.now.Add(time.Second)
-	step, err := engine.Next(w.run, w.open, ev, w.now)
+	step, err := engine.Next(w.run, w.of, w.open, ev, w.now)
 	if err != nil {
 		return err
 	}

@@ -344,7 +344,8 @@ func (l *Runs) checkLease(p *pass, a pipeline.Attempt, now time.Time) {
 func (l *Runs) checkDeadlines(p *pass, now time.Time) {
 	for id, ar := range l.active {
 		r := ar.run
-		if limit := ar.timeout; limit > 0 && !r.Cancel && !r.StartedAt.IsZero() && now.Sub(r.StartedAt) > limit {
+		limit := time.Duration(ar.of.Timeout)
+		if limit > 0 && !r.Cancel && !r.StartedAt.IsZero() && now.Sub(r.StartedAt) > limit {
 			l.apply(p, id, engine.Cancel{Reason: fmt.Sprintf("took longer than the %s that the composition allows", limit)})
 		}
 	}

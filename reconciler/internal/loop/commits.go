@@ -349,7 +349,7 @@ func newRun(p *plan.Run) (*pipeline.Run, error) {
 	for i, t := range p.Composition.Tasks {
 		r.Tasks = append(r.Tasks, pipeline.RunTask{Name: t.Name, Index: i, Spec: t, State: pipeline.Pending})
 	}
-	s, err := engine.Next(r, nil, engine.Created{}, now)
+	s, err := engine.Next(r, p.Composition, nil, engine.Created{}, now)
 	if err != nil {
 		return nil, fmt.Errorf("make run of %s: %w", p.Composition.Name, err)
 	}

@@ -106,9 +106,9 @@ type Runs struct {
 
 // activeRun is an unfinished run with its open attempts.
 type activeRun struct {
-	run     *pipeline.Run
-	open    engine.Open
-	timeout time.Duration // of its composition; 0 is none
+	run  *pipeline.Run
+	of   *pipeline.Composition
+	open engine.Open
 
 	description description
 }
@@ -250,7 +250,7 @@ func (l *Runs) reload(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		l.active[r.ID] = &activeRun{run: r, open: engine.Open{}, timeout: time.Duration(c.Timeout)}
+		l.active[r.ID] = &activeRun{run: r, of: c, open: engine.Open{}}
 	}
 	for _, a := range attempts {
 		if ar := l.active[a.Run]; ar != nil {
@@ -378,7 +378,7 @@ func (l *Runs) look(ctx context.Context, p *pass, m message) {
 func (l *Runs) add(ctx context.Context, p *pass, m message) {
 	for i, r := range m.added {
 		if l.active[r.ID] == nil && !r.State.Terminal() {
-			l.active[r.ID] = &activeRun{run: r, open: engine.Open{}, timeout: time.Duration(m.of[i].Timeout)}
+			l.active[r.ID] = &activeRun{run: r, of: m.of[i], open: engine.Open{}}
 		}
 	}
 	if err := l.loadCommit(ctx, m.commit); err != nil {
@@ -393,7 +393,7 @@ func (l *Runs) apply(p *pass, id pipeline.RunID, ev engine.Event) (engine.Step, 
 	if ar == nil {
 		return engine.Step{}, false
 	}
-	s, err := engine.Next(ar.run, ar.open, ev, time.Now().UTC())
+	s, err := engine.Next(ar.run, ar.of, ar.open, ev, time.Now().UTC())
 	if err != nil {
 		if !errors.Is(err, engine.ErrStale) {
 			l.cfg.Log.Error("event contradicts the run", "run_id", id, "event", fmt.Sprintf("%T", ev), "err", err)
