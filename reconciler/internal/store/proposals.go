@@ -18,10 +18,15 @@ func (tx *Tx) SaveProposal(repo string, p *pipeline.Proposal) error {
 	if err != nil {
 		return tx.fail(fmt.Errorf("save proposal %s: %w", p.Branch, err))
 	}
-	_, err = tx.exec(`INSERT INTO proposals (repo, branch, state, head, body, noted, changed_at) VALUES (?1, ?2, ?3, ?4, ?5, '', ?6)
-		ON CONFLICT DO UPDATE SET state = ?3, head = ?4, body = ?5, changed_at = ?6,
+	var merged pipeline.CommitID
+	if p.Merge != nil {
+		merged = p.Merge.Commit
+	}
+	_, err = tx.exec(`INSERT INTO proposals (repo, branch, state, head, body, noted, merged, changed_at)
+			VALUES (?1, ?2, ?3, ?4, ?5, '', ?6, ?7)
+		ON CONFLICT DO UPDATE SET state = ?3, head = ?4, body = ?5, merged = ?6, changed_at = ?7,
 			noted = CASE WHEN head = ?4 THEN noted ELSE '' END`,
-		repo, p.Branch, string(p.State), string(p.Head), body, p.ChangedAt.UnixNano())
+		repo, p.Branch, string(p.State), string(p.Head), body, orNull(merged), p.ChangedAt.UnixNano())
 	if err == nil {
 		err = tx.change(pipeline.Change{Kind: pipeline.ChangeProposal, Commit: p.Head, Reason: p.Branch + ": " + p.Sentence})
 	}
@@ -59,13 +64,16 @@ func (db *DB) OpenProposals(ctx context.Context, repo string) ([]StoredProposal,
 	return list, db.read(err, "open proposals of %s", repo)
 }
 
+// proposalBrief is a body without what only its own page shows.
+const proposalBrief = `json_remove(body, '$.plan', '$.text', '$.markdown')`
+
 // Proposals returns the proposed changes, open ones first, the latest change first,
 // at most limit; without their plans.
 func (db *DB) Proposals(ctx context.Context, limit int) ([]pipeline.Proposal, error) {
 	list, err := query(ctx, db.file.reader, func(row scanner) (p pipeline.Proposal, err error) {
 		err = row.Scan(intoJSON{&p})
 		return p, err
-	}, `SELECT json_remove(body, '$.plan', '$.text', '$.markdown') FROM proposals
+	}, `SELECT `+proposalBrief+` FROM proposals
 		ORDER BY state <> 'open', changed_at DESC, branch LIMIT ?`, max(limit, 0))
 	return list, db.read(err, "proposals")
 }
@@ -81,15 +89,15 @@ func (db *DB) Proposal(ctx context.Context, repo, branch string) (pipeline.Propo
 	return p.Proposal, db.read(err, "proposal %s", branch)
 }
 
-// ProposalOf returns the change whose head a commit is, an open one before others;
-// nil when it is none's.
-func (db *DB) ProposalOf(ctx context.Context, head pipeline.CommitID) (*pipeline.Proposal, error) {
-	p, err := scanProposal(db.file.reader.QueryRowContext(ctx,
-		`SELECT body, noted FROM proposals WHERE head = ? ORDER BY state <> 'open', changed_at DESC LIMIT 1`, string(head)))
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil
-	}
-	return &p.Proposal, db.read(err, "proposal of %s", head)
+// ProposalsOf returns the changes whose head a commit is, and those that it merged,
+// open ones first, the latest change first.
+func (db *DB) ProposalsOf(ctx context.Context, id pipeline.CommitID) ([]pipeline.Proposal, error) {
+	list, err := query(ctx, db.file.reader, func(row scanner) (p pipeline.Proposal, err error) {
+		err = row.Scan(intoJSON{&p})
+		return p, err
+	}, `SELECT `+proposalBrief+` FROM proposals WHERE head = ?1 OR merged = ?1
+		ORDER BY state <> 'open', changed_at DESC, branch`, string(id))
+	return list, db.read(err, "proposals of %s", id)
 }
 
 // SeenReview is a review as it was when it was first seen.

@@ -26,7 +26,7 @@ func TestProposalsAreKeptByBranch(t *testing.T) {
 	dir := t.TempDir()
 	db := open(t, dir)
 	one, two := proposal("feature/x", "c1", pipeline.ProposalOpen), proposal("y", "c2", pipeline.ProposalMerged)
-	two.ChangedAt = noon.Add(time.Hour)
+	two.ChangedAt, two.Merge = noon.Add(time.Hour), &pipeline.Merge{Commit: "c9", At: noon}
 	write(t, db, func(tx *store.Tx) error {
 		for _, p := range []*pipeline.Proposal{one, two} {
 			if err := tx.SaveProposal("ops", p); err != nil {
@@ -49,11 +49,10 @@ func TestProposalsAreKeptByBranch(t *testing.T) {
 	if err != nil || len(all) != 2 || all[0].Branch != "feature/x" || all[0].Text != "" || all[0].Plan != nil || all[1].Branch != "y" {
 		t.Errorf("all: %+v, %v", all, err)
 	}
-	if p, err := db.ProposalOf(t.Context(), "c2"); err != nil || p == nil || p.Branch != "y" {
-		t.Errorf("by head: %+v, %v", p, err)
-	}
-	if p, err := db.ProposalOf(t.Context(), "c3"); err != nil || p != nil {
-		t.Errorf("by an unknown head: %+v, %v", p, err)
+	for id, want := range map[pipeline.CommitID]int{"c2": 1, "c9": 1, "c3": 0} {
+		if list, err := db.ProposalsOf(t.Context(), id); err != nil || len(list) != want || want == 1 && list[0].Branch != "y" {
+			t.Errorf("of commit %s: %+v, %v", id, list, err)
+		}
 	}
 	if _, err := db.Proposal(t.Context(), "other", "y"); !fault.Is(err, fault.NotFound) {
 		t.Errorf("of another repository: %v", err)
