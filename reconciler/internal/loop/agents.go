@@ -111,10 +111,13 @@ func (l *Runs) notHeld(p *pass, a pipeline.Attempt) {
 	l.apply(p, a.Run, engine.Lost{Attempt: a.ID, Reason: fmt.Sprintf("agent %s came back without it", a.Agent)})
 }
 
-func (l *Runs) agentDisconnected(p *pass, id pipeline.AgentID) {
+func (l *Runs) agentDisconnected(ctx context.Context, p *pass, id pipeline.AgentID) {
 	a := l.agents[id]
 	if a == nil || !a.connected {
 		return
+	}
+	if known, err := l.cfg.DB.Agent(ctx, id); err == nil { // it may be the reason
+		a.Revoked = known.Revoked
 	}
 	a.connected = false
 	a.State = pipeline.AgentOffline
@@ -324,15 +327,54 @@ func (l *Runs) tick(p *pass) {
 		}
 	}
 	l.checkDeadlines(p, now)
+	l.checkPins(p, now)
 	l.describe(p, now)
+}
+
+// checkPins ends ready tasks that read files of an agent which does not come back:
+// nobody else has the files, and the run would wait for ever.
+func (l *Runs) checkPins(p *pass, now time.Time) {
+	for id, ar := range l.active {
+		for i := range ar.run.Tasks {
+			if t := &ar.run.Tasks[i]; t.State == pipeline.Ready && len(t.Spec.Pins) > 0 {
+				if gone := l.filesGone(ar.run, t, now); gone != "" {
+					l.apply(p, id, engine.Unfit{Task: t.Name, Reason: gone})
+				}
+			}
+		}
+	}
+}
+
+// filesGone says why nobody has the files any more that t reads, or "".
+func (l *Runs) filesGone(r *pipeline.Run, t *pipeline.RunTask, now time.Time) string {
+	for _, name := range t.Spec.Pins {
+		from := r.Task(name)
+		if from == nil || from.Agent == "" {
+			continue
+		}
+		a := l.agents[from.Agent]
+		silent, limit := now.Sub(t.ReadyAt), lostAfter(&t.Spec)
+		switch {
+		case a == nil || a.Revoked:
+			return fmt.Sprintf("reads files of task %s, and agent %s, which has them, was revoked", name, from.Agent)
+		case !a.connected && min(silent, now.Sub(a.renewedAt)) > limit:
+			return fmt.Sprintf("reads files of task %s, and agent %s, which has them, was silent for %s", name, a.Name, limit)
+		}
+	}
+	return ""
+}
+
+// lostAfter is how long an agent may be silent before a task is given up.
+func lostAfter(t *pipeline.Task) time.Duration {
+	if t.LostAfter == 0 {
+		return pipeline.DefaultLostAfter
+	}
+	return time.Duration(t.LostAfter)
 }
 
 func (l *Runs) checkLease(p *pass, a pipeline.Attempt, now time.Time) {
 	t := l.active[a.Run].run.Task(a.Task)
-	limit := time.Duration(t.Spec.LostAfter)
-	if limit == 0 {
-		limit = pipeline.DefaultLostAfter
-	}
+	limit := lostAfter(&t.Spec)
 	ag := l.agents[a.Agent]
 	if ag != nil && now.Sub(ag.renewedAt) < limit {
 		return

@@ -45,7 +45,7 @@ func (l *Runs) board() *place.Board {
 	for _, a := range l.agents {
 		agents = append(agents, place.Agent{
 			ID: a.ID, Pool: a.Pool, Untrusted: a.Untrusted, Facts: a.facts, Warm: a.warm, Load: a.load,
-			Usable: a.connected && !a.Revoked && time.Since(a.renewedAt) < StalledAfter,
+			Usable: a.connected && !a.Revoked && !a.stalled(time.Now()),
 		})
 	}
 	slices.SortFunc(agents, func(a, b place.Agent) int { return strings.Compare(string(a.ID), string(b.ID)) })
@@ -163,15 +163,11 @@ func (l *Runs) spec(ctx context.Context, r *pipeline.Run, t *pipeline.RunTask, g
 	if err != nil {
 		return s, false, err
 	}
-	lostAfter := t.Spec.LostAfter
-	if lostAfter == 0 {
-		lostAfter = pipeline.Duration(pipeline.DefaultLostAfter)
-	}
 	return wire.Spec{
 		Run: r.ID, Number: r.Number, Composition: r.Composition, Task: t.Name, Uses: t.Spec.Uses,
 		Plugin: wire.Plugin{Name: t.Spec.Plugin, Tree: t.Spec.Tree, Programs: t.Spec.Programs},
 		Fields: fields, Secrets: t.Spec.Secrets, Outputs: t.Spec.Outputs, Previous: previous,
-		Timeout: t.Spec.Timeout, LostAfter: lostAfter, Effect: t.Spec.Effect,
+		Timeout: t.Spec.Timeout, LostAfter: pipeline.Duration(lostAfter(&t.Spec)), Effect: t.Spec.Effect,
 		Slot: g.Slot, Untrusted: l.agents[g.Agent].Untrusted, IdempotencyKey: idempotencyKey(r, t),
 		Repo: l.cfg.Repo, Commit: r.Commit, Ref: r.Ref, TryNumber: int(t.Epoch) + 1,
 	}, true, nil

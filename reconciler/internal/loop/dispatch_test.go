@@ -1,7 +1,9 @@
 package loop_test
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/wire"
@@ -28,5 +30,41 @@ func TestTearDownOfAFailedTaskGetsWhatItReportedAndNoMore(t *testing.T) {
 	w.runs.Message(a.ID, success(o, `{}`))
 	if r := w.await(pipeline.Failure); string(r.Task("make").Records) != `{"cost":3}` {
 		t.Errorf("records = %s", r.Task("make").Records)
+	}
+}
+
+func TestTaskWhoseFilesAreGoneIsAnError(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		lostAfter time.Duration
+		revoke    bool
+		reason    string
+	}{
+		"silent":  {time.Millisecond, false, "which has them, was silent for 1ms"},
+		"revoked": {time.Hour, true, "which has them, was revoked"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.push("")
+			a := w.agent("one")
+			w.push(w.commit("c1", pipeline.Task{Name: "a"}, pipeline.Task{
+				Name: "b", Needs: []pipeline.TaskName{"a"}, Pins: []pipeline.TaskName{"a"}, LostAfter: pipeline.Duration(c.lostAfter),
+			}))
+			o := w.accept(a)
+			w.runs.Disconnected(a.ID)
+			w.agent("two")
+			if c.revoke {
+				if err := w.db.RevokeAgent(t.Context(), a.ID); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.agent("one", wire.Held{Attempt: o.Attempt, Token: o.Token, Phase: wire.HeldEnded})
+			w.runs.Message(a.ID, success(o, `{}`))
+			w.runs.Disconnected(a.ID)
+			if r := w.await(pipeline.Error); !strings.Contains(r.Task("b").Reason, c.reason) {
+				t.Errorf("b is %s: %s", r.Task("b").State, r.Task("b").Reason)
+			}
+		})
 	}
 }

@@ -123,6 +123,9 @@ type agent struct {
 	load      int64
 }
 
+// stalled reports whether the agent has been silent for so long that it gets no new work.
+func (a *agent) stalled(now time.Time) bool { return now.Sub(a.renewedAt) >= StalledAfter }
+
 type fieldKey struct {
 	run  pipeline.RunID
 	task pipeline.TaskName
@@ -300,6 +303,9 @@ type pass struct {
 	after  []func(context.Context)
 	touch  map[pipeline.CommitID]bool
 	said   map[pipeline.RunID]*pipeline.Run // see say
+	// placing: something happened by which a task may find an agent. Most messages are
+	// heartbeats and questions, and to look at every run costs more than they do.
+	placing bool
 	// failed: the record could not be read, so nothing of this counts.
 	failed error
 }
@@ -312,7 +318,9 @@ func (l *Runs) process(ctx context.Context, batch []message) {
 	for _, m := range batch {
 		l.look(ctx, p, m)
 	}
-	l.place(ctx, p)
+	if p.placing || len(p.steps) > 0 {
+		l.place(ctx, p)
+	}
 	if err := l.commit(ctx, p); err != nil {
 		l.cfg.Log.Error("record not written", "err", err, "steps", len(p.steps))
 		l.recover(ctx)
@@ -351,15 +359,18 @@ func (l *Runs) recover(ctx context.Context) {
 }
 
 func (l *Runs) look(ctx context.Context, p *pass, m message) {
+	_, note := m.wire.(*wire.Note)
+	p.placing = p.placing || m.ask == nil && m.renewed == "" && !note
 	switch {
 	case m.added != nil:
 		l.add(ctx, p, m)
 	case m.connected != nil:
 		l.agentConnected(ctx, p, m.connected)
 	case m.disconnected != "":
-		l.agentDisconnected(p, m.disconnected)
+		l.agentDisconnected(ctx, p, m.disconnected)
 	case m.renewed != "":
 		if a := l.agents[m.renewed]; a != nil {
+			p.placing = p.placing || a.stalled(time.Now())
 			a.renewedAt = time.Now()
 		}
 	case m.wire != nil:
@@ -420,6 +431,7 @@ func (l *Runs) adopt(p *pass, ar *activeRun, s engine.Step) {
 			delete(ar.open, a.ID)
 			delete(l.attempts, a.ID)
 			l.notes.drop(a.ID)
+			delete(l.gos, a.ID)
 		}
 		delete(l.fields, fieldKey{a.Run, a.Task})
 	}
