@@ -12,11 +12,12 @@ import (
 // CreateRun adds a run as the engine first left it, and sets r.Number and
 // r.Version; they are void when the transaction is rolled back. c is what the run
 // was planned with: its digest is the run's, and it has every task of the run. It
-// is kept once for each digest.
+// is kept once for each digest, and so are those that a run of it may call: a run
+// goes on with what it was planned with.
 //
 // When a run with the same key is there already, the error is a fault.Conflict
 // and nothing was written; the transaction may go on.
-func (tx *Tx) CreateRun(r *pipeline.Run, c *pipeline.Composition) error {
+func (tx *Tx) CreateRun(r *pipeline.Run, c *pipeline.Composition, calls ...*pipeline.Composition) error {
 	var other pipeline.RunID
 	err := tx.scan(`SELECT id FROM runs WHERE run_key = ?`, []any{string(r.Key)}, &other)
 	if err == nil {
@@ -28,7 +29,12 @@ func (tx *Tx) CreateRun(r *pipeline.Run, c *pipeline.Composition) error {
 	if err := tx.checkNew(r, c); err != nil {
 		return err
 	}
-	if err := tx.insertRun(r, c); err != nil {
+	for _, c := range append([]*pipeline.Composition{c}, calls...) {
+		if err := tx.keepComposition(c); err != nil {
+			return fmt.Errorf("create run %s: keep %s: %w", r.ID, c.Name, err)
+		}
+	}
+	if err := tx.insertRun(r); err != nil {
 		return fmt.Errorf("create run %s: %w", r.ID, err)
 	}
 	return nil
@@ -51,10 +57,7 @@ func (tx *Tx) checkNew(r *pipeline.Run, c *pipeline.Composition) error {
 	return nil
 }
 
-func (tx *Tx) insertRun(r *pipeline.Run, c *pipeline.Composition) error {
-	if err := tx.keepComposition(c); err != nil {
-		return err
-	}
+func (tx *Tx) insertRun(r *pipeline.Run) error {
 	if err := tx.scan(`INSERT INTO counters VALUES (?, 1) ON CONFLICT DO UPDATE SET last = last + 1 RETURNING last`,
 		[]any{string(r.Composition)}, &r.Number); err != nil {
 		return err
@@ -73,11 +76,11 @@ func (tx *Tx) insertRun(r *pipeline.Run, c *pipeline.Composition) error {
 		return tx.fail(fmt.Errorf("behind: %w", err))
 	}
 	_, err = tx.exec(`INSERT INTO runs (id, composition, number, run_key, digest, commit_id, ref, event, params,
-			priority, state, reason, cancel, created_at, started_at, finished_at, depth, grp, behind, outputs, version)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)`,
+			priority, state, reason, cancel, created_at, started_at, finished_at, depth, draft, grp, behind, outputs, version)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)`,
 		string(r.ID), string(r.Composition), r.Number, string(r.Key), string(r.Digest), string(r.Commit), string(r.Ref),
 		event, params, r.Priority, string(r.State), r.Reason, r.Cancel,
-		r.CreatedAt.UnixNano(), instant(r.StartedAt), instant(r.FinishedAt), r.Depth, r.Group, behind, r.Version)
+		r.CreatedAt.UnixNano(), instant(r.StartedAt), instant(r.FinishedAt), r.Depth, r.Draft, r.Group, behind, r.Version)
 	if err != nil {
 		return err
 	}
@@ -95,11 +98,11 @@ func (tx *Tx) insertTask(run pipeline.RunID, t *pipeline.RunTask) error {
 		return err
 	}
 	_, err = tx.exec(`INSERT INTO tasks (run_id, name, idx, state, reason, epoch, failures, attempt_id, agent_id, slot,
-			outputs, links, exit, ready_at, started_at, finished_at, not_before, built_in, child, reviews, records)
-		VALUES (?, ?, ?, ?, ?, 0, ?, NULL, NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			outputs, links, exit, ready_at, started_at, finished_at, not_before, built_in, child, message, reviews, records)
+		VALUES (?, ?, ?, ?, ?, 0, ?, NULL, NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		string(run), string(t.Name), t.Index, string(t.State), t.Reason, t.Failures, t.Slot,
 		j.outputs, j.links, t.Exit, instant(t.ReadyAt), instant(t.StartedAt), instant(t.FinishedAt), instant(t.NotBefore),
-		t.Spec.BuiltIn(), orNull(t.Child), j.reviews, j.records)
+		t.Spec.BuiltIn(), orNull(t.Child), t.Message, j.reviews, j.records)
 	return err
 }
 

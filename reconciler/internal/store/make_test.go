@@ -70,7 +70,7 @@ func move(r *pipeline.Run, name pipeline.TaskName, to pipeline.State) *pipeline.
 		t.Records = json.RawMessage(`{"seen":3}`)
 	}
 	if t.Spec.BuiltIn() {
-		t.Child, t.Reviews = "child", []pipeline.Review{{By: "ana", Approve: true, Comment: "go", At: noon}}
+		t.Child, t.Message, t.Reviews = "child", "Go on?", []pipeline.Review{{By: "ana", Approve: true, Comment: "go", At: noon}}
 	}
 	t.State, t.Reason = to, "moved to "+string(to)
 	a.Behind, a.Outputs = nil, json.RawMessage(`{"url":"http://x"}`)

@@ -12,7 +12,7 @@ import (
 // task offered: that is for offerTask alone.
 const saveTask = `UPDATE tasks SET state = ?1, reason = ?2, failures = ?3, attempt_id = ?4, agent_id = ?5, slot = ?6,
 		outputs = ?7, links = ?8, exit = ?9, ready_at = ?10, started_at = ?11, finished_at = ?12, not_before = ?13,
-		child = ?18, reviews = ?19, records = ?20
+		child = ?18, reviews = ?19, records = ?20, message = ?21
 	WHERE run_id = ?14 AND name = ?15 AND state = ?16 AND epoch = ?17 AND (?1 <> 'offered' OR state = 'offered')`
 
 // offerTask is the only statement that makes a task offered, so that there is one
@@ -32,7 +32,8 @@ const offerTask = `UPDATE tasks SET state = 'offered', epoch = epoch + 1, reason
 // When the record no longer is as before says, the error is a fault.Conflict. A
 // move that the table in pipeline does not have, a change of what has ended and
 // other impossible values are fault.Internal. After either the transaction will
-// not be committed. Specs and what a run was made with are not written.
+// not be committed. Specs and what a run was made with are not written; the params
+// and the group of a draft are, with the step that ends the draft.
 func (tx *Tx) SaveRun(before, after *pipeline.Run) error {
 	if before.ID != after.ID || len(before.Tasks) != len(after.Tasks) {
 		return tx.defect("save run %s: %s with %d tasks is not what became of it with %d", before.ID, after.ID, len(after.Tasks), len(before.Tasks))
@@ -88,7 +89,7 @@ func (tx *Tx) saveTask(run *pipeline.Run, b, a *pipeline.RunTask) error {
 	if offer {
 		statement, args = offerTask, append(args, a.Spec.When == pipeline.Always)
 	} else {
-		args = append(args, orNull(a.Child), j.reviews, j.records)
+		args = append(args, orNull(a.Child), j.reviews, j.records, a.Message)
 	}
 	n, err := tx.exec(statement, args...)
 	if err != nil {
@@ -110,6 +111,13 @@ func (tx *Tx) saveRun(b, a *pipeline.Run) error {
 	if b.Cancel && !a.Cancel {
 		return tx.defect("a cancelled run does not go on")
 	}
+	if !b.Draft && (a.Draft || a.Group != b.Group || !bytes.Equal(a.Params, b.Params)) {
+		return tx.defect("what it was made with stays")
+	}
+	params, err := rawJSON(a.Params)
+	if err != nil {
+		return tx.fail(fmt.Errorf("params: %w", err))
+	}
 	behind, err := asJSON(a.Behind)
 	if err != nil {
 		return tx.fail(fmt.Errorf("behind: %w", err))
@@ -119,10 +127,10 @@ func (tx *Tx) saveRun(b, a *pipeline.Run) error {
 		return tx.fail(fmt.Errorf("outputs: %w", err))
 	}
 	n, err := tx.exec(`UPDATE runs SET state = ?, reason = ?, cancel = ?, priority = ?, started_at = ?, finished_at = ?,
-			behind = ?, outputs = ?, version = version + 1
+			draft = ?, params = ?, grp = ?, behind = ?, outputs = ?, version = version + 1
 		WHERE id = ? AND version = ?`,
 		string(a.State), a.Reason, a.Cancel, a.Priority, instant(a.StartedAt), instant(a.FinishedAt),
-		behind, outputs, string(b.ID), b.Version)
+		a.Draft, params, a.Group, behind, outputs, string(b.ID), b.Version)
 	if err != nil {
 		return err
 	}
@@ -139,6 +147,7 @@ func (tx *Tx) saveRun(b, a *pipeline.Run) error {
 // sameRun compares what SaveRun writes of a run itself.
 func sameRun(a, b *pipeline.Run) bool {
 	return a.State == b.State && a.Reason == b.Reason && a.Cancel == b.Cancel && a.Priority == b.Priority &&
+		a.Draft == b.Draft && a.Group == b.Group && bytes.Equal(a.Params, b.Params) &&
 		a.StartedAt.Equal(b.StartedAt) && a.FinishedAt.Equal(b.FinishedAt) &&
 		slices.Equal(a.Behind, b.Behind) && bytes.Equal(a.Outputs, b.Outputs)
 }
@@ -150,7 +159,7 @@ func sameTask(a, b *pipeline.RunTask) bool {
 		bytes.Equal(a.Outputs, b.Outputs) && bytes.Equal(a.Records, b.Records) && slices.Equal(a.Links, b.Links) && sameExit(a.Exit, b.Exit) &&
 		a.ReadyAt.Equal(b.ReadyAt) && a.StartedAt.Equal(b.StartedAt) &&
 		a.FinishedAt.Equal(b.FinishedAt) && a.NotBefore.Equal(b.NotBefore) &&
-		a.Child == b.Child && slices.EqualFunc(a.Reviews, b.Reviews, sameReview)
+		a.Child == b.Child && a.Message == b.Message && slices.EqualFunc(a.Reviews, b.Reviews, sameReview)
 }
 
 func sameReview(a, b pipeline.Review) bool {

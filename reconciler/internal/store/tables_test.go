@@ -55,6 +55,10 @@ func TestTablesRefuseTheImpossible(t *testing.T) {
 		`UPDATE runs SET number = 1 WHERE id = ` + id(pipeline.Ready),
 		`UPDATE runs SET digest = 'unknown' WHERE id = ` + id(pipeline.Ready),
 		`DELETE FROM runs WHERE id = ` + id(pipeline.Ready),
+		`UPDATE runs SET params = '{}' WHERE id = ` + id(pipeline.Ready),
+		`UPDATE runs SET grp = 'other' WHERE id = ` + id(pipeline.Ready),
+		`UPDATE runs SET draft = 1 WHERE id = ` + id(pipeline.Ready),
+		`UPDATE tasks SET message = 'x' WHERE run_id = ` + id(pipeline.Ready),
 		insert + `'x2', run_id, task, agent_id, 1, 6, 'offered', NULL, '', NULL, 0, 1, NULL, NULL FROM attempts`, // two open
 		insert + `'x2', run_id, task, agent_id, 1, 4, 'declined', NULL, '', NULL, 0, 1, NULL, 1 FROM attempts`,   // epoch falls
 		insert + `'x2', run_id, task, agent_id, 1, 6, 'done', NULL, '', NULL, 0, 1, NULL, 1 FROM attempts`,       // no outcome

@@ -60,6 +60,8 @@ CREATE TABLE runs (
   started_at  INTEGER,
   finished_at INTEGER,
   depth       INTEGER NOT NULL CHECK (depth >= 0),
+  -- Its params and its group are not known yet.
+  draft       INTEGER NOT NULL CHECK (draft IN (0, 1)),
   -- The concurrency group, and as JSON the runs it waits behind.
   grp         TEXT    NOT NULL,
   behind      TEXT,
@@ -99,6 +101,7 @@ CREATE TABLE tasks (
   -- The control plane runs it itself; no agent ever has it.
   built_in    INTEGER NOT NULL CHECK (built_in IN (0, 1)),
   child       TEXT,
+  message     TEXT    NOT NULL,
   reviews     TEXT,
   PRIMARY KEY (run_id, name),
   CHECK ((finished_at IS NOT NULL) = (state IN
@@ -106,7 +109,7 @@ CREATE TABLE tasks (
   -- What an agent holds names the agent and the attempt.
   CHECK (state NOT IN ('offered', 'running', 'in_doubt') OR built_in
     OR (epoch >= 1 AND attempt_id IS NOT NULL AND agent_id IS NOT NULL)),
-  CHECK (built_in OR (state <> 'held' AND child IS NULL AND reviews IS NULL)),
+  CHECK (built_in OR (state <> 'held' AND child IS NULL AND message = '' AND reviews IS NULL)),
   CHECK (NOT built_in OR (epoch = 0 AND attempt_id IS NULL AND agent_id IS NULL))
 ) STRICT, WITHOUT ROWID;
 
@@ -191,6 +194,22 @@ CREATE TABLE refs (
   ref       TEXT NOT NULL CHECK (ref <> ''),
   commit_id TEXT NOT NULL CHECK (commit_id <> ''),
   PRIMARY KEY (repo, ref)
+) STRICT, WITHOUT ROWID;
+
+-- How far the changes were followed for runs that others run after.
+CREATE TABLE followed (
+  repo TEXT PRIMARY KEY,
+  seq  INTEGER NOT NULL CHECK (seq >= 0)
+) STRICT, WITHOUT ROWID;
+
+-- Until when the firings of each cron trigger that is in force have been seen to.
+CREATE TABLE firings (
+  repo        TEXT    NOT NULL,
+  composition TEXT    NOT NULL,
+  schedule    TEXT    NOT NULL,
+  zone        TEXT    NOT NULL,
+  seen_to     INTEGER NOT NULL,
+  PRIMARY KEY (repo, composition, schedule, zone)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE repository_problems (
@@ -300,6 +319,13 @@ BEGIN SELECT RAISE(ABORT, 'a run number is never used again'); END;
 CREATE TRIGGER runs_terminal BEFORE UPDATE ON runs
 WHEN OLD.finished_at IS NOT NULL
 BEGIN SELECT RAISE(ABORT, 'the outcome of a run is for ever'); END;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE TRIGGER runs_made BEFORE UPDATE ON runs
+WHEN NEW.run_key <> OLD.run_key OR NEW.digest <> OLD.digest OR NEW.commit_id <> OLD.commit_id OR NEW.draft > OLD.draft
+  OR OLD.draft = 0 AND (NEW.params IS NOT OLD.params OR NEW.grp <> OLD.grp)
+BEGIN SELECT RAISE(ABORT, 'what a run was made with stays'); END;
 -- +goose StatementEnd
 
 -- +goose StatementBegin
