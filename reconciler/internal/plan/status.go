@@ -32,6 +32,10 @@ type Facts struct {
 	Verdicts    []pipeline.Verdict
 	// Runs of the commit; only the newest of each composition counts.
 	Runs []*pipeline.Run
+	// Proposals are the changes whose head the commit is, and those that it merged.
+	// Planning: it is the head of one that has no plan yet.
+	Proposals []pipeline.Proposal
+	Planning  bool
 	// URL of the web view, without a slash at its end; "" leaves links out.
 	URL string
 }
@@ -77,6 +81,13 @@ func OfRun(r *pipeline.Run, url string) pipeline.Status {
 
 // RollUp is the status of the whole commit, the one to require before a merge.
 func RollUp(f Facts) pipeline.Status {
+	s := ofRuns(f)
+	f.propose(&s)
+	return s
+}
+
+// ofRuns rolls up what the commit declares and started.
+func ofRuns(f Facts) pipeline.Status {
 	runs := newest(f.Runs)
 	s := pipeline.Status{Commit: f.Commit, Context: ContextAll, State: statusSuccess}
 	if f.URL != "" {

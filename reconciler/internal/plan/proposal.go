@@ -1,0 +1,86 @@
+package plan
+
+import (
+	"net/url"
+	"strings"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+)
+
+// propose adds to the status of a commit what the changes say that it proposes or
+// merged.
+func (f *Facts) propose(s *pipeline.Status) {
+	planned := false
+	for i := range f.Proposals {
+		p := &f.Proposals[i]
+		switch {
+		case p.State == pipeline.ProposalOpen && p.Head == f.Commit:
+			planned = true
+			f.open(s, p)
+		case p.State == pipeline.ProposalMerged && p.Merge != nil:
+			f.merged(s, p)
+		}
+	}
+	if f.Planning && !planned {
+		raise(s, statusPending)
+		f.join(s, "the plan is being made")
+	}
+}
+
+// open says what merging will do, and whose turn it is.
+func (f *Facts) open(s *pipeline.Status, p *pipeline.Proposal) {
+	if f.URL != "" {
+		s.URL = f.URL + ProposalPath(p.Branch)
+	}
+	if pipeline.HasErrors(f.Diagnostics) {
+		return // the first mistake is what its author needs
+	}
+	switch p.Approval {
+	case pipeline.ApprovalWaiting:
+		raise(s, statusPending)
+	case pipeline.ApprovalRefused:
+		raise(s, statusFailure)
+	}
+	f.join(s, "plan: "+plural(len(p.Predicted), "run")+" on merge; "+p.Sentence)
+}
+
+// merged says so where the policy was passed over, and on a head that was merged by
+// another commit.
+func (f *Facts) merged(s *pipeline.Status, p *pipeline.Proposal) {
+	if p.Head == f.Commit && p.Merge.Commit != f.Commit {
+		if f.URL != "" {
+			s.URL = f.URL + ProposalPath(p.Branch)
+		}
+		f.join(s, "merged as "+p.Merge.Commit.Short()+": "+p.Merge.Sentence)
+		return
+	}
+	switch p.Merge.Approval {
+	case pipeline.ApprovalWaiting:
+		s.Description = cut("merged without the approval it needed; " + s.Description)
+	case pipeline.ApprovalRefused:
+		s.Description = cut("merged although it was refused; " + s.Description)
+	}
+}
+
+// join puts a sentence before what the runs of the commit say.
+func (f *Facts) join(s *pipeline.Status, sentence string) {
+	if len(f.Runs) > 0 || pipeline.HasErrors(f.Diagnostics) {
+		sentence += "; " + s.Description
+	}
+	s.Description = cut(sentence)
+}
+
+func raise(s *pipeline.Status, state string) {
+	if rank(state) > rank(s.State) {
+		s.State = state
+	}
+}
+
+// ProposalPath is the path of the page of a proposed change.
+func ProposalPath(branch string) string {
+	parts := strings.Split(branch, "/")
+	for i := range parts {
+		parts[i] = url.PathEscape(parts[i])
+	}
+	return "/changes/" + strings.Join(parts, "/")
+}

@@ -1,0 +1,56 @@
+package plan_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/reconciler/internal/plan"
+)
+
+func TestStatusOfAProposedHeadSaysWhoseTurnItIs(t *testing.T) {
+	t.Parallel()
+	const head, main = "1111111111111111111111111111111111111111", "2222222222222222222222222222222222222222"
+	open := func(a pipeline.Approval, sentence string) pipeline.Proposal {
+		return pipeline.Proposal{
+			Branch: "feature/a b", Head: head, State: pipeline.ProposalOpen, Approval: a, Sentence: sentence,
+			Predicted: []pipeline.CompositionName{"a", "b", "c"},
+		}
+	}
+	merged := func(commit pipeline.CommitID, a pipeline.Approval) pipeline.Proposal {
+		p := open(a, "")
+		p.State, p.Merge = pipeline.ProposalMerged, &pipeline.Merge{Commit: commit, Approval: a, Sentence: "predicted 3 runs, started 3"}
+		return p
+	}
+	run := func(s pipeline.State) []*pipeline.Run {
+		return []*pipeline.Run{{ID: "1", Number: 7, Composition: "lint", State: s, Reason: "exit code 1"}}
+	}
+	mistake := []pipeline.Diagnostic{{Severity: pipeline.SeverityError, Message: "no", Pos: pipeline.Position{File: "a.cue"}}}
+	for name, c := range map[string]struct {
+		facts       plan.Facts
+		state, text string
+	}{
+		"planning":        {plan.Facts{Commit: head, Planning: true}, "pending", "the plan is being made"},
+		"planning, wrong": {plan.Facts{Commit: head, Planning: true, Diagnostics: mistake}, "failure", "the plan is being made; a.cue: no"},
+		"no policy":       {plan.Facts{Commit: head, Proposals: []pipeline.Proposal{open(pipeline.ApprovalNone, "no approval is needed")}}, "success", "plan: 3 runs on merge; no approval is needed"},
+		"waiting":         {plan.Facts{Commit: head, Planning: true, Proposals: []pipeline.Proposal{open(pipeline.ApprovalWaiting, "needs 1 approval of ops")}}, "pending", "plan: 3 runs on merge; needs 1 approval of ops"},
+		"approved":        {plan.Facts{Commit: head, Proposals: []pipeline.Proposal{open(pipeline.ApprovalGiven, "approved by ana")}}, "success", "plan: 3 runs on merge; approved by ana"},
+		"refused":         {plan.Facts{Commit: head, Proposals: []pipeline.Proposal{open(pipeline.ApprovalRefused, "refused by ana")}}, "failure", "plan: 3 runs on merge; refused by ana"},
+		"a mistake":       {plan.Facts{Commit: head, Diagnostics: mistake, Proposals: []pipeline.Proposal{open(pipeline.ApprovalGiven, "approved by ana")}}, "failure", "a.cue: no"},
+		"a run failed":    {plan.Facts{Commit: head, Runs: run(pipeline.Failure), Proposals: []pipeline.Proposal{open(pipeline.ApprovalGiven, "approved by ana")}}, "failure", "plan: 3 runs on merge; approved by ana; 1 of 1 run done: lint #7 failure: exit code 1"},
+		"a run goes on":   {plan.Facts{Commit: head, Runs: run(pipeline.Running), Proposals: []pipeline.Proposal{open(pipeline.ApprovalGiven, "approved by ana")}}, "pending", ""},
+		"merged":          {plan.Facts{Commit: head, Runs: run(pipeline.Success), Proposals: []pipeline.Proposal{merged(head, pipeline.ApprovalGiven)}}, "success", "1 run succeeded"},
+		"not approved":    {plan.Facts{Commit: head, Runs: run(pipeline.Success), Proposals: []pipeline.Proposal{merged(head, pipeline.ApprovalWaiting)}}, "success", "merged without the approval it needed; 1 run succeeded"},
+		"merge commit":    {plan.Facts{Commit: main, Runs: run(pipeline.Success), Proposals: []pipeline.Proposal{merged(main, pipeline.ApprovalRefused)}}, "success", "merged although it was refused; 1 run succeeded"},
+		"merged head":     {plan.Facts{Commit: head, Proposals: []pipeline.Proposal{merged(main, pipeline.ApprovalGiven)}}, "success", "merged as 222222222222: predicted 3 runs, started 3"},
+	} {
+		c.facts.URL = "http://x"
+		s := plan.RollUp(c.facts)
+		if s.State != c.state || c.text != "" && s.Description != c.text || s.Context != "maestro" {
+			t.Errorf("%s: %s %q, want %s %q", name, s.State, s.Description, c.state, c.text)
+		}
+		if strings.HasPrefix(s.Description, "plan:") && s.URL != "http://x/changes/feature/a%20b" {
+			t.Errorf("%s: leads to %s", name, s.URL)
+		}
+	}
+}
