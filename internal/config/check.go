@@ -75,6 +75,11 @@ func (b *batch) checkOps(dir string, res *unitResult) {
 		res.Fatal = pipeline.HasErrors(res.Diagnostics)
 		return
 	}
+	defer func() {
+		if res.Fatal {
+			res.Compositions, res.Pools, res.Secrets = nil, nil, nil
+		}
+	}()
 	c := &checker{batch: b, unit: dir, own: own, all: all, root: v, res: res}
 	c.x = explainer{batch: b, unit: dir, idx: all, root: v, definition: c.definitionOf, meant: map[string]bool{}}
 	c.compositions()
@@ -87,7 +92,6 @@ func (b *batch) checkOps(dir string, res *unitResult) {
 func (b *batch) buildOps(dir string, res *unitResult) (v cue.Value, ownIdx, all *index, ok bool) {
 	own, inherited, diags := b.opsFiles(dir)
 	files := append(slices.Clone(own), inherited...)
-	diags = append(diags, checkTopLevel(own)...)
 	diags = append(diags, b.checkImports(files)...)
 	ownIdx = newIndex(own)
 	res.Declared = declarations(ownIdx)
@@ -95,7 +99,11 @@ func (b *batch) buildOps(dir string, res *unitResult) (v cue.Value, ownIdx, all 
 		res.Diagnostics = append(res.Diagnostics, diags...)
 		return v, nil, nil, false
 	}
-	res.Diagnostics = append(res.Diagnostics, diags...)
+	// A misspelt name at the top takes nothing from the rest, but what it was to
+	// declare is not there.
+	top := checkTopLevel(own)
+	res.Fatal = len(top) > 0
+	res.Diagnostics = append(append(res.Diagnostics, diags...), top...)
 	// What is wrong with the text of an import is known; its values are looked at
 	// once here, so that misspelt definitions are found before CUE repeats them.
 	if ds := b.checkSelectors(files); len(ds) > 0 {

@@ -9,6 +9,7 @@ import (
 	"cuelang.org/go/cue"
 	"cuelang.org/go/cue/ast"
 	"cuelang.org/go/cue/errors"
+	"cuelang.org/go/cue/token"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
@@ -101,12 +102,16 @@ func (w *work) run() {
 
 // validate reports what CUE finds and adds the tasks it concerns to broken.
 func (w *work) validate(broken map[string]bool) {
-	err := w.v.Validate()
-	if err == nil {
-		return
+	unknown, done := w.undeclared()
+	w.complain(unknown...)
+	for key := range done {
+		if p := strings.Split(key, pathSep); len(p) > 4 && p[2] == "tasks" {
+			broken[p[3]] = true
+		}
 	}
-	w.failed = true
-	for _, d := range w.x.errors(err) {
+	err := w.v.Validate()
+	w.failed = err != nil || len(unknown) > 0
+	for _, d := range w.x.errorsBut(err, done) {
 		if !w.blamed[d.Pos] {
 			w.complain(d)
 		}
@@ -238,12 +243,29 @@ func (w *work) instance(t *task, uses string) bool {
 	}
 	t.broken = true
 	d := diag(codeNotInstance, t.pos, "task %q is not made of a plugin's task", t.name)
-	d.Help = "import the plugin and write: " + t.name + ": shell.#Run & {fields: …}"
-	if t.def != nil {
-		plugin, _, _ := strings.Cut(uses, "/")
-		d.Help = "write: " + t.name + ": " + plugin + "." + t.def.name + " & {…}"
-	} else if uses != "" {
-		d.Note = fmt.Sprintf("it says uses: %q, which no imported plugin offers", uses)
+	plugin, _, _ := strings.Cut(uses, "/")
+	made := plugin + "."
+	switch {
+	case t.def != nil:
+		made += t.def.name
+	case uses != "":
+		d.Note = fmt.Sprintf("it says uses: %q, which no imported plugin offers", plain(uses))
+		fallthrough
+	default:
+		made = "shell.#Run"
+	}
+	d.Help = "write " + quoteLabel(t.name) + ": " + made + " & {…}"
+	for _, p := range w.all.at(w.path("tasks", t.name)...) {
+		switch e := p.value.(type) {
+		case *ast.BinaryExpr:
+			if e.Op == token.LAND {
+				d.Pos, d.Help = position(e.OpPos), "a definition and its fields have one & between them"
+			}
+		case *ast.StructLit:
+			if t.def == nil && len(e.Elts) > 0 && uses == "" {
+				d.Note = "a task says what it is by the plugin's definition that it begins with; nothing else can"
+			}
+		}
 	}
 	w.complain(d)
 	return false

@@ -80,9 +80,13 @@ func pathOf(e errors.Error) []string {
 // errors explains what validating a value gave: one diagnostic for each path, and
 // for a task that is declared twice one in all.
 func (x *explainer) errors(err error) []pipeline.Diagnostic {
+	return x.errorsBut(err, map[string]bool{})
+}
+
+// errorsBut leaves out the paths of which something has been said.
+func (x *explainer) errorsBut(err error, done map[string]bool) []pipeline.Diagnostic {
 	var out, missing []pipeline.Diagnostic
 	var missed []string
-	done := map[string]bool{}
 	for _, e := range errors.Errors(err) {
 		p := pathOf(e)
 		format, _ := innermost(e)
@@ -147,6 +151,9 @@ func (x *explainer) classify(e errors.Error, format string, args []any) pipeline
 	d.Note = "the evaluator says: " + plain(errors.Newf(token.NoPos, format, args...).Error())
 	return d
 }
+
+// nameRE is #Name of the schema.
+var nameRE = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
 
 // keyRE is #Key of the schema.
 var keyRE = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,62}$`)

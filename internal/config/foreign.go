@@ -49,6 +49,9 @@ func (x *explainer) unknownField(p []string, e errors.Error) pipeline.Diagnostic
 // firstUnknown cuts a path after the first name that is not declared: CUE names
 // what is inside it as well.
 func (x *explainer) firstUnknown(p []string) []string {
+	if len(p) > 4 && p[0] == "compositions" && p[2] == "tasks" && !nameRE.MatchString(p[3]) {
+		return p[:4]
+	}
 	for i := 2; i < len(p)-1; i++ {
 		parent := x.declared(p[:i])
 		if names := fieldNames(parent); len(names) > 0 && !child(parent, p[i]).Exists() {
@@ -95,14 +98,14 @@ func (x *explainer) meantField(p, known []string, def *definition) string {
 		words = taskWords
 	case len(p) == 3 && p[0] == "compositions":
 		words = compositionWords
-	case len(p) == 4 && p[2] == "triggers":
+	case len(p) == 5 && p[2] == "triggers":
 		return "the events are " + strings.Join(slices.DeleteFunc(slices.Clone(known), func(s string) bool { return s == "params" }), ", ")
 	}
 	if len(p) == 6 && p[4] == "fields" {
 		words = taskWords
 	}
 	for _, w := range words {
-		if !slices.Contains(strings.Fields(w.words), strings.ToLower(strings.NewReplacer("-", "", "_", "").Replace(last))) {
+		if !w.has(last) {
 			continue
 		}
 		for _, f := range w.fields {
@@ -123,6 +126,10 @@ func (x *explainer) meantField(p, known []string, def *definition) string {
 type foreign struct {
 	words  string
 	fields []instead
+}
+
+func (w foreign) has(word string) bool {
+	return slices.Contains(strings.Fields(w.words), strings.ToLower(strings.NewReplacer("-", "", "_", "").Replace(word)))
 }
 
 type instead struct{ name, help string }
@@ -165,4 +172,48 @@ var compositionWords = []foreign{
 	{"retries retry", []instead{{"", "each task has its own retries: {max: 2}"}}},
 	{"needs dependson", []instead{{"", "needs belongs to a task"}}},
 	{"fields script command", []instead{{"", `it belongs to a task: tasks: NAME: shell.#Run & {fields: script: "…"}`}}},
+}
+
+// undeclared reports the names that a composition gives where the schema or a
+// manifest has others. CUE does so, too, but not all of them once it has found a
+// conflict, and none where a definition is embedded.
+func (w *work) undeclared() (out []pipeline.Diagnostic, at map[string]bool) {
+	at = map[string]bool{}
+	look := func(path ...string) {
+		known := fieldNames(w.x.declared(path))
+		for _, name := range w.all.children(path...) {
+			if len(known) == 0 || slices.Contains(known, name) || strings.HasPrefix(name, "_") || strings.HasPrefix(name, "#") {
+				continue
+			}
+			p := append(slices.Clone(path), name)
+			if child(w.x.declared(path), name).Exists() {
+				continue // by a pattern
+			}
+			at[keyOf(p)] = true
+			out = append(out, w.x.unknownField(p, nil))
+		}
+	}
+	look(w.path()...)
+	for _, name := range w.all.children(w.path("tasks")...) {
+		if !nameRE.MatchString(name) {
+			continue
+		}
+		look(w.path("tasks", name)...)
+		if len(w.all.at(w.path("tasks", name, "uses")...)) == 0 { // else it is not made of what it says
+			look(w.path("tasks", name, "fields")...)
+		}
+		look(w.path("tasks", name, "retries")...)
+	}
+	for _, i := range w.all.children(w.path("triggers")...) {
+		if i[0] < '0' || i[0] > '9' {
+			continue // no list
+		}
+		look(w.path("triggers", i)...)
+		for _, event := range w.all.children(w.path("triggers", i)...) {
+			if event != "params" {
+				look(w.path("triggers", i, event)...)
+			}
+		}
+	}
+	return out, at
 }

@@ -81,7 +81,7 @@ func newBatch(req *request) *batch {
 func (b *batch) parse(name string, text []byte) (*ast.File, []pipeline.Diagnostic) {
 	f, err := parser.ParseFile(name, text, parser.ParseComments, parser.Version(b.req.Version))
 	if err != nil {
-		return nil, syntaxDiagnostics(name, err)
+		return nil, syntaxDiagnostics(name, text, err)
 	}
 	return f, refusedAttributes(f)
 }
@@ -308,8 +308,6 @@ func (b *batch) checkImport(spec *ast.ImportSpec) (pipeline.Diagnostic, bool) {
 		return pipeline.Diagnostic{}, false
 	case len(p.files) == 0 && len(p.diags) == 0:
 		return b.unknownPackage(importPath, dir, name, pos), true
-	case len(p.files) == 0 && onlyWrongPackage(p.diags):
-		return b.unknownPackage(importPath, dir, name, pos), true
 	}
 	return brokenImport(importPath, pos, p.diags), true
 }
@@ -319,10 +317,6 @@ func brokenImport(importPath string, pos pipeline.Position, ds []pipeline.Diagno
 	first := ds[slices.IndexFunc(ds, func(d pipeline.Diagnostic) bool { return d.Severity == pipeline.SeverityError })]
 	d.Note = "the first is " + first.Pos.String() + ": " + first.Message
 	return d
-}
-
-func onlyWrongPackage(ds []pipeline.Diagnostic) bool {
-	return !slices.ContainsFunc(ds, func(d pipeline.Diagnostic) bool { return d.Code != codePackage })
 }
 
 func (b *batch) unknownPackage(importPath, dir, name string, pos pipeline.Position) pipeline.Diagnostic {

@@ -6,7 +6,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"unicode"
 
 	"cuelang.org/go/cue"
 	"cuelang.org/go/cue/ast"
@@ -111,7 +110,12 @@ func (b *batch) readManifest(dir string) *manifest {
 	name := pluginName(dir)
 	p := b.packages[dir]
 	if p == nil {
-		p = b.importPackage(dir, b.packageName(files, name))
+		// As imports assume; only a folder whose name is no identifier can differ.
+		pkgName := name
+		if !ast.IsValidIdent(name) {
+			pkgName = b.packageName(files, name)
+		}
+		p = b.importPackage(dir, pkgName)
 	}
 	m := &manifest{name: name, pkg: p, defs: map[string]*definition{}, diags: p.diags}
 	if p.inst == nil {
@@ -191,7 +195,7 @@ func (m *manifest) readDefinitions(v cue.Value) {
 		case err != nil && !isTask: // a helper
 		case err != nil:
 			d := diag(codeManifest, pos, "%s does not say what it is called: it has no uses", name)
-			d.Help = fmt.Sprintf("add uses: %q", m.name+"/"+taskWord(name))
+			d.Help = fmt.Sprintf("add uses: %q", m.name+"/"+asName(name))
 			m.complain(d)
 		case !isTask:
 			d := diag(codeManifest, pos, "%s says uses: %q, but is no maestro.#Task", name, plain(uses))
@@ -248,18 +252,6 @@ func definitionIn(e ast.Expr) string {
 		}
 	}
 	return ""
-}
-
-// taskWord makes the name of a task of the name of its definition.
-func taskWord(def string) string {
-	var b strings.Builder
-	for i, r := range strings.Trim(def, "_#") {
-		if unicode.IsUpper(r) && i > 0 {
-			b.WriteByte('-')
-		}
-		b.WriteRune(unicode.ToLower(r))
-	}
-	return b.String()
 }
 
 func (m *manifest) readDefinition(name, uses string, v cue.Value) {

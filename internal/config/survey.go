@@ -391,7 +391,7 @@ func (s *survey) readModule() (bool, error) {
 	s.head = text
 	f, err := parser.ParseFile(moduleFile, text)
 	if err != nil {
-		s.diags = append(s.diags, syntaxDiagnostics(moduleFile, err)...)
+		s.diags = append(s.diags, syntaxDiagnostics(moduleFile, text, err)...)
 		return false, nil
 	}
 	idx := newIndex([]*ast.File{f})

@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"cuelang.org/go/cue/ast"
-	"cuelang.org/go/cue/errors"
 	"cuelang.org/go/cue/token"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
@@ -40,24 +39,6 @@ func unquote(s string) string {
 		return u
 	}
 	return strings.Trim(s, `"`)
-}
-
-func syntaxDiagnostics(name string, err error) []pipeline.Diagnostic {
-	var out []pipeline.Diagnostic
-	for _, e := range errors.Errors(err) {
-		pos := position(e.Position())
-		if pos.File == "" {
-			pos.File = name
-		}
-		format, args := e.Msg()
-		d := diag(codeSyntax, pos, "this cannot be read as CUE")
-		d.Note = plain(errors.Newf(token.NoPos, format, args...).Error())
-		out = append(out, d)
-		if len(out) == 3 {
-			break // after a few, the rest are consequences
-		}
-	}
-	return out
 }
 
 // refusedAttributes finds what this loader does not implement, and what would
@@ -124,12 +105,27 @@ func checkTopLevel(files []*ast.File) []pipeline.Diagnostic {
 			if slices.Contains(topLevel, name) || strings.HasPrefix(name, "_") || strings.HasPrefix(name, "#") {
 				continue
 			}
-			d := diag(codeTopLevel, position(field.Pos()), "unknown top-level name %q", name)
+			d := diag(codeTopLevel, position(field.Pos()), "unknown top-level name %q", plain(name))
 			d.Note = "package ops declares compositions, pools and secrets; a helper is written _" + name + " or #" + name
-			out = append(out, withHelp(d, didYouMean(name, topLevel)))
+			d.Help = didYouMean(name, topLevel)
+			switch {
+			case strings.Contains(" pipeline pipelines workflow workflows flow flows ", " "+strings.ToLower(name)+" "):
+				d.Help = "they are called compositions: write compositions: NAME: {…}"
+			case insideComposition(name):
+				d.Help = "it belongs into a composition: compositions: NAME: {…}"
+			}
+			out = append(out, d)
 		}
 	}
 	return out
+}
+
+// insideComposition recognises what other systems write at the top of a file.
+func insideComposition(name string) bool {
+	if slices.Contains([]string{"tasks", "triggers", "params", "name", "description", "agent", "timeout", "tests"}, name) {
+		return true
+	}
+	return slices.ContainsFunc(compositionWords, func(w foreign) bool { return w.has(name) })
 }
 
 // bound reports which top-level names the files bind to the schema in the form

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -18,6 +19,9 @@ func (x *explainer) wrongValue(p []string, e errors.Error) pipeline.Diagnostic {
 	if d, bad := x.wrongName(p); bad {
 		return d
 	}
+	if len(p) == 5 && p[2] == "tasks" && p[4] == "uses" {
+		return x.wrongUses(p, e)
+	}
 	pos := x.at(p, e)
 	decl := x.declared(p)
 	if d, twice := x.setTwice(p, decl); twice {
@@ -31,6 +35,19 @@ func (x *explainer) wrongValue(p []string, e errors.Error) pipeline.Diagnostic {
 	d := diag(codeValue, pos, "%s must be %s%s", x.subject(p), inWords(decl), x.written(p))
 	d.Note = declaredAt(position(decl.Pos()))
 	return withHelp(d, x.correction(p, decl))
+}
+
+// wrongUses explains a task that says uses, which is for manifests to say.
+func (x *explainer) wrongUses(p []string, e errors.Error) pipeline.Diagnostic {
+	d := diag(codeNotInstance, x.at(p, e), "task %q says uses, which only a plugin's manifest can", p[3])
+	d.Help = "write " + quoteLabel(p[3]) + ": shell.#Run & {…}, or another plugin's definition, and no uses"
+	for _, pl := range x.idx.at(p[:4]...) {
+		if def := definitionText(pl.value); def != "" {
+			d.Message = fmt.Sprintf("task %q is made of %s and cannot be another plugin's task", p[3], def)
+			d.Help = "remove uses, or write the other plugin's definition instead of " + def
+		}
+	}
+	return d
 }
 
 // wrongName explains the name of a declaration that breaks the rule of names, or
@@ -64,8 +81,12 @@ func (x *explainer) wrongName(p []string) (pipeline.Diagnostic, bool) {
 	return d, true
 }
 
+// hump is where one word ends and the next begins in buildWar.
+var hump = regexp.MustCompile(`([a-z0-9])([A-Z])`)
+
 // asName makes a name of one that breaks the rule, or returns it as it is.
 func asName(s string) string {
+	s = hump.ReplaceAllString(s, "$1-$2")
 	better := strings.Trim(strings.Map(func(r rune) rune {
 		switch {
 		case r >= 'A' && r <= 'Z':
