@@ -51,7 +51,7 @@ var kinds = []string{KindComposition, KindPool, KindPlugin, KindSecret, KindPoli
 
 // compare lists what head declares otherwise than base, and writes the meaning of
 // each difference into the seal.
-func compare(base, head *pipeline.Config, s *seal) (changes []Change, unchanged int) {
+func (s *seal) compare(base, head *pipeline.Config) (changes []Change, unchanged int) {
 	if base == head {
 		return nil, len(head.Compositions)
 	}
@@ -71,13 +71,19 @@ func compare(base, head *pipeline.Config, s *seal) (changes []Change, unchanged 
 			unchanged++
 			continue
 		case !had:
-			c.Op, c.Tasks, now = Added, is.tasks, treeOf(is.value)
+			c.Op, c.Tasks, now = Added, is.tasks, s.treeOf(is.value)
 		case !has:
-			c.Op, c.Tasks, c.Pos, old = Removed, was.tasks, was.pos, treeOf(was.value)
+			c.Op, c.Tasks, c.Pos, old = Removed, was.tasks, was.pos, s.treeOf(was.value)
+			if w, ok := was.value.(pipeline.Composition); ok && broken(head, w.Unit) {
+				c.Op = Broken
+			}
 		default:
-			c.Op, old, now = Changed, treeOf(was.value), treeOf(is.value)
+			c.Op, old, now = Changed, s.treeOf(was.value), s.treeOf(is.value)
 		}
 		oldCode, newCode := old.encode(nil), now.encode(nil)
+		if k[0] == KindComposition {
+			s.codes[pipeline.CompositionName(k[1])] = string(newCode)
+		}
 		if bytes.Equal(oldCode, newCode) {
 			if k[0] == KindComposition {
 				unchanged++
@@ -89,8 +95,10 @@ func compare(base, head *pipeline.Config, s *seal) (changes []Change, unchanged 
 				continue
 			}
 		}
+		if c.Op == Changed || k[0] != KindComposition {
+			c.Edits = edits(orEmpty(old), orEmpty(now), "", c.Pos)
+		}
 		if c.Op == Changed {
-			c.Edits = edits(old, now, "", is.pos)
 			c.Tasks = sameTasks(old, now)
 		}
 		s.add("change", k[0], k[1], string(oldCode), string(newCode))

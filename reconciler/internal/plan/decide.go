@@ -170,9 +170,12 @@ func (d *decision) withAsked(given json.RawMessage) (json.RawMessage, string) {
 	if len(d.Params) == 0 {
 		return given, ""
 	}
-	asked, fixed := map[string]json.RawMessage{}, map[string]json.RawMessage{}
+	var asked, fixed map[string]json.RawMessage
 	if err := json.Unmarshal(d.Params, &asked); err != nil {
 		return nil, "params are not a JSON object: " + err.Error()
+	}
+	if len(asked) == 0 { // as null is
+		return given, ""
 	}
 	if len(given) > 0 {
 		if err := json.Unmarshal(given, &fixed); err != nil {
@@ -232,8 +235,12 @@ func blame(d pipeline.Diagnostic) pipeline.CompositionName {
 // Forbidden says which secret or pool the policy does not let a run of c on ref
 // have, "" when it lets it have all. Secrets without a rule are not its business.
 func Forbidden(law *pipeline.Policy, c *pipeline.Composition, ref, main pipeline.Ref) string {
-	for i := range c.Tasks {
-		t := &c.Tasks[i]
+	if len(law.Pools)+len(law.Secrets) == 0 {
+		return ""
+	}
+	tasks := slices.SortedFunc(slices.Values(c.Tasks), func(a, b pipeline.Task) int { return cmp.Compare(a.Name, b.Name) })
+	for i := range tasks {
+		t := &tasks[i]
 		for _, r := range law.Pools {
 			if r.Pool == t.Requirement.Pool && !anyMatch(r.Compositions, string(c.Name)) {
 				return fmt.Sprintf("task %s: pool %s is for %s (%s)", t.Name, r.Pool, either(r.Compositions), r.Pos)
@@ -356,7 +363,7 @@ func (d *decision) meet(t *pipeline.Trigger, c pipeline.CompositionName) meeting
 	case t.Webhook != nil:
 		return d.meetWebhook(t.Webhook)
 	}
-	if e.Name != string(c) {
+	if t.Manual == nil || e.Name != string(c) {
 		return meeting{}
 	}
 	m := miss(fires, "asked for by %s", e.Author)

@@ -15,8 +15,12 @@ func (p *Plan) firings(in *Input) {
 	if in.Base == in.Head {
 		return
 	}
-	before, after := clocks(in.Base), clocks(in.Head)
+	base := cmp.Or(in.Base, &pipeline.Config{})
+	before, after := clocks(base), clocks(in.Head)
 	for _, c := range both(before, after) {
+		if was := base.Composition(c); was != nil && in.Head.Composition(c) == nil && broken(in.Head, was.Unit) {
+			continue
+		}
 		old, now := left(before[c], after[c]), left(after[c], before[c])
 		for i := range max(len(old), len(now)) {
 			f := Firing{Composition: c, Op: Changed}
@@ -45,9 +49,6 @@ func (c clock) String() string {
 // clocks are the cron triggers of each composition that is not suspended, sorted.
 func clocks(cfg *pipeline.Config) map[pipeline.CompositionName][]clock {
 	out := map[pipeline.CompositionName][]clock{}
-	if cfg == nil {
-		return out
-	}
 	for i := range cfg.Compositions {
 		c := &cfg.Compositions[i]
 		for _, t := range c.Triggers {

@@ -192,6 +192,9 @@ const (
 	Added   Op = "added"
 	Removed Op = "removed"
 	Changed Op = "changed"
+	// Broken: the head has errors where the base declares the thing, so what becomes
+	// of it is not known.
+	Broken Op = "broken"
 )
 
 // Kinds of what a change changes.
@@ -300,10 +303,10 @@ func Of(in Input) Plan {
 	if in.Base != nil {
 		p.Base = in.Base.Commit
 	}
-	s := &seal{}
+	s := newSeal()
 	p.Runs, p.Verdicts, p.Blanks = Decide(in)
 	line(p.Runs, in.Fleet)
-	p.Changes, p.Unchanged = compare(in.Base, in.Head, s)
+	p.Changes, p.Unchanged = s.compare(in.Base, in.Head)
 	p.approvals(&in)
 	p.reaches(&in)
 	p.firings(&in)

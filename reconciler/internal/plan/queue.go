@@ -11,24 +11,29 @@ import (
 // line says of each run what it waits for and how long such runs took.
 func line(runs []Run, f *Fleet) {
 	for i := range runs {
+		runs[i].Gates = gates(runs[i].Composition)
+	}
+	if f == nil {
+		return
+	}
+	past := make(map[pipeline.CompositionName]*History, len(f.History))
+	for i := range f.History {
+		past[f.History[i].Composition] = &f.History[i]
+	}
+	ahead := slices.Clone(f.Runs)
+	for i := range runs {
 		r := &runs[i]
-		r.Gates = gates(r.Composition)
-		if f == nil {
-			continue
+		if h := past[r.Name]; h != nil {
+			r.Waits, r.Takes = estimate(h.Waits), estimate(h.Durations)
 		}
-		ahead := slices.Clone(f.Runs)
-		for _, earlier := range runs[:i] {
-			if !earlier.Open && !earlier.Full {
-				ahead = append(ahead, Unfinished{
-					Composition: earlier.Name, Group: earlier.Group, State: pipeline.Pending, Waiting: len(earlier.Behind) > 0,
-				})
-			}
+		if r.Composition.Concurrency == nil && r.Composition.MaxRunning == 0 {
+			continue // it waits for nobody, and nobody for it
 		}
 		r.wait(ahead)
-		for j := range f.History {
-			if h := &f.History[j]; h.Composition == r.Name {
-				r.Waits, r.Takes = estimate(h.Waits), estimate(h.Durations)
-			}
+		if !r.Open && !r.Full {
+			ahead = append(ahead, Unfinished{
+				Composition: r.Name, Group: r.Group, State: pipeline.Pending, Waiting: len(r.Behind) > 0,
+			})
 		}
 	}
 }

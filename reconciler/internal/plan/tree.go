@@ -63,15 +63,53 @@ var (
 	rawType      = reflect.TypeFor[json.RawMessage]()
 )
 
-// treeOf returns the node of a value of the vocabulary, nil for what is absent.
-func treeOf(v any) *node { return tree(reflect.ValueOf(v)) }
+// forester makes nodes, and remembers of each type what to make of its fields.
+type forester struct {
+	types map[reflect.Type][]meaning
+}
 
-func tree(v reflect.Value) *node {
+func newForester() *forester { return &forester{types: map[reflect.Type][]meaning{}} }
+
+// meaning is what to make of a field of a struct.
+type meaning struct {
+	index     int
+	name      string
+	position  bool // it says where the struct is written
+	optional  bool // it is left out when it is empty
+	unordered bool
+	list      bool
+}
+
+func (f *forester) meanings(t reflect.Type) []meaning {
+	if known, ok := f.types[t]; ok {
+		return known
+	}
+	var out []meaning
+	for i := range t.NumField() {
+		field := t.Field(i)
+		name, options, _ := strings.Cut(field.Tag.Get("json"), ",")
+		id := t.Name() + "." + name
+		if name == "-" || silent[id] {
+			continue
+		}
+		out = append(out, meaning{
+			index: i, name: cmp.Or(spelled[id], name), position: field.Type == positionType, optional: options != "",
+			unordered: unordered[id], list: field.Type.Kind() == reflect.Slice && field.Type != rawType,
+		})
+	}
+	f.types[t] = out
+	return out
+}
+
+// treeOf returns the node of a value of the vocabulary, nil for what is absent.
+func (f *forester) treeOf(v any) *node { return f.tree(reflect.ValueOf(v)) }
+
+func (f *forester) tree(v reflect.Value) *node {
 	switch x := v.Interface().(type) {
 	case json.RawMessage:
 		return jsonTree(x)
 	case pipeline.Type:
-		return leaf(marshal(bare(x)), x.String())
+		return typeTree(x)
 	case pipeline.Expr:
 		return exprTree(x)
 	case encoding.TextMarshaler:
@@ -86,20 +124,29 @@ func tree(v reflect.Value) *node {
 		if v.IsNil() {
 			return nil
 		}
-		return tree(v.Elem())
+		return f.tree(v.Elem())
 	case reflect.Struct:
-		return structTree(v)
+		return f.structTree(v)
 	case reflect.Slice:
-		return listTree(v, false)
+		return f.listTree(v, false)
 	case reflect.Map:
 		n := &node{}
 		for _, k := range v.MapKeys() {
-			n.add(k.String(), tree(v.MapIndex(k)))
+			n.add(k.String(), f.tree(v.MapIndex(k)))
 		}
 		return n.sorted()
 	}
 	code := marshal(v.Interface())
 	return leaf(code, code)
+}
+
+func typeTree(t pipeline.Type) *node {
+	code := marshal(bare(t))
+	text := cmp.Or(t.Text, code)
+	if code == marshal(pipeline.Type{Kind: t.Kind}) {
+		text = string(t.Kind)
+	}
+	return leaf(code, text)
 }
 
 func leaf(code, text string) *node { return &node{code: code, text: text} }
@@ -143,34 +190,34 @@ func (n *node) sorted() *node {
 	return n
 }
 
-func structTree(v reflect.Value) *node {
-	t, n := v.Type(), &node{}
-	for i := range t.NumField() {
-		f := t.Field(i)
-		if f.Type == positionType {
-			n.pos, _ = v.Field(i).Interface().(pipeline.Position)
-			continue
+func (f *forester) structTree(v reflect.Value) *node {
+	means := f.meanings(v.Type())
+	n := &node{parts: make([]part, 0, len(means))}
+	for _, m := range means {
+		field := v.Field(m.index)
+		switch {
+		case m.position:
+			n.pos, _ = field.Interface().(pipeline.Position)
+		case m.optional && absent(field):
+		case m.list:
+			n.add(m.name, f.listTree(field, m.unordered))
+		default:
+			n.add(m.name, f.tree(field))
 		}
-		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
-		id := t.Name() + "." + name
-		if name == "-" || silent[id] || options != "" && absent(v.Field(i)) {
-			continue
-		}
-		var child *node
-		if v.Field(i).Kind() == reflect.Slice && f.Type != rawType {
-			child = listTree(v.Field(i), unordered[id])
-		} else {
-			child = tree(v.Field(i))
-		}
-		if s := spelled[id]; s != "" {
-			name = s
-		}
-		n.add(name, child)
 	}
 	n.sorted()
-	if x, ok := v.Interface().(pipeline.Task); ok {
+	switch x := v.Interface().(type) {
+	case pipeline.Task:
 		n.text = x.Uses
 		n.locate("", x.Places)
+	case pipeline.Field:
+		n.text = typeTree(x.Type).text
+		if x.Optional {
+			n.text += ", optional"
+		}
+		if x.Default != nil {
+			n.text += ", default " + string(x.Default)
+		}
 	}
 	return n
 }
@@ -193,7 +240,7 @@ func (n *node) locate(prefix string, places map[string]pipeline.Position) {
 
 // listTree makes a list of named things a struct of them, because authors write them
 // so; one of other things has numbers for names; and one of plain values is a leaf.
-func listTree(v reflect.Value, anyOrder bool) *node {
+func (f *forester) listTree(v reflect.Value, anyOrder bool) *node {
 	if v.Len() == 0 {
 		return leaf("[]", "[]")
 	}
@@ -207,7 +254,7 @@ func listTree(v reflect.Value, anyOrder bool) *node {
 		if !named {
 			name = fmt.Sprintf("%04d", i) // sorts as it stands
 		}
-		child := tree(e)
+		child := f.tree(e)
 		if child == nil {
 			continue
 		}
@@ -272,7 +319,7 @@ func exprTree(x pipeline.Expr) *node {
 
 // jsonTree reads a JSON value; numbers that are equal are written the same.
 func jsonTree(raw json.RawMessage) *node {
-	if len(raw) == 0 {
+	if len(raw) == 0 || string(raw) == "null" { // which is how nil is written
 		return nil
 	}
 	v, err := pipeline.DecodeJSON(raw)
