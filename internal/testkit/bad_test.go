@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -214,16 +215,25 @@ func TestPluginsThatAreNotWhatTheManifestSaysDoNotRun(t *testing.T) {
 		state pipeline.State
 		why   string
 	}{
-		"use-fine":   {pipeline.Success, ""},
-		"use-wrong":  {pipeline.Error, "abab"},
-		"use-evil":   {pipeline.Error, "escaped"},
-		"use-absent": {pipeline.Error, "not-there"},
+		"use-fine":  {pipeline.Success, ""},
+		"use-wrong": {pipeline.Error, "abab"},
+		"use-evil":  {pipeline.Error, "escaped"},
 	}
 	for _, r := range s.AwaitRuns(t, commit, len(want)) {
 		w := want[r.Composition]
 		if r.State != w.state || !strings.Contains(r.Task("work").Reason, w.why) {
 			t.Errorf("%s is %s (%s), want %s with %q", r.Composition, r.State, r.Task("work").Reason, w.state, w.why)
 		}
+	}
+	// What is not in the repository is found before anything runs.
+	var answer struct{ Verdicts []pipeline.Verdict }
+	if err := s.Get("/commits/"+string(commit), &answer); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(answer.Verdicts, func(v pipeline.Verdict) bool {
+		return v.Outcome == pipeline.VerdictRejected && strings.Contains(v.Sentence, "has no file ./not-there")
+	}) {
+		t.Errorf("verdicts = %+v", answer.Verdicts)
 	}
 	found, err := exec.Command("find", filepath.Dir(a.Dir), "-name", "escaped").Output()
 	if err != nil || len(found) > 0 {
@@ -237,7 +247,7 @@ func TestTaskThatNoAgentCanTakeSaysSo(t *testing.T) {
 	s := testkit.Serve(t, repo.Bare, nil)
 	s.StartAgent(t, "one", "default", "")
 	commit := repo.Push("main", testkit.Files(testkit.Ops(),
-		plugin("elsewhere", `{os: "plan9", argv: ["./do"]}`, ""), uses("elsewhere"),
+		plugin("elsewhere", `{os: "plan9", argv: ["./do"]}`, ""), map[string]string{"plugins/elsewhere/do": "#!/bin/rc\n"}, uses("elsewhere"),
 		testkit.Shell("picky", "true", `agent: facts: role: "oracle"`)))
 	s.AwaitTask(t, commit, "picky", "work", pipeline.Ready)
 	for composition, want := range map[string]string{"use-elsewhere": "plan9", "picky": "role"} {

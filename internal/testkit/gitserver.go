@@ -1,9 +1,9 @@
 package testkit
 
 import (
-	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -50,7 +50,7 @@ func ServeGit(t testing.TB, bare, user, password string) *GitServer {
 		// A user name is what makes the backend accept pushes.
 		Env: []string{"GIT_PROJECT_ROOT=" + filepath.Dir(bare), "GIT_HTTP_EXPORT_ALL=1", "REMOTE_USER=" + user},
 		// The backend complains of clients that go away, which tests do.
-		Stderr: &bytes.Buffer{}, Logger: log.New(&bytes.Buffer{}, "", 0),
+		Stderr: io.Discard, Logger: log.New(io.Discard, "", 0),
 	}
 	g.Start()
 	g.URL = "http://" + g.addr + "/" + filepath.Base(bare)

@@ -80,6 +80,9 @@ func (p *player) hear(m wire.Message) {
 	case *wire.Ack:
 		delete(p.held, m.Attempt)
 	case *wire.Fenced:
+		if h := p.held[m.Attempt]; h != nil && h.Phase == wire.HeldEnded {
+			p.w.t.Errorf("the result of %s was turned down: %s", h.task, m.Reason)
+		}
 		delete(p.held, m.Attempt)
 	}
 }
