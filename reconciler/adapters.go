@@ -32,6 +32,7 @@ import (
 // repository reads commits for the loop: Git objects from gitrepo, their meaning
 // from config.
 type repository struct {
+	db        *store.DB
 	repo      *gitrepo.Repo
 	evaluator *config.Evaluator
 	bundles   *bundles
@@ -67,19 +68,21 @@ func (r *repository) ChangedPaths(ctx context.Context, base, head pipeline.Commi
 	return c.Paths, !c.Truncated, err
 }
 
-func (r *repository) Fill(
-	ctx context.Context, of *pipeline.Composition, run *pipeline.Run, b pipeline.Blank, outputs map[pipeline.TaskName]json.RawMessage,
-) (json.RawMessage, error) {
+func (r *repository) Fill(ctx context.Context, run *pipeline.Run, b pipeline.Blank, outputs map[pipeline.TaskName]json.RawMessage) (json.RawMessage, error) {
 	tree, err := r.repo.Tree(ctx, run.Commit)
 	if err != nil {
 		return nil, err
 	}
+	planned, err := r.db.Composition(ctx, run.Digest)
+	if err != nil {
+		return nil, err
+	}
 	req := config.FillRequest{
-		Tree: tree, Unit: of.Unit, Composition: of.Name, Blank: b,
+		Tree: tree, Unit: planned.Unit, Composition: run.Composition, Blank: b,
 		Event: run.Event, Params: run.Params, Outputs: outputs,
 	}
-	if t := of.Task(b.Task); t != nil {
-		req.Bindings, req.Secrets, req.Each = t.Bindings, t.Secrets, t.Each
+	if t := run.Task(b.Task); t != nil {
+		req.Bindings, req.Secrets, req.Each = t.Spec.Bindings, t.Spec.Secrets, t.Spec.Each
 	}
 	return r.evaluator.Fill(ctx, req)
 }

@@ -130,13 +130,13 @@ func (s *server) credentials() (user, secret string) {
 
 func (s *server) openRooms(late *lateFleet) error {
 	s.secrets = &secrets{}
-	repository := &repository{repo: s.repo, evaluator: s.evaluator, bundles: s.bundles}
+	repository := &repository{db: s.db, repo: s.repo, evaluator: s.evaluator, bundles: s.bundles}
 	wake, err := s.openForge()
 	if err != nil {
 		return err
 	}
 	s.runs = loop.New(loop.Config{
-		DB: s.db, Logs: logLengths{s.logs}, Fleet: late, Filler: repository, Secrets: s.secrets, Law: s.law, Log: s.log,
+		DB: s.db, Logs: logLengths{s.logs}, Fleet: late, Filler: repository, Secrets: s.secrets, Log: s.log,
 		Default: s.opt.ref(), Repo: s.opt.repo, URL: s.opt.public, StatusesChanged: wake,
 	})
 	s.commits = loop.NewCommits(loop.CommitsConfig{
@@ -152,14 +152,6 @@ func (s *server) openRooms(late *lateFleet) error {
 	})
 	late.fleet.Store(s.fleet)
 	return nil
-}
-
-// law is the policy in force.
-func (s *server) law() (*pipeline.Policy, error) {
-	if live := s.commits.Live(); live != nil {
-		return &live.Policy, nil
-	}
-	return nil, fault.New(fault.Unavailable, "no configuration is in force yet")
 }
 
 // openForge makes the converger and returns what wakes it.

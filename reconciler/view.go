@@ -44,7 +44,7 @@ func (v *view) Board(ctx context.Context) (web.Board, error) {
 	if err != nil {
 		return b, err
 	}
-	b.Unfinished = values(unfinished)
+	b.Unfinished = values(unfinished[:min(mostExplained, len(unfinished))])
 	if b.Moment, err = v.Moment(ctx, ""); err != nil {
 		return b, err
 	}

@@ -30,6 +30,7 @@ const (
 	codePluginTask  = "RC0112"
 	codeTooLate     = "RC0113" // must be known when the commit is planned
 	codeTaskSet     = "RC0114" // the set of tasks depends on what is known later
+	codeTemplate    = "RC0115" // text that looks like a reference or a type
 	codeEvaluate    = "RC0199"
 
 	// The graph and the context.

@@ -66,6 +66,8 @@ func (c *checker) compositions() {
 		w := &work{checker: c, name: name, v: v, blamed: map[pipeline.Position]bool{}}
 		before := len(c.res.Diagnostics)
 		w.run()
+		w.lint()
+		c.res.Diagnostics = append(c.res.Diagnostics[:before:before], said(c.res.Diagnostics[before:])...)
 		if !pipeline.HasErrors(c.res.Diagnostics[before:]) && !w.failed {
 			w.out.Digest = digestOf(w.out)
 			c.res.Compositions = append(c.res.Compositions, w.out)

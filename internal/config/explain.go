@@ -43,6 +43,7 @@ const (
 	cueRefNotFound  = "reference %q not found"
 	cueCycle        = "structural cycle"
 	cueWrongOperand = "cannot use %s (type %s) as type %s"
+	cueOperands     = "invalid operands %s and %s to '%s' (type %s and %s)"
 	cueConflict     = "conflicting values"
 	cueOutOfBound   = "invalid value %v (out of bound %s)"
 	cueNotUsed      = "imported and not used"
@@ -136,7 +137,9 @@ func (x *explainer) classify(e errors.Error, format string, args []any) pipeline
 	case format == cueCycle:
 		return diag(codeEvaluate, x.at(p, e), "%s refers to itself", x.subject(p))
 	case format == cueWrongOperand && len(args) == 3:
-		return diag(codeValue, x.at(p, e), "%s uses a value of type %v where %v is needed", x.subject(p), args[1], args[2])
+		return x.wrongOperand(p, args, e)
+	case format == cueOperands && len(args) == 5:
+		return x.wrongOperands(p, args, e)
 	case format == cueDisjunction, format == cueOutOfBound, strings.HasPrefix(format, cueConflict):
 		return x.wrongValue(p, e)
 	case format == cueIncomplete:
@@ -191,8 +194,11 @@ func (x *explainer) undefined(p []string, args []any, e errors.Error) pipeline.D
 	if pos.File == "" {
 		pos = x.at(p, e)
 	}
-	return diag(codeOutputRef, pos, "%s refers to %q, which does not exist", x.subject(p), name)
+	return diag(codeOutputRef, pos, "%s refers to %q"+notThere, x.subject(p), name)
 }
+
+// notThere ends what is said of a reference of which only CUE's word is known.
+const notThere = ", which does not exist"
 
 func (x *explainer) incomplete(p []string, e errors.Error) pipeline.Diagnostic {
 	d := diag(codeRequired, x.at(p, e), "%s has no value", x.subject(p))
@@ -204,19 +210,24 @@ func (x *explainer) incomplete(p []string, e errors.Error) pipeline.Diagnostic {
 
 // written shows what the author wrote, if it is short.
 func (x *explainer) written(p []string) string {
-	if x.idx == nil {
-		return ""
-	}
-	ps := x.idx.at(p...)
-	if len(ps) == 0 || ps[len(ps)-1].value == nil {
-		return ""
-	}
-	s := exprText(ps[len(ps)-1].value)
+	s := exprText(x.lastWritten(p))
 	const most = 40
 	if s == "" || len(s) > most {
 		return ""
 	}
 	return ", not " + s
+}
+
+// lastWritten is the last value that is written at a path, or nil.
+func (x *explainer) lastWritten(p []string) ast.Expr {
+	if x.idx == nil {
+		return nil
+	}
+	ps := x.idx.at(p...)
+	if len(ps) == 0 {
+		return nil
+	}
+	return ps[len(ps)-1].value
 }
 
 func (x *explainer) others(p []string, pos pipeline.Position, e errors.Error) string {

@@ -46,6 +46,8 @@ type dirInfo struct {
 	imports []string // import paths, sorted
 	hash    string   // over the names and texts of its CUE files
 	bytes   int64
+	yaml    string // the name of a YAML file
+	stray   string // the path of a file of package ops, where nobody looks
 	// problems are with names and files in it; Pos.File is relative to it.
 	problems []pipeline.Diagnostic
 }
@@ -104,7 +106,9 @@ func newSurvey(tree Tree, m *memo) (*survey, error) {
 		return s, nil
 	}
 	s.ops = append(s.ops, ".")
-	s.misspelt(root)
+	if err := s.misspelt(root); err != nil {
+		return nil, err
+	}
 	for _, dir := range opsRoots {
 		if err := s.walk(dir, 0, true); err != nil {
 			return nil, err
@@ -117,19 +121,6 @@ func newSurvey(tree Tree, m *memo) (*survey, error) {
 		return nil, err
 	}
 	return s, nil
-}
-
-// misspelt warns of directories that nobody looks at and that are called almost
-// like one that is.
-func (s *survey) misspelt(root *dirInfo) {
-	known := append(slices.Clone(opsRoots), "plugins")
-	for _, name := range root.subdirs {
-		if hint := didYouMean(name, known); hint != "" && !slices.Contains(known, name) {
-			d := warn(codeTopLevel, pipeline.Position{File: name}, "the directory %q is not looked at", plain(name))
-			d.Note = "declarations are below " + strings.Join(opsRoots, ", ") + "; plugins are below plugins"
-			s.diags = append(s.diags, withHelp(d, hint))
-		}
-	}
 }
 
 // walk finds the units below a directory, or the plugins in it.
@@ -146,6 +137,8 @@ func (s *survey) walk(dir string, depth int, ops bool) error {
 		return s.refused(dir, err)
 	}
 	switch {
+	case len(info.cue) == 0 && ops:
+		s.otherFormat(dir, info)
 	case len(info.cue) == 0:
 	case ops:
 		s.ops = append(s.ops, dir)
@@ -283,6 +276,9 @@ func (s *survey) readDir(dir string) (*dirInfo, error) {
 			d.problem(name, codeUnreadable, "%s is a symbolic link or a submodule, which is not followed", name)
 			continue
 		case !e.IsDir() && !isCUE:
+			if ext := path.Ext(name); ext == ".yaml" || ext == ".yml" {
+				d.yaml = name
+			}
 			continue
 		case strings.HasSuffix(name, "_test.cue"), strings.HasSuffix(name, "_tool.cue"):
 			continue

@@ -82,6 +82,11 @@ func (x *explainer) notFound(name string, pos pipeline.Position) (d pipeline.Dia
 	}
 	roots := []string{"tasks", "params", "event"}
 	switch {
+	case strings.HasPrefix(name, "#"):
+		d.Help = "a plugin's definition is written with the plugin's name, as shell.#Run"
+		if by := x.importOf(name, pos.File); by != "" {
+			d.Help = "write " + by + "." + name
+		}
 	case name == "maestro":
 		d.Help = fmt.Sprintf("add below the package line: import %q", schemaPath)
 	case slices.Contains(builtinNames(), name):
@@ -132,6 +137,22 @@ func (x *explainer) hyphenated(pos pipeline.Position) (written string, at pipeli
 		}, nil)
 	}
 	return written, at
+}
+
+// importOf is the import of a file that declares a definition, or "".
+func (x *explainer) importOf(name, file string) string {
+	for _, f := range x.files {
+		if f.Filename != file || x.batch == nil {
+			continue
+		}
+		for short, spec := range imports(f) {
+			dir, ok := x.batch.resolve(unquote(spec.Path.Value))
+			if p := x.batch.packages[dir]; ok && p != nil && slices.Contains(declaredNames(p.files), name) {
+				return short
+			}
+		}
+	}
+	return ""
 }
 
 // unused explains an import, a let or an alias that nothing uses.

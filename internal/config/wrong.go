@@ -33,6 +33,9 @@ func (x *explainer) wrongValue(p []string, e errors.Error) pipeline.Diagnostic {
 		return d
 	}
 	d := diag(codeValue, pos, "%s must be %s%s", x.subject(p), inWords(decl), x.written(p))
+	if wrote := x.lastWritten(p); wrote != nil && x.written(p) != "" {
+		d.Message += x.whichIs(p, wrote)
+	}
 	d.Note = declaredAt(position(decl.Pos()))
 	return withHelp(d, x.correction(p, decl))
 }
@@ -224,6 +227,9 @@ func (x *explainer) correction(p []string, decl cue.Value) string {
 	if err != nil {
 		return ""
 	}
+	if s := x.convert(p, wrote, t); s != "" {
+		return s
+	}
 	lit, _ := wrote.(*ast.BasicLit)
 	switch {
 	case lit == nil && wrote == nil:
@@ -232,7 +238,7 @@ func (x *explainer) correction(p []string, decl cue.Value) string {
 		return nearestOf(t, unquote(lit.Value))
 	case t.Kind == pipeline.KindList && lit != nil:
 		return "write " + name + ": [" + text + "]"
-	case t.Kind == pipeline.KindSecret || holdsOneOf(t, pipeline.KindSecret) && lit == nil:
+	case t.Kind == pipeline.KindSecret || holdsOneOf(t, pipeline.KindSecret) && lit == nil && chainOf(wrote, 0) == nil:
 		return "write " + name + `: secret: "NAME"`
 	case isText(t) && lit != nil && strings.HasPrefix(lit.Value, "'"):
 		return "a string is in double quotes: " + fmt.Sprintf("%q", strings.Trim(lit.Value, "'"))
