@@ -67,6 +67,7 @@ new tasks and end when those it has are done.`,
 		Args:              noArgs,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
+		Version:           build(),
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return fromEnv(cmd.Flags(), os.LookupEnv) },
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -86,7 +87,7 @@ new tasks and end when those it has are done.`,
 	f.StringVar(&s.tokenFile, "token-file", "", "file that holds the join token")
 	f.StringVar(&s.name, "name", hostName(), "name to show people; not an identity")
 	f.IntVar(&s.seats, "seats", 0, "most tasks at a time, 0 for no limit")
-	cmd.AddCommand(factsCommand(&s), emitCommand(), versionCommand())
+	cmd.AddCommand(factsCommand(&s), emitCommand(), envCommand(), versionCommand())
 	return cmd
 }
 
@@ -175,6 +176,23 @@ func emitCommand() *cobra.Command {
 		},
 	}
 }
+
+// envCommand is here for the same reason.
+func envCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "env", Short: "Turn a task's field env into shell assignments (for plugins)", Long: envUsage,
+		DisableFlagParsing: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return usageError{errors.New("env goes before all flags")}
+		},
+	}
+}
+
+const envUsage = `Read the task's JSON from standard input, and print a line
+export NAME='VALUE' for each member of its field env, for a shell to eval:
+
+  exports=$("$MAESTRO_AGENTD" env) && eval "$exports"
+`
 
 func versionCommand() *cobra.Command {
 	return &cobra.Command{

@@ -15,14 +15,26 @@ import (
 
 func main() { os.Exit(run(os.Args[1:])) }
 
+func asksHelp(args []string) bool {
+	return len(args) == 1 && (args[0] == "--help" || args[0] == "-h" || args[0] == "help")
+}
+
 func run(args []string) int {
 	if len(args) > 0 {
 		switch args[0] {
 		case "shim":
 			return shim.Main(os.Stdin, os.Stderr)
 		case "emit":
+			if asksHelp(args[1:]) {
+				fmt.Print(emit.Usage)
+				return 0
+			}
 			return emit.Run(args[1:], os.Getenv, os.Stdout)
 		case "env":
+			if asksHelp(args[1:]) {
+				fmt.Print(envUsage)
+				return 0
+			}
 			return emit.Env(os.Stdin, os.Stdout, os.Stderr)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -39,6 +40,10 @@ func serve(ctx context.Context, s settings, log *slog.Logger) error {
 	if s.server == "" {
 		return usageError{errors.New("--server is missing: the address of the reconciler, as https://host:port")}
 	}
+	var err error
+	if s.server, err = serverAddress(s.server); err != nil {
+		return err
+	}
 	token, err := joinToken(s)
 	if err != nil {
 		return err
@@ -70,6 +75,27 @@ func serve(ctx context.Context, s settings, log *slog.Logger) error {
 	return err
 }
 
+// serverAddress returns the address in the form that the session takes. What people
+// write of a websocket is the same place.
+func serverAddress(given string) (string, error) {
+	s := strings.TrimRight(given, "/")
+	for ws, http := range map[string]string{"ws://": "http://", "wss://": "https://"} {
+		if rest, ok := strings.CutPrefix(s, ws); ok {
+			s = http + rest
+		}
+	}
+	u, err := url.Parse(s)
+	switch {
+	case !strings.Contains(s, "://") && strings.Contains(s, ":"):
+		return "", usageError{fmt.Errorf("--server %q has no scheme: write http://%s, or https://%s when a proxy in front of it speaks TLS", given, s, s)}
+	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
+		return "", usageError{fmt.Errorf("--server: the server address %q is not like https://host:port", given)}
+	case u.Path != "":
+		return "", usageError{fmt.Errorf("--server %q: leave out the path: %s://%s", given, u.Scheme, u.Host)}
+	}
+	return s, nil
+}
+
 // joinToken reads the token from wherever it is given.
 func joinToken(s settings) (string, error) {
 	if s.tokenFile == "" {
@@ -80,9 +106,13 @@ func joinToken(s settings) (string, error) {
 	}
 	b, err := os.ReadFile(s.tokenFile)
 	if err != nil {
-		return "", fault.New(fault.Invalid, "read join token: %w", err)
+		return "", fault.New(fault.Invalid, "read join token: %w; make one with: reconciler agents invite > %s", err, s.tokenFile)
 	}
-	return strings.TrimSpace(string(b)), nil
+	token := strings.TrimSpace(string(b))
+	if token == "" {
+		return "", fault.New(fault.Invalid, "read join token: %s is empty; make one with: reconciler agents invite > %s", s.tokenFile, s.tokenFile)
+	}
+	return token, nil
 }
 
 // agent is everything that runs.

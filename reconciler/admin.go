@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -54,6 +55,8 @@ type inviteResponse struct {
 	Token   string    `json:"token"`
 	Expires time.Time `json:"expires"`
 	Intake  string    `json:"intake"`
+	// Warning is why the agent may wait for ever, "" when nothing speaks for that.
+	Warning string `json:"warning,omitempty"`
 }
 
 func (s *server) adminHandler() http.Handler {
@@ -81,7 +84,43 @@ func (s *server) invite(w http.ResponseWriter, r *http.Request) {
 	}
 	s.log.Info("agent invited", "pool", req.Pool, "untrusted", req.Untrusted, "expires", expires)
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(inviteResponse{token, expires, "http://" + s.intake.Addr().String()})
+	_ = json.NewEncoder(w).Encode(inviteResponse{token, expires, "http://" + s.intake.Addr().String(), s.undeclared(req.Pool)})
+}
+
+// undeclared says that the configuration in force does not know a pool.
+func (s *server) undeclared(pool pipeline.PoolName) string {
+	cfg := s.commits.Live()
+	if cfg == nil {
+		return ""
+	}
+	names := make([]string, 0, len(cfg.Pools))
+	for _, p := range cfg.Pools {
+		if p.Name == pool {
+			return ""
+		}
+		names = append(names, string(p.Name))
+	}
+	return fmt.Sprintf("the live configuration declares no pool %s%s; no composition can ask for it by name", pool, didYouMean(string(pool), names))
+}
+
+// runningData returns the data folder of the server that an operator means who named
+// none: the one that runs, be it by serve or by dev.
+func runningData(ctx context.Context) (string, error) {
+	folders, _ := filepath.Glob(filepath.Join(devFolder(), "*", adminSocket)) // the pattern is well formed
+	var running []string
+	for _, socket := range append([]string{filepath.Join(defaultData(), adminSocket)}, folders...) {
+		if conn, err := new(net.Dialer).DialContext(ctx, "unix", socket); err == nil {
+			_ = conn.Close()
+			running = append(running, filepath.Dir(socket))
+		}
+	}
+	switch len(running) {
+	case 0:
+		return "", fault.New(fault.Unavailable, "no server runs on %s or below %s: start one with `reconciler serve` or `reconciler dev`, or name its folder with --data", defaultData(), devFolder())
+	case 1:
+		return running[0], nil
+	}
+	return "", fault.New(fault.Invalid, "several servers run; say which with --data: %s", strings.Join(running, ", "))
 }
 
 // askAdmin posts a request to the server that runs on the data folder.
@@ -102,12 +141,15 @@ func askAdmin(ctx context.Context, data, path string, req, resp any) error {
 	}
 	answer, err := client.Do(r)
 	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		return fault.New(fault.Unavailable, "no server runs on %s: start one with `reconciler serve`, or name its folder with --data (%w)", data, err)
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(answer.Body, 4<<10))
-		return fault.New(fault.Invalid, "%s", string(text))
+		return fault.New(fault.Invalid, "%s", strings.TrimSpace(string(text)))
 	}
 	return json.NewDecoder(answer.Body).Decode(resp)
 }

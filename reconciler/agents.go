@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -50,26 +49,35 @@ func newInvite() *cobra.Command {
 		Use: "invite", Short: "Print a one-time token with which an agent joins a pool", Args: cobra.NoArgs,
 		Long: `Print a one-time token with which one agent joins a pool. Run it on the
 reconciler's machine, as its user: it asks the server over a socket in the data
-folder. The token is good for 15 minutes and for one agent.`,
+folder, which it finds when one server runs. The token is good for 15 minutes and for one agent.`,
 		Example: "  reconciler agents invite --pool linux\n  agentd --server http://reconciler:8421 --token-file token",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := fromEnvironment(cmd, "RECONCILER_"); err != nil {
 				return err
 			}
+			if data == "" {
+				var err error
+				if data, err = runningData(cmd.Context()); err != nil {
+					return err
+				}
+			}
 			var resp inviteResponse
 			if err := askAdmin(cmd.Context(), data, "/invite", req, &resp); err != nil {
 				return err
+			}
+			if resp.Warning != "" {
+				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", resp.Warning)
 			}
 			if asJSON {
 				return writeJSON(cmd.OutOrStdout(), resp)
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), resp.Token)
-			fmt.Fprintf(os.Stderr, "Good until %s, for one agent. On its machine:\n  agentd --server %s --token-file FILE\n",
+			fmt.Fprintf(cmd.ErrOrStderr(), "Good until %s, for one agent. On its machine:\n  agentd --server %s --token-file FILE\n",
 				resp.Expires.Format(time.RFC3339), resp.Intake)
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&data, "data", defaultData(), "data folder of the running server")
+	cmd.Flags().StringVar(&data, "data", "", "data folder of the running server (the one that runs, by serve or dev)")
 	cmd.Flags().StringVar((*string)(&req.Pool), "pool", "default", "the pool that the agent joins")
 	cmd.Flags().BoolVar(&req.Untrusted, "untrusted", false, "the agent may run what nobody approved, and nothing else")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print token, expiry and address as JSON")

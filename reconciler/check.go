@@ -1,29 +1,31 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/maestro-cd/maestro/internal/config"
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/gitrepo"
 	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/internal/redact"
 )
 
-func checkData(_ context.Context, opt options, _ *client) finding {
+func checkData(_ context.Context, opt options, _ *client) []finding {
 	f := finding{what: "data"}
 	if err := os.MkdirAll(opt.data, 0o700); err != nil {
 		f.err = fault.New(fault.Invalid, "%s cannot be made: %w; name another folder with --data", opt.data, err)
-		return f
+		return []finding{f}
 	}
 	probe, err := os.CreateTemp(opt.data, "check-*")
 	if err != nil {
 		f.err = fault.New(fault.Invalid, "%s cannot be written: %w", opt.data, err)
-		return f
+		return []finding{f}
 	}
 	defer os.Remove(probe.Name())
 	defer probe.Close()
@@ -31,7 +33,7 @@ func checkData(_ context.Context, opt options, _ *client) finding {
 	if _, err := os.Stat(filepath.Join(opt.data, "maestro.db")); err == nil {
 		f.result += ", holds a record"
 	}
-	return f
+	return []finding{f}
 }
 
 func openForCheck(ctx context.Context, opt options) (*gitrepo.Repo, gitrepo.Refs, error) {
@@ -46,7 +48,7 @@ func openForCheck(ctx context.Context, opt options) (*gitrepo.Repo, gitrepo.Refs
 	return repo, refs, err
 }
 
-func checkGit(ctx context.Context, opt options, _ *client) finding {
+func checkGit(ctx context.Context, opt options, _ *client) []finding {
 	f := finding{what: "git"}
 	repo, refs, err := openForCheck(ctx, opt)
 	if repo != nil {
@@ -54,15 +56,15 @@ func checkGit(ctx context.Context, opt options, _ *client) finding {
 	}
 	if err != nil {
 		f.err = err
-		return f
+		return []finding{f}
 	}
 	tip, ok := refs.Tips[opt.ref()]
 	if !ok {
 		f.err = fault.New(fault.NotFound, "%s has no branch %s; push one, or name another with --branch", repo, opt.branch)
-		return f
+		return []finding{f}
 	}
 	f.result = fmt.Sprintf("%s, %s at %s", repo, opt.branch, tip.Short())
-	return f
+	return []finding{f}
 }
 
 func closeForCheck(repo *gitrepo.Repo) {
@@ -70,13 +72,13 @@ func closeForCheck(repo *gitrepo.Repo) {
 	_ = os.RemoveAll(filepath.Join(os.TempDir(), fmt.Sprintf("maestro-check-%d", os.Getpid())))
 }
 
-func checkForge(_ context.Context, opt options, _ *client) finding {
+func checkForge(_ context.Context, opt options, _ *client) []finding {
 	f := finding{what: "forge"}
 	switch opt.forge {
 	case "github":
 		if _, err := secretFile(opt.githubTokenFile); err != nil {
 			f.err = err
-			return f
+			return []finding{f}
 		}
 		f.result = "github " + opt.githubRepo + ", a token is there"
 	case "local":
@@ -84,46 +86,68 @@ func checkForge(_ context.Context, opt options, _ *client) finding {
 	default:
 		f.result = "none: statuses go nowhere"
 	}
-	return f
+	return []finding{f}
 }
 
-func checkRepository(ctx context.Context, opt options, _ *client) finding {
+// checkRepository evaluates the tip and looks at what its secrets name.
+func checkRepository(ctx context.Context, opt options, _ *client) []finding {
 	f := finding{what: "configuration"}
+	cfg, err := evaluateTip(ctx, opt)
+	if err != nil {
+		f.err, f.warning = err, fault.Is(err, fault.NotFound)
+		return []finding{f}
+	}
+	f.result = describe(&cfg)
+	if n := count(cfg.Diagnostics, pipeline.SeverityError); n > 0 {
+		f.err = fault.New(fault.Invalid, "%s; see with: reconciler vet, in a working copy", counted(n, "error"))
+	}
+	found := []finding{f}
+	for _, d := range cfg.Secrets {
+		f := finding{what: "secret", result: fmt.Sprintf("%s from %s", d.Name, cmp.Or(d.File, d.Env))}
+		if v, err := valueOf(d); err != nil {
+			// The server may have another environment than this shell; a file is the same.
+			f.err, f.warning = err, d.Env != ""
+		} else {
+			f.err = redact.Check(redact.Secret{Name: string(d.Name), Value: v})
+		}
+		found = append(found, f)
+	}
+	return found
+}
+
+func evaluateTip(ctx context.Context, opt options) (pipeline.Config, error) {
 	repo, refs, err := openForCheck(ctx, opt)
 	if repo != nil {
 		defer closeForCheck(repo)
 	}
 	tip, ok := refs.Tips[opt.ref()]
 	if err != nil || !ok {
-		f.err, f.warning = fault.New(fault.NotFound, "not looked at: there is no commit to evaluate"), true
-		return f
+		return pipeline.Config{}, fault.New(fault.NotFound, "not looked at: there is no commit to evaluate")
 	}
 	tree, err := repo.Tree(ctx, tip)
 	if err != nil {
-		f.err = err
-		return f
+		return pipeline.Config{}, err
 	}
-	e, err := newEvaluator(slog.New(slog.NewTextHandler(io.Discard, nil)))
+	e, err := newEvaluator(slog.New(slog.DiscardHandler))
 	if err != nil {
-		f.err = err
-		return f
+		return pipeline.Config{}, err
 	}
 	defer e.Close()
-	cfg, err := e.Evaluate(ctx, tip, tree)
-	if err != nil {
-		f.err = err
-		return f
-	}
-	f.result = describe(&cfg)
-	if n := count(cfg.Diagnostics, pipeline.SeverityError); n > 0 {
-		f.err = fault.New(fault.Invalid, "%d errors; see them with: reconciler vet", n)
-	}
-	return f
+	return e.Evaluate(ctx, tip, tree)
 }
 
 func describe(cfg *pipeline.Config) string {
-	return fmt.Sprintf("%d compositions, %d pools, %d plugins, %d secrets",
-		len(cfg.Compositions), len(cfg.Pools), len(cfg.Plugins), len(cfg.Secrets))
+	return strings.Join([]string{
+		counted(len(cfg.Compositions), "composition"), counted(len(cfg.Pools), "pool"),
+		counted(len(cfg.Plugins), "plugin"), counted(len(cfg.Secrets), "secret"),
+	}, ", ")
+}
+
+func counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 func count(ds []pipeline.Diagnostic, s pipeline.Severity) int {
@@ -144,17 +168,17 @@ func newEvaluator(log *slog.Logger) (*config.Evaluator, error) {
 	return config.New(config.Options{Child: []string{self, evaluateCommand}, Log: log}), nil
 }
 
-func checkServer(ctx context.Context, _ options, c *client) finding {
+func checkServer(ctx context.Context, _ options, c *client) []finding {
 	f := finding{what: "server"}
 	if _, err := c.lastSeq(ctx); err != nil {
 		f.err, f.warning = err, true
-		return f
+		return []finding{f}
 	}
 	f.result = "answers at " + c.base
-	return f
+	return []finding{f}
 }
 
-func checkAgents(ctx context.Context, _ options, c *client) finding {
+func checkAgents(ctx context.Context, _ options, c *client) []finding {
 	f := finding{what: "agents"}
 	var list struct {
 		Agents []struct {
@@ -164,7 +188,7 @@ func checkAgents(ctx context.Context, _ options, c *client) finding {
 	}
 	if err := c.get(ctx, "/agents", nil, &list); err != nil {
 		f.err, f.warning = fault.New(fault.Unavailable, "not looked at: no server answers"), true
-		return f
+		return []finding{f}
 	}
 	online := 0
 	for _, a := range list.Agents {
@@ -176,5 +200,5 @@ func checkAgents(ctx context.Context, _ options, c *client) finding {
 	if online == 0 {
 		f.err, f.warning = fault.New(fault.Unavailable, "%s: nothing can run; invite one with: reconciler agents invite", f.result), true
 	}
-	return f
+	return []finding{f}
 }

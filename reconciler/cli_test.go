@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -140,17 +141,19 @@ func TestFollowersOutliveARestartOfTheServer(t *testing.T) {
 	watch, logs := begin(t, s, "watch hello"), begin(t, s, "logs -f hello")
 	hears(t, watch, "running")
 	hears(t, logs, "hello\n")
-	for _, end := range []func(){func() { s.Stop() }, func() { s.Kill() }} {
-		end()
+	times := func(n int, text string) {
+		t.Helper()
 		for _, p := range []*testkit.Process{watch, logs} {
-			hears(t, p, "is lost; trying again")
+			testkit.Eventually(t, fmt.Sprintf("%q, %d times", text, n), func() (bool, string) {
+				return strings.Count(p.Said(), text) == n, p.Said()
+			})
 		}
-		s.Restart(t)
 	}
-	for _, p := range []*testkit.Process{watch, logs} {
-		testkit.Eventually(t, "connected twice again", func() (bool, string) {
-			return strings.Count(p.Said(), "connected again") == 2, p.Said()
-		})
+	for i, end := range []func(){func() { s.Stop() }, func() { s.Kill() }} {
+		end()
+		times(i+1, "is lost; trying again")
+		s.Restart(t)
+		times(i+1, "connected again")
 	}
 	release(t, file)
 	ends(t, watch, 0)
@@ -276,5 +279,104 @@ func TestLogIntoAPipeHasNoColours(t *testing.T) {
 	var found struct{ Total int }
 	if err := s.Get("/attempts/"+string(r.Tasks[0].Attempt)+"/lines?q=red+alert", &found); err != nil || found.Total != 1 {
 		t.Errorf("search: %+v, %v; want the line that reads so", found, err)
+	}
+}
+
+func TestInitKeepsWhatIsThereAndSaysSo(t *testing.T) {
+	real(t)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, ".gitignore"), []byte("mine\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, exit := testkit.RunIn(t, dir, nil, "reconciler", "init")
+	kept, err := os.ReadFile(filepath.Join(dir, ".gitignore"))
+	if exit != 0 || string(kept) != "mine\n" || err != nil || !strings.Contains(out, ".gitignore (kept") || !strings.Contains(out, "next: reconciler vet") {
+		t.Errorf("exit %d, %q, %v\n%s", exit, kept, err, out)
+	}
+	if out, exit := testkit.RunIn(t, dir, nil, "reconciler", "init"); exit != 2 || !strings.Contains(out, "an ops repository already") {
+		t.Errorf("again: exit %d\n%s", exit, out)
+	}
+	below := filepath.Join(dir, "compositions", "hello")
+	if out, exit := testkit.RunIn(t, below, nil, "reconciler", "vet"); exit != 0 || !strings.Contains(out, "1 composition, 1 pool,") || !strings.Contains(out, ": 0 errors, 0 warnings") {
+		t.Errorf("vet in a folder below: exit %d\n%s", exit, out)
+	}
+	if out, _ := testkit.RunIn(t, dir, nil, "reconciler", "vet", "--json"); out != "[]\n" {
+		t.Errorf("vet --json of no mistakes: %q", out)
+	}
+}
+
+func TestCheckLooksAtTheSecretsOfTheLiveConfiguration(t *testing.T) {
+	real(t)
+	repo := testkit.NewRepo(t)
+	file := filepath.Join(t.TempDir(), "token")
+	repo.Push("main", testkit.Files(testkit.Ops(), map[string]string{"secrets/s.cue": fmt.Sprintf(`package ops
+
+secrets: {
+	"by-env": from: env: "MAESTRO_TEST_TOKEN"
+	"by-file": from: file: %q
+}
+`, file)}))
+	args := []string{"check", "--repo", repo.Bare, "--data", t.TempDir(), "--server", "http://127.0.0.1:1"}
+	out, exit := testkit.Run(t, "reconciler", args...)
+	if exit != 1 || !strings.Contains(out, "✗ secret by-file: ") || !strings.Contains(out, "! secret by-env: ") || !strings.Contains(out, "1 problem, 3 warnings") {
+		t.Errorf("exit %d\n%s", exit, out)
+	}
+	if err := os.WriteFile(file, []byte("a long enough value"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, exit = testkit.RunIn(t, "", []string{"MAESTRO_TEST_TOKEN=another long value"}, "reconciler", append(args, "--json")...)
+	var found []struct{ What, State, Text string }
+	if err := json.Unmarshal([]byte(out), &found); err != nil || exit != 0 {
+		t.Fatalf("exit %d, %v\n%s", exit, err, out)
+	}
+	for _, f := range found {
+		if f.What == "secret" && f.State != "ok" || strings.Contains(f.Text, "value") {
+			t.Errorf("%+v", f)
+		}
+	}
+}
+
+func TestAgentIsInvitedToARunningDev(t *testing.T) {
+	real(t)
+	repo, other := testkit.NewRepo(t), testkit.NewRepo(t)
+	state := testkit.ShortDir(t)
+	env := []string{"XDG_STATE_HOME=" + state}
+	dev := func(r *testkit.Repo) *testkit.Process {
+		r.Push("main", testkit.Files(testkit.Ops(), map[string]string{"pools/linux/p.cue": "package ops\n\npools: linux: {}\n"}))
+		return testkit.StartShell(t, "dev", "", env, "exec "+testkit.Programs(t)+"/reconciler dev --agents 0 --listen 127.0.0.1:0 --intake 127.0.0.1:0 --repo "+r.Bare)
+	}
+	invite := func(exit int, texts ...string) {
+		t.Helper()
+		out, got := testkit.RunIn(t, "", env, "reconciler", "agents", "invite", "--pool", "linx")
+		for _, text := range texts {
+			if got != exit || !strings.Contains(out, text) {
+				t.Errorf("exit %d, want %d and %q\n%s", got, exit, text, out)
+			}
+		}
+	}
+	invite(5, "no server runs")
+	hears(t, dev(repo), "Ctrl-C ends it", "commit evaluated")
+	invite(0, "maestro-join", `the live configuration declares no pool linx; did you mean "linux"?`)
+	hears(t, dev(other), "Ctrl-C ends it", "commit evaluated") // with a record of its own
+	invite(2, "several servers run; say which with --data")
+}
+
+func TestDemoSaysWhatBlocksItAndEnds(t *testing.T) {
+	real(t)
+	repo := testkit.NewRepo(t)
+	repo.Write(testkit.Files(testkit.Ops(), testkit.Shell("hello", "echo hello", `agent: facts: role: "nobody"`)))
+	out, exit := testkit.Run(t, "reconciler", "demo", "--from", filepath.Join(repo.Work, "compositions"))
+	if exit != 6 || !strings.Contains(out, "◇ blocked") || !strings.Contains(out, "error: hello#1 is blocked: ") || !strings.Contains(out, "agents that fit") {
+		t.Errorf("exit %d\n%s", exit, out)
+	}
+}
+
+func TestAgentAtTheWrongDoorIsToldWhereToGo(t *testing.T) {
+	real(t)
+	repo := testkit.NewRepo(t)
+	s := testkit.Serve(t, repo.Bare, nil)
+	out, exit := testkit.Run(t, "agentd", "--server", s.Web, "--data", testkit.ShortDir(t), "--token", s.Invite(t, "default"))
+	if exit != 2 || !strings.Contains(out, "this is the web view") || !strings.Contains(out, "give that as --server") || !strings.Contains(out, s.Intake) {
+		t.Errorf("exit %d\n%s", exit, out)
 	}
 }

@@ -27,6 +27,10 @@ import (
 // demoTime bounds a demo that does not stay up; it takes a few seconds.
 const demoTime = 2 * time.Minute
 
+// demoBlocked is how long a run may be blocked: the demo's agents are all there from
+// the start, so nothing ends it.
+const demoBlocked = 10 * time.Second
+
 func newDemo() *cobra.Command {
 	d := demo{}
 	cmd := &cobra.Command{
@@ -34,10 +38,20 @@ func newDemo() *cobra.Command {
 		Long: `Run the main job for real, in a temporary folder: make a bare repository, start
 the control plane and two agents as processes, push a commit, follow its runs to
 the end, and read the statuses back from Git. It needs no account, token or
-network; it only runs git, this program and agentd.`,
+network; it only runs git, this program and agentd.
+
+Another folder, given with --from, runs on the same two agents: both in the pool
+default, with the facts role "build" and "deploy". A run that neither can take ends
+the demo with exit code 6, and without --serve it has 2 minutes in all.`,
 		Example: "  reconciler demo\n  reconciler demo --serve\n  reconciler demo --from ~/pipelines",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d.out = cmd.OutOrStdout()
+			if d.from != "" {
+				var err error
+				if d.from, err = moduleAbove(d.from); err != nil {
+					return fmt.Errorf("--from: %w", err)
+				}
+			}
 			return d.run(cmd.Context())
 		},
 	}
@@ -74,16 +88,20 @@ func (d *demo) run(ctx context.Context) (err error) {
 	stayUp := ctx
 	if !d.serve {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, demoTime)
+		ctx, cancel = context.WithTimeoutCause(ctx, demoTime,
+			fault.New(fault.Unavailable, "the demo took longer than %s; with --serve it takes as long as its runs do", demoTime))
 		defer cancel()
 	}
 	if d.dir, err = os.MkdirTemp("", "maestro-demo-"); err != nil {
 		return fmt.Errorf("make the demo's folder: %w", err)
 	}
 	defer func() {
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = context.Cause(ctx)
+		}
 		d.stop()
-		if err != nil {
-			d.tails()
+		if e := new(exitError); err != nil && !errors.As(err, &e) {
+			d.tails() // a run that failed has been told of
 		}
 		if d.keep || err != nil {
 			fmt.Fprintf(d.out, "kept: %s\n", d.dir)
@@ -279,7 +297,7 @@ func (d *demo) push(ctx context.Context) (pipeline.CommitID, error) {
 	}
 	for name, b := range config.InitFiles() {
 		if vendored(name) {
-			if err := writeNew(d.work, map[string][]byte{name: b}, true); err != nil {
+			if _, err := writeNew(d.work, map[string][]byte{name: b}, true); err != nil {
 				return "", err
 			}
 		}
@@ -338,7 +356,9 @@ func (d *demo) follow(ctx context.Context, commit pipeline.CommitID) error {
 		r := &list.Runs[i]
 		d.say("run %s", runName(r))
 		w := newWatcher(c, d.out, d.out)
-		w.prefix = "    "
+		if w.prefix = "    "; !d.serve {
+			w.refuse = refuseBlocked()
+		}
 		final, err := w.follow(ctx, r.ID)
 		if err != nil {
 			return err
@@ -351,6 +371,24 @@ func (d *demo) follow(ctx context.Context, commit pipeline.CommitID) error {
 		return &exitError{exitFailed, fmt.Errorf("%d of %d runs did not succeed", failed, len(list.Runs))}
 	}
 	return nil
+}
+
+// refuseBlocked returns a function that fails once a run has been blocked for long.
+func refuseBlocked() func(*shownRun) error {
+	var since time.Time
+	return func(r *shownRun) error {
+		switch {
+		case r.Shown != blocked:
+			since = time.Time{}
+		case since.IsZero():
+			since = time.Now()
+		case time.Since(since) > demoBlocked:
+			return &exitError{exitBlocked, fmt.Errorf(`%s is blocked: %s
+the demo's two agents are in the pool default and have the facts role "build" and "deploy":
+change the composition's agent, or serve the repository with agents that fit: reconciler serve`, runName(&r.Run), oneLine(r.Sentence))}
+		}
+		return nil
+	}
 }
 
 // prove reads the statuses back with git: they must be there, and all succeed.

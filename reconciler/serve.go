@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"time"
@@ -60,26 +63,49 @@ func newDev() *cobra.Command {
 		Use: "dev --repo REPOSITORY", Short: "Control plane, agents and web view on this machine", Args: cobra.NoArgs,
 		Long: `Run the control plane and one agent as processes on this machine, for trying
 things out. Unlike serve it runs the newest commit at the first start, and takes
-another port when one is in use. Each agent is an ordinary agentd.`,
+another port when one is in use. Each agent is an ordinary agentd.
+
+Each repository has a record of its own: --data is a folder that is named after the
+repository, unless another is given.`,
 		Example: "  reconciler dev --repo ~/pipelines.git",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !cmd.Flags().Changed("data") {
-				opt.data = filepath.Join(filepath.Dir(defaultData()), "dev")
-			}
 			if err := fromEnvironment(cmd, "RECONCILER_"); err != nil {
 				return err
 			}
 			if err := opt.check(); err != nil {
 				return err
 			}
+			if agents < 0 {
+				return fault.New(fault.Invalid, "--agents %d: want 0 or more", agents)
+			}
+			if opt.data == "" {
+				opt.data = devData(opt.repo)
+			}
 			opt.runTip, opt.lenientPorts = true, true
 			return dev(cmd, opt, agents)
 		},
 	}
 	opt.flags(cmd.Flags())
+	data := cmd.Flags().Lookup("data")
+	opt.data, data.DefValue = "", filepath.Join(devFolder(), "REPOSITORY")
 	cmd.Flags().IntVar(&agents, "agents", 1, "how many agents to start, in the pool default")
 	return cmd
 }
+
+// devFolder holds a data folder for each repository that dev has served.
+func devFolder() string { return filepath.Join(filepath.Dir(defaultData()), "dev") }
+
+// devData is the data folder of one repository: its name, for people, and its address,
+// to tell it from others of that name. It is short, because a socket in it has to be.
+func devData(repo string) string {
+	const mostName = 20
+	name := strings.TrimSuffix(path.Base(filepath.ToSlash(repo)), ".git")
+	name = strings.Trim(notPlain.ReplaceAllString(name, "-"), "-.")
+	sum := sha256.Sum256([]byte(repo))
+	return filepath.Join(devFolder(), fmt.Sprintf("%s-%x", name[:min(mostName, len(name))], sum[:4]))
+}
+
+var notPlain = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
 
 func dev(cmd *cobra.Command, opt options, agents int) error {
 	binary, err := findAgentd()
@@ -194,9 +220,13 @@ func findAgentd() (string, error) {
 func newCheck() *cobra.Command {
 	var opt options
 	var c client
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "check --repo REPOSITORY", Short: "Diagnose configuration, git, forge, record and agents", Args: cobra.NoArgs,
-		Long: "Look at everything a server needs and say of each whether it is well, and what\nto do when it is not. The exit code is 1 when something is wrong.",
+		Long: `Look at everything a server needs and say of each whether it is well, and what
+to do when it is not. Run it as the server's user, with its environment and options.
+The exit code is 1 when something is wrong.`,
+		Example: "  reconciler check --repo /srv/ops.git",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := fromEnvironment(cmd, "RECONCILER_"); err != nil {
 				return err
@@ -204,11 +234,12 @@ func newCheck() *cobra.Command {
 			if err := opt.check(); err != nil {
 				return err
 			}
-			return check(cmd, opt, &c)
+			return check(cmd, opt, &c, asJSON)
 		},
 	}
 	opt.flags(cmd.Flags())
 	serverFlag(cmd, &c)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print what was found as JSON")
 	return cmd
 }
 
@@ -219,27 +250,49 @@ type finding struct {
 	warning      bool
 }
 
-func check(cmd *cobra.Command, opt options, c *client) error {
+// findingJSON is a finding as check --json prints it. State is ok, warning or problem.
+type findingJSON struct {
+	What  string `json:"what"`
+	State string `json:"state"`
+	Text  string `json:"text"`
+}
+
+func (f finding) json() findingJSON {
+	switch {
+	case f.err != nil && f.warning:
+		return findingJSON{f.what, "warning", f.err.Error()}
+	case f.err != nil:
+		return findingJSON{f.what, "problem", f.err.Error()}
+	}
+	return findingJSON{f.what, "ok", f.result}
+}
+
+func check(cmd *cobra.Command, opt options, c *client, asJSON bool) error {
 	ctx, w := cmd.Context(), cmd.OutOrStdout()
-	problems, warnings := 0, 0
-	say := func(f finding) {
-		mark := "✓"
-		text := f.result
-		switch {
-		case f.err != nil && f.warning:
-			mark, text = "!", f.err.Error()
-			warnings++
-		case f.err != nil:
-			mark, text = "✗", f.err.Error()
-			problems++
+	marks := map[string]string{"ok": "✓", "warning": "!", "problem": "✗"}
+	n := map[string]int{}
+	all := []findingJSON{}
+	for _, probe := range []func(context.Context, options, *client) []finding{checkData, checkGit, checkForge, checkRepository, checkServer, checkAgents} {
+		for _, found := range probe(ctx, opt, c) {
+			f := found.json()
+			n[f.State]++
+			all = append(all, f)
+			if !asJSON {
+				fmt.Fprintf(w, "%-14s %s %s\n", f.What, marks[f.State], oneLine(f.Text))
+			}
 		}
-		fmt.Fprintf(w, "%-14s %s %s\n", f.what, mark, strings.ReplaceAll(text, "\n", " "))
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 	}
-	for _, probe := range []func(context.Context, options, *client) finding{checkData, checkGit, checkForge, checkRepository, checkServer, checkAgents} {
-		say(probe(ctx, opt, c))
+	if asJSON {
+		if err := writeJSON(w, all); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprintf(w, "\n%s, %s\n", counted(n["problem"], "problem"), counted(n["warning"], "warning"))
 	}
-	fmt.Fprintf(w, "\n%d problems, %d warnings\n", problems, warnings)
-	if problems > 0 {
+	if n["problem"] > 0 {
 		return &exitError{code: exitFailed}
 	}
 	return nil

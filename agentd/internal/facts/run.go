@@ -103,6 +103,9 @@ func runFacter(ctx context.Context, log *slog.Logger) map[string]any {
 		return nil
 	}
 	raw, runErr := run(ctx, []string{path, "--json"}, maxFacter)
+	if ctx.Err() != nil {
+		return nil // we stop; it is not Facter's fault
+	}
 	// Some versions tell their facts and then exit with 1 over a single one.
 	f, err := parseJSON(raw)
 	if err != nil || len(f) == 0 {

@@ -13,6 +13,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -144,13 +145,21 @@ func (s *Session) Run(ctx context.Context) error {
 			s.cfg.Log.Error("another agentd uses this identity; if its data folder was copied, delete the copy's identity.key and enrol it",
 				"agent_id", s.id.ID)
 		}
-		s.cfg.Log.Warn("not connected", "server", s.cfg.Server, "retry_in", delay, "err", err)
+		s.cfg.Log.Warn("not connected", "server", s.cfg.Server, "retry_in", delay, "err", advise(err))
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(delay):
 		}
 	}
+}
+
+// advise adds what to do to an error that does not say it.
+func advise(err error) error {
+	if plain := new(tls.RecordHeaderError); errors.As(err, plain) || strings.Contains(err.Error(), "HTTP response to HTTPS client") {
+		return fmt.Errorf("%w; the server does not speak TLS there: give --server as http://…, or put a TLS proxy in front of it", err)
+	}
+	return err
 }
 
 // backOff returns a delay between nothing and the limit of that try: full jitter.
@@ -185,6 +194,9 @@ func (s *Session) once(ctx context.Context, join *joining) error {
 	err := s.connect(ctx)
 	var final *finalError
 	if !errors.As(err, &final) {
+		if join.refused != nil && fault.Is(err, fault.Invalid) {
+			return &finalError{join.refused.Error()} // it is no server for agents, so nothing is lost by ending
+		}
 		return err
 	}
 	if join.refused != nil {

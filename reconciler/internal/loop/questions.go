@@ -80,10 +80,18 @@ func (l *Runs) Moment(ctx context.Context, run pipeline.RunID, limit int) (Momen
 	return m, err
 }
 
+// offlineAfter is when people are told of an agent that is not connected: longer than
+// agents take to come back to a server that was started again.
+const offlineAfter = 3 * time.Second
+
 // silent reports whether an agent that is known does not answer.
 func (l *Runs) silent(id pipeline.AgentID) bool {
 	a := l.agents[id]
-	return a != nil && (!a.connected || time.Since(a.renewedAt) > StalledAfter)
+	if a == nil {
+		return false
+	}
+	quiet := time.Since(a.renewedAt)
+	return quiet > StalledAfter || !a.connected && quiet > offlineAfter
 }
 
 // Active returns the unfinished runs, newest first, from memory. They are shared

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
 
@@ -50,6 +51,7 @@ type commitView struct {
 
 type verdictRow struct {
 	pipeline.Verdict
+	// URL is the composition's page, "" when there is none.
 	URL string
 	// RunURL is the permanent address of the run, if one was started.
 	RunURL string
@@ -75,13 +77,34 @@ func (s *server) commit(r *http.Request) (view, error) {
 		v.Mood = "bad"
 	}
 	for _, d := range verdicts {
-		row := verdictRow{Verdict: d, URL: compositionURL(d.Composition)}
+		row := verdictRow{Verdict: d}
+		known, err := s.hasPage(r, d)
+		if err != nil {
+			return nil, err
+		}
+		if known {
+			row.URL = compositionURL(d.Composition)
+		}
 		if d.Run != "" {
 			row.RunURL = "/run/" + string(d.Run)
 		}
 		v.Verdicts = append(v.Verdicts, row)
 	}
 	return v, nil
+}
+
+// hasPage reports whether the composition of a verdict has a page. It may be named by
+// its folder, never have run, and be declared by that commit alone.
+func (s *server) hasPage(r *http.Request, d pipeline.Verdict) (bool, error) {
+	if d.Run != "" || !pipeline.ValidName(string(d.Composition)) {
+		return d.Run != "", nil
+	}
+	_, err := s.src.Composition(r.Context(), d.Composition)
+	if !fault.Is(err, fault.NotFound) {
+		return err == nil, err
+	}
+	runs, err := s.src.Runs(r.Context(), RunFilter{Composition: d.Composition, Limit: 1})
+	return len(runs) > 0, err
 }
 
 func firstDiagnostics(ds []pipeline.Diagnostic) ([]pipeline.Diagnostic, int) {

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"encoding/json"
 	"net"
 	"net/http"
 	"net/netip"
@@ -32,6 +33,8 @@ func (s *server) guard(next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
 		switch {
+		case strings.HasPrefix(r.URL.Path, agentPaths):
+			s.wrongDoor(w)
 		case r.Method != http.MethodGet && r.Method != http.MethodHead:
 			h.Set("Allow", "GET, HEAD")
 			s.fail(w, r, http.StatusMethodNotAllowed,
@@ -47,6 +50,27 @@ func (s *server) guard(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 		}
 	})
+}
+
+// agentPaths is where an agent looks for its server, at another address than ours.
+const agentPaths = "/agent/"
+
+// wrongDoor tells an agent that was given the address of the pages where to go, in
+// the form that it reads.
+func (s *server) wrongDoor(w http.ResponseWriter) {
+	at := "the address that the reconciler prints as agents, or was given as --intake"
+	if s.intake != "" {
+		at = s.intake + " on its machine"
+	}
+	b, err := json.Marshal(map[string]string{"error": "this is the web view of a reconciler; agents connect to its intake, which is " + at + ": give that as --server"})
+	if err != nil {
+		s.log.Error("answer not encoded", "err", err)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusBadRequest)
+	if _, err := w.Write(b); err != nil {
+		s.log.Debug("client went away", "path", agentPaths, "err", err)
+	}
 }
 
 // knownHost refuses a page elsewhere that had its own name resolve to this

@@ -33,6 +33,9 @@ type Config struct {
 	// listener's own. Its host is then accepted on a loopback listener, which
 	// otherwise answers only to the names of this machine.
 	Public string
+	// Intake is the address that agents connect to on the reconciler's machine. It is
+	// told to agents that come here; "" when it is not known.
+	Intake string
 	// Log receives requests that failed for a reason of ours. Required.
 	Log *slog.Logger
 	// Now is the clock; nil is time.Now.
@@ -65,7 +68,7 @@ func newServer(c Config) (*server, error) {
 	}
 	s := &server{
 		src: c.Source, log: c.Log, ui: face, now: c.Now,
-		version: c.Version, title: c.Title,
+		version: c.Version, title: c.Title, intake: c.Intake,
 		streams: make(chan struct{}, mostStreams), patience: patience,
 	}
 	if s.now == nil {
@@ -94,6 +97,7 @@ type server struct {
 	version    string
 	title      string
 	publicHost string
+	intake     string
 	bootedAt   time.Time
 	patience   time.Duration
 	// streams holds one element for each open stream, so that their number is bounded.
