@@ -30,6 +30,9 @@ func newAgents() *cobra.Command {
 			if err := c.get(cmd.Context(), "/agents", nil, &list); err != nil {
 				return err
 			}
+			if len(list.Agents) == 0 {
+				fmt.Fprintln(cmd.ErrOrStderr(), "no agent is enrolled; invite one with: reconciler agents invite")
+			}
 			return print(cmd.OutOrStdout(), o, "AGENT\tNAME\tPOOL\tSTATE\tTASKS\tSEEN", list.Agents, func(a *agent) []string {
 				return []string{string(a.ID), oneLine(a.Name), string(a.Pool), string(a.State), fmt.Sprint(len(a.Running)), ago(a.SeenAt)}
 			}, func(a *agent) string { return string(a.ID) })

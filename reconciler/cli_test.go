@@ -365,7 +365,7 @@ func TestDemoSaysWhatBlocksItAndEnds(t *testing.T) {
 	real(t)
 	repo := testkit.NewRepo(t)
 	repo.Write(testkit.Files(testkit.Ops(), testkit.Shell("hello", "echo hello", `agent: facts: role: "nobody"`)))
-	out, exit := testkit.Run(t, "reconciler", "demo", "--from", filepath.Join(repo.Work, "compositions"))
+	out, exit := testkit.RunIn(t, "", []string{"TMPDIR=" + testkit.ShortDir(t)}, "reconciler", "demo", "--from", filepath.Join(repo.Work, "compositions"))
 	if exit != 6 || !strings.Contains(out, "◇ blocked") || !strings.Contains(out, "error: hello#1 is blocked: ") || !strings.Contains(out, "agents that fit") {
 		t.Errorf("exit %d\n%s", exit, out)
 	}
@@ -379,4 +379,23 @@ func TestAgentAtTheWrongDoorIsToldWhereToGo(t *testing.T) {
 	if exit != 2 || !strings.Contains(out, "this is the web view") || !strings.Contains(out, "give that as --server") || !strings.Contains(out, s.Intake) {
 		t.Errorf("exit %d\n%s", exit, out)
 	}
+}
+
+func TestARejectedCompositionHasItsName(t *testing.T) {
+	real(t)
+	s, repo, _ := helloServer(t)
+	broken := repo.Push("main", map[string]string{
+		"compositions/hello/hello.cue": "package ops\n\ncompositions: hello: tasks: 3\n",
+		"compositions/fresh/fresh.cue": "package ops\n\ncompositions: fresh: tasks: 3\n",
+	})
+	testkit.Eventually(t, "the verdicts", func() (bool, string) {
+		out, exit := testkit.RunIn(t, "", []string{"RECONCILER_SERVER=" + s.Web}, "reconciler", "why", string(broken))
+		return exit == 0, out
+	})
+	out := says(t, s, 0, words("why "+string(broken[:12])), "\nhello ", "rejected", "\ncompositions/fresh ")
+	if strings.Contains(out, "\ncompositions/hello ") {
+		t.Errorf("a composition that is known is named by its folder:\n%s", out)
+	}
+	says(t, s, 0, words("why "+string(broken[:12])+" hello"), "rejected")
+	says(t, s, 2, words("why "+string(broken[:12])+" helo"), `did you mean "hello"?`)
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -78,6 +79,9 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values) 
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
+		}
+		if u := new(url.Error); errors.As(err, &u) {
+			err = u.Err // without the address once more
 		}
 		return nil, fault.New(fault.Unavailable, "no server answers at %s: start one with `reconciler serve` or `reconciler dev`, or name it with --server (%w)", c.base, err)
 	}

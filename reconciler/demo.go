@@ -100,14 +100,14 @@ func (d *demo) run(ctx context.Context) (err error) {
 			err = context.Cause(ctx)
 		}
 		d.stop()
-		if e := new(exitError); err != nil && !errors.As(err, &e) {
+		if e := new(exitError); err != nil && !errors.Is(err, context.Canceled) && !errors.As(err, &e) {
 			d.tails() // a run that failed has been told of
 		}
-		if d.keep || err != nil {
+		if d.keep || err != nil && !errors.Is(err, context.Canceled) {
 			fmt.Fprintf(d.out, "kept: %s\n", d.dir)
 			return
 		}
-		_ = os.RemoveAll(d.dir)
+		d.remove()
 	}()
 	fmt.Fprintln(d.out, "Demo: a bare Git repository, the control plane and two agents, all in a temporary folder.")
 	fmt.Fprintln(d.out)
@@ -132,6 +132,21 @@ func (d *demo) run(ctx context.Context) (err error) {
 	fmt.Fprintf(d.out, "Look around:  %s\nPush more:    git clone %s\nCtrl-C ends it.\n", d.at.Web, d.bare)
 	<-stayUp.Done()
 	return nil
+}
+
+// remove deletes the folder. A task that was interrupted with the demo goes on for
+// as long as it takes, and may still be writing there.
+func (d *demo) remove() {
+	for deadline := time.Now().Add(shutdownTime); ; time.Sleep(100 * time.Millisecond) {
+		err := os.RemoveAll(d.dir)
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			fmt.Fprintf(d.out, "kept: %s, a task still works in it (%v)\n", d.dir, err)
+			return
+		}
+	}
 }
 
 func (d *demo) say(format string, args ...any) {

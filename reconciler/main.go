@@ -111,7 +111,21 @@ func newRoot() *cobra.Command {
 turns commits into runs, gives their tasks to agents, and reports back in Git.
 
 Nothing is changed through this program or the web view. People change
-compositions by commit; this program serves, checks and shows.`,
+compositions by commit; this program serves, checks and shows.
+
+Environment:
+  RECONCILER_SERVER   address of the web view that commands ask, as --server
+  RECONCILER_…        any flag of serve, dev, check and agents invite:
+                      --git-token-file is RECONCILER_GIT_TOKEN_FILE
+  NO_COLOR            no colours, whatever its value
+
+Exit codes:
+  0    it is well, or succeeded
+  1    what was asked about is not: a run failed, a file has mistakes
+  2    the command line or the settings are wrong, or name what is not there
+  5    server, git or forge cannot be reached
+  6    as things are it can never start
+  130  interrupted`,
 		SilenceErrors: true, SilenceUsage: true, Version: version(),
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true

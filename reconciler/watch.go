@@ -249,7 +249,11 @@ func (w *watcher) tail(ctx context.Context, id pipeline.AttemptID) {
 			break
 		}
 	}
-	all := strings.Split(strings.TrimRight(string(last), "\n"), "\n")
+	text := strings.TrimRight(string(last), "\n")
+	if text == "" {
+		return
+	}
+	all := strings.Split(text, "\n")
 	for _, l := range all[max(0, len(all)-lines):] {
 		fmt.Fprintf(w.out, "%s  | %s\n", w.prefix, oneLine(l))
 	}

@@ -64,7 +64,11 @@ func whyCommit(ctx context.Context, w io.Writer, c *client, args []string, asJSO
 			}
 		}
 		if len(kept) == 0 {
-			return fault.New(fault.NotFound, "commit %s has no verdict on %q", rec.Commit.Short(), args[1])
+			known := make([]string, len(rec.Verdicts))
+			for i, v := range rec.Verdicts {
+				known[i] = string(v.Composition)
+			}
+			return fault.New(fault.NotFound, "commit %s has no verdict on %q%s", rec.Commit.Short(), args[1], didYouMean(args[1], known))
 		}
 		rec.Verdicts = kept
 	}
