@@ -32,7 +32,6 @@ import (
 // repository reads commits for the loop: Git objects from gitrepo, their meaning
 // from config.
 type repository struct {
-	db        *store.DB
 	repo      *gitrepo.Repo
 	evaluator *config.Evaluator
 	bundles   *bundles
@@ -68,21 +67,19 @@ func (r *repository) ChangedPaths(ctx context.Context, base, head pipeline.Commi
 	return c.Paths, !c.Truncated, err
 }
 
-func (r *repository) Fill(ctx context.Context, run *pipeline.Run, b pipeline.Blank, outputs map[pipeline.TaskName]json.RawMessage) (json.RawMessage, error) {
+func (r *repository) Fill(
+	ctx context.Context, of *pipeline.Composition, run *pipeline.Run, b pipeline.Blank, outputs map[pipeline.TaskName]json.RawMessage,
+) (json.RawMessage, error) {
 	tree, err := r.repo.Tree(ctx, run.Commit)
 	if err != nil {
 		return nil, err
 	}
-	planned, err := r.db.Composition(ctx, run.Digest)
-	if err != nil {
-		return nil, err
-	}
 	req := config.FillRequest{
-		Tree: tree, Unit: planned.Unit, Composition: run.Composition, Blank: b,
+		Tree: tree, Unit: of.Unit, Composition: of.Name, Blank: b,
 		Event: run.Event, Params: run.Params, Outputs: outputs,
 	}
-	if t := run.Task(b.Task); t != nil {
-		req.Bindings, req.Secrets, req.Each = t.Spec.Bindings, t.Spec.Secrets, t.Spec.Each
+	if t := of.Task(b.Task); t != nil {
+		req.Bindings, req.Secrets, req.Each = t.Bindings, t.Secrets, t.Each
 	}
 	return r.evaluator.Fill(ctx, req)
 }
@@ -124,15 +121,11 @@ func (s *secrets) Secret(name pipeline.SecretName) (string, error) {
 
 func valueOf(d pipeline.Secret) (string, error) {
 	if d.Env == "" {
-		v, err := secretFile(d.File)
-		if err != nil {
-			return "", fmt.Errorf("secret %s: %w", d.Name, err)
-		}
-		return v, nil
+		return secretFile(d.File)
 	}
 	v := os.Getenv(d.Env)
 	if v == "" {
-		return "", fault.New(fault.Invalid, "secret %s: there is no environment variable %s; the reconciler's own environment must have it", d.Name, d.Env)
+		return "", fault.New(fault.Invalid, "secret %s: the reconciler has no environment variable %s", d.Name, d.Env)
 	}
 	return v, nil
 }

@@ -130,13 +130,13 @@ func (s *server) credentials() (user, secret string) {
 
 func (s *server) openRooms(late *lateFleet) error {
 	s.secrets = &secrets{}
-	repository := &repository{db: s.db, repo: s.repo, evaluator: s.evaluator, bundles: s.bundles}
+	repository := &repository{repo: s.repo, evaluator: s.evaluator, bundles: s.bundles}
 	wake, err := s.openForge()
 	if err != nil {
 		return err
 	}
 	s.runs = loop.New(loop.Config{
-		DB: s.db, Logs: logLengths{s.logs}, Fleet: late, Filler: repository, Secrets: s.secrets, Log: s.log,
+		DB: s.db, Logs: logLengths{s.logs}, Fleet: late, Filler: repository, Secrets: s.secrets, Law: s.law, Log: s.log,
 		Default: s.opt.ref(), Repo: s.opt.repo, URL: s.opt.public, StatusesChanged: wake,
 	})
 	s.commits = loop.NewCommits(loop.CommitsConfig{
@@ -152,6 +152,14 @@ func (s *server) openRooms(late *lateFleet) error {
 	})
 	late.fleet.Store(s.fleet)
 	return nil
+}
+
+// law is the policy in force.
+func (s *server) law() (*pipeline.Policy, error) {
+	if live := s.commits.Live(); live != nil {
+		return &live.Policy, nil
+	}
+	return nil, fault.New(fault.Unavailable, "no configuration is in force yet")
 }
 
 // openForge makes the converger and returns what wakes it.
@@ -242,13 +250,13 @@ func (s *server) listenOn(addr, flag string) (net.Listener, error) {
 // run serves until ctx ends, then stops in order: nothing new comes in, what is
 // under way is written, and the record is closed last, by close.
 func (s *server) run(ctx context.Context, ready func(addresses)) error {
-	at := addresses{Web: "http://" + s.web.Addr().String(), Intake: "http://" + s.intake.Addr().String(), PID: os.Getpid()}
 	pages, err := web.New(web.Config{
-		Source: &view{s}, Version: version(), Public: s.opt.public, Intake: at.Intake, Log: s.log,
+		Source: &view{s}, Version: version(), Public: s.opt.public, Log: s.log,
 	})
 	if err != nil {
 		return err
 	}
+	at := addresses{Web: "http://" + s.web.Addr().String(), Intake: "http://" + s.intake.Addr().String(), PID: os.Getpid()}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.runs.Run(ctx) })
 	g.Go(func() error { return s.watcher.Run(ctx) })

@@ -32,7 +32,13 @@ type (
 		Task   pipeline.TaskName
 		Review pipeline.Review
 	}
-	// Seen tells how the run stands that a task has called, or that it waits for.
+	// Made tells which run was made for a task that calls.
+	Made struct {
+		Task pipeline.TaskName
+		Run  pipeline.RunID
+	}
+	// Seen tells how the run stands that a task has called, or that it waits for. It is
+	// stale when it tells nothing new.
 	Seen struct {
 		Task pipeline.TaskName
 		Run  *pipeline.Run
@@ -57,6 +63,7 @@ func (Decided) event()  {}
 func (Asked) event()    {}
 func (Returned) event() {}
 func (Reviewed) event() {}
+func (Made) event()     {}
 func (Seen) event()     {}
 func (Expired) event()  {}
 func (Prepared) event() {}
@@ -142,6 +149,13 @@ func (m *machine) applyBuiltIn(ev Event) error {
 		return nil
 	case Reviewed:
 		return m.reviewed(e)
+	case Made:
+		t := m.run.Task(e.Task)
+		if t == nil || t.State != pipeline.Running || t.Spec.Call == nil {
+			return ErrStale
+		}
+		t.Child = e.Run
+		return nil
 	case Seen:
 		return m.seen(e)
 	case Expired:
@@ -370,7 +384,7 @@ func (m *machine) seen(e Seen) error {
 	if t == nil || t.State != pipeline.Running || !t.Spec.BuiltIn() || t.Spec.Call != nil && t.Child != e.Run.ID {
 		return ErrStale
 	}
-	name := fmt.Sprintf("%s#%d", e.Run.Composition, e.Run.Number)
+	name, before := nameOf(e.Run), *t
 	t.Child = e.Run.ID
 	switch {
 	case t.Spec.Call != nil && !t.Spec.Call.Join:
@@ -392,6 +406,9 @@ func (m *machine) seen(e Seen) error {
 		m.move(t, pipeline.Success, fmt.Sprintf("%s ended in %s", name, e.Run.State))
 	default:
 		m.move(t, pipeline.Failure, fmt.Sprintf("%s ended in %s", name, e.Run.State))
+	}
+	if t.State == before.State && t.Reason == before.Reason && t.Child == before.Child {
+		return ErrStale
 	}
 	return nil
 }

@@ -36,6 +36,11 @@ func (m *machine) reviewed(e Reviewed) error {
 	if t == nil || t.State != pipeline.Held || e.Review.By == "" {
 		return ErrStale
 	}
+	if slices.ContainsFunc(t.Reviews, func(r pipeline.Review) bool {
+		return r.By == e.Review.By && r.Approve == e.Review.Approve && r.Comment == e.Review.Comment
+	}) {
+		return ErrStale // it was read before
+	}
 	// The latest word of each person counts.
 	t.Reviews = append(slices.DeleteFunc(slices.Clone(t.Reviews), func(r pipeline.Review) bool {
 		return r.By == e.Review.By

@@ -95,7 +95,7 @@ func (l *line) admit(x *entrant, before []*entrant) {
 		return
 	}
 	if b := l.waitsForMe(x, kin); b != nil {
-		x.cancel = fmt.Sprintf("would never begin: it waits for %s, which waits for it", name(b.Run))
+		x.cancel = fmt.Sprintf("would never begin: it waits for %s, which waits for it", nameOf(b.Run))
 	}
 	waiting := 0
 	for _, b := range before {
@@ -119,7 +119,7 @@ func (l *line) overtake(x *entrant, before []*entrant, kin map[pipeline.RunID]bo
 		}
 		waits := len(b.behind) > 0
 		if p := x.Of.Concurrency.Policy; p == pipeline.CancelRunning || p == pipeline.LatestOnly && waits {
-			b.cancel = "overtaken by " + name(x.Run)
+			b.cancel = "overtaken by " + nameOf(x.Run)
 		}
 	}
 }
@@ -173,14 +173,14 @@ func (x *entrant) gone() bool { return x.cancel != "" && len(x.behind) > 0 }
 // So one run at a time learns that somebody before it has ended.
 func tail(ahead []*entrant) (behind []pipeline.RunID, names string) {
 	if last := ahead[len(ahead)-1]; len(last.behind) > 0 {
-		return []pipeline.RunID{last.Run.ID}, name(last.Run)
+		return []pipeline.RunID{last.Run.ID}, nameOf(last.Run)
 	}
 	const most = 3
 	var list []string
 	for i, b := range ahead {
 		behind = append(behind, b.Run.ID)
 		if i < most {
-			list = append(list, name(b.Run))
+			list = append(list, nameOf(b.Run))
 		}
 	}
 	if n := len(ahead) - most; n > 0 {
@@ -188,8 +188,6 @@ func tail(ahead []*entrant) (behind []pipeline.RunID, names string) {
 	}
 	return behind, strings.Join(list, ", ")
 }
-
-func name(r *pipeline.Run) string { return fmt.Sprintf("%s#%d", r.Composition, r.Number) }
 
 // callers are the unfinished runs that wait for x to end because they have called it.
 func (l *line) callers(x *entrant) map[pipeline.RunID]bool {

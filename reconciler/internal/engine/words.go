@@ -82,3 +82,6 @@ func (m *machine) waitsFor(before *pipeline.Run, t *pipeline.RunTask) string {
 	}
 	return "waits for " + strings.Join(names, ", ")
 }
+
+// nameOf names a run as people do.
+func nameOf(r *pipeline.Run) string { return fmt.Sprintf("%s#%d", r.Composition, r.Number) }

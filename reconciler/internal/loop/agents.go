@@ -327,6 +327,7 @@ func (l *Runs) tick(p *pass) {
 		}
 	}
 	l.checkDeadlines(p, now)
+	l.expire(p, now)
 	l.checkPins(p, now)
 	l.describe(p, now)
 }

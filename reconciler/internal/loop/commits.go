@@ -2,7 +2,6 @@ package loop
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,11 +10,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/oklog/ulid/v2"
-
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
-	"github.com/maestro-cd/maestro/reconciler/internal/engine"
 	"github.com/maestro-cd/maestro/reconciler/internal/plan"
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
@@ -152,33 +148,13 @@ func (c *Commits) goLive(cfg pipeline.Config) {
 	}
 }
 
-// evaluate returns what a commit declares, each task with its plugin's programs:
-// a run goes on with those it was planned with.
+// evaluate returns what a commit declares, pinned.
 func (c *Commits) evaluate(ctx context.Context, id pipeline.CommitID) (pipeline.Config, error) {
 	cfg, err := c.cfg.Repository.Evaluate(ctx, id)
 	if err != nil {
 		return cfg, err
 	}
-	// The evaluator may keep what it returned, so change a copy.
-	cfg.Compositions = slices.Clone(cfg.Compositions)
-	for i := range cfg.Compositions {
-		comp := &cfg.Compositions[i]
-		comp.Tasks = slices.Clone(comp.Tasks)
-		pinned := []byte(comp.Digest)
-		for j := range comp.Tasks {
-			t := &comp.Tasks[j]
-			if p := cfg.Plugin(t.Plugin); p != nil {
-				t.Tree, t.Programs = p.Tree, p.Programs
-				programs, err := json.Marshal(p.Programs)
-				if err != nil {
-					return cfg, fmt.Errorf("programs of plugin %s: %w", p.Name, err)
-				}
-				pinned = fmt.Appendf(pinned, "\x00%s\x00%s\x00%s", t.Name, p.Tree, programs)
-			}
-		}
-		comp.Digest = pipeline.DigestOf(pinned)
-	}
-	return cfg, nil
+	return pin(cfg)
 }
 
 func (c *Commits) deleted(ctx context.Context, ref pipeline.Ref) error {
@@ -215,7 +191,7 @@ func (c *Commits) moved(ctx context.Context, ref pipeline.Ref, base, head pipeli
 		}
 		p = plan.OfPush(&cfg, push)
 	}
-	runs, err := c.record(ctx, rec, p, first && !c.cfg.RunTip)
+	runs, err := c.record(ctx, &cfg, rec, p, first && !c.cfg.RunTip)
 	if err != nil {
 		return err
 	}
@@ -264,7 +240,7 @@ func (c *Commits) push(ctx context.Context, cfg *pipeline.Config, rec pipeline.C
 // and that the ref was seen there: all of it or nothing. A run that is there
 // already, because this event was seen before, is not made again. quiet leaves the
 // forge alone: the commit is the past.
-func (c *Commits) record(ctx context.Context, rec pipeline.CommitRecord, p plan.Plan, quiet bool) ([]*pipeline.Run, error) {
+func (c *Commits) record(ctx context.Context, cfg *pipeline.Config, rec pipeline.CommitRecord, p plan.Plan, quiet bool) ([]*pipeline.Run, error) {
 	var made []*pipeline.Run
 	err := c.cfg.DB.Write(ctx, func(tx *store.Tx) error {
 		made = nil
@@ -280,7 +256,7 @@ func (c *Commits) record(ctx context.Context, rec pipeline.CommitRecord, p plan.
 			if err != nil {
 				return err
 			}
-			err = tx.CreateRun(r, p.Runs[i].Composition)
+			err = tx.CreateRun(r, p.Runs[i].Composition, calledBy(cfg, p.Runs[i].Composition)...)
 			switch {
 			case err == nil:
 				made, facts.Runs = append(made, r), append(facts.Runs, r)
@@ -336,22 +312,4 @@ func withKey(runs []*pipeline.Run, key pipeline.RunKey) *pipeline.Run {
 		return nil
 	}
 	return runs[i]
-}
-
-// newRun makes the run that was planned, its first tasks ready.
-func newRun(p *plan.Run) (*pipeline.Run, error) {
-	now := time.Now().UTC()
-	r := &pipeline.Run{
-		ID: pipeline.RunID(ulid.Make().String()), Key: p.Key, Composition: p.Composition.Name, Digest: p.Composition.Digest,
-		Commit: p.Event.Head, Ref: p.Event.Ref, Event: p.Event, Params: p.Params, Priority: p.Composition.Priority,
-		State: pipeline.Pending, CreatedAt: now,
-	}
-	for i, t := range p.Composition.Tasks {
-		r.Tasks = append(r.Tasks, pipeline.RunTask{Name: t.Name, Index: i, Spec: t, State: pipeline.Pending})
-	}
-	s, err := engine.Next(r, p.Composition, nil, engine.Created{}, now)
-	if err != nil {
-		return nil, fmt.Errorf("make run of %s: %w", p.Composition.Name, err)
-	}
-	return s.Run, nil
 }

@@ -242,15 +242,10 @@ func output(r *pipeline.Run, b pipeline.Binding) (json.RawMessage, error) {
 
 // fill computes deferred fields outside of the loop; the answer comes back as filled.
 func (l *Runs) fill(ctx context.Context, r *pipeline.Run, t *pipeline.RunTask) {
-	outputs := map[pipeline.TaskName]json.RawMessage{}
-	for i := range r.Tasks {
-		if o := r.Tasks[i].Outputs; len(o) > 0 {
-			outputs[r.Tasks[i].Name] = o
-		}
-	}
+	outputs, of := outputsOf(r), l.active[r.ID].of
 	run, task, key, reload := r, t.Spec, fieldKey{r.ID, t.Name}, l.reloads
 	l.work.Go(func() {
-		f, err := l.cfg.Filler.Fill(ctx, run, pipeline.Blank{Part: pipeline.PartFields, Task: task.Name}, outputs)
+		f, err := l.cfg.Filler.Fill(ctx, of, run, pipeline.Blank{Part: pipeline.PartFields, Task: task.Name}, outputs)
 		if err == nil {
 			f, err = bind(f, run, &task)
 		}

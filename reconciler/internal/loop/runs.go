@@ -46,7 +46,7 @@ type Fleet interface {
 // and the other parts of a composition that a Blank names. What does not fit its
 // type is fault.Invalid, with a message for the author.
 type Filler interface {
-	Fill(ctx context.Context, run *pipeline.Run, b pipeline.Blank, outputs map[pipeline.TaskName]json.RawMessage) (json.RawMessage, error)
+	Fill(ctx context.Context, of *pipeline.Composition, run *pipeline.Run, b pipeline.Blank, outputs map[pipeline.TaskName]json.RawMessage) (json.RawMessage, error)
 }
 
 // Secrets reads the values that tasks refer to. One that is missing is
@@ -69,6 +69,8 @@ type Config struct {
 	Filler  Filler
 	Secrets Secrets
 	Log     *slog.Logger
+	// Law returns the policy in force, fault.Unavailable while that is not known.
+	Law func() (*pipeline.Policy, error)
 	// Default is the branch whose runs may have secrets.
 	Default pipeline.Ref
 	// Repo is the ops repository as tasks see it: a path or URL without credentials.
@@ -86,7 +88,7 @@ type Runs struct {
 	in     chan message
 	filled chan filled
 	done   chan struct{}  // closed when Run has returned
-	work   sync.WaitGroup // of the goroutines that compute fields and seal logs
+	work   sync.WaitGroup // of the goroutines that compute values and seal logs
 
 	// Owned by Run.
 	active   map[pipeline.RunID]*activeRun
@@ -95,13 +97,18 @@ type Runs struct {
 	commits  map[pipeline.CommitID]*commitFacts
 	filling  map[fieldKey]bool
 	fields   map[fieldKey]json.RawMessage
-	notes    *notes // any goroutine may ask it
-	refusals map[fieldKey]map[pipeline.AgentID]refusal
-	gos      map[pipeline.AttemptID]bool // accepted attempts whose go waits for secrets
-	again    []message                   // to be looked at once more, after a failed write
-	failures int                         // of writes, since the last good one
-	reloads  int                         // counts reloads, to tell the fields computed before one
-	assigned int64                       // counts assignments, to find the agent that rested longest
+	waits    map[fieldKey]bool // tasks that wait for a run
+	// inquiries are computations under way, and those to be tried again.
+	inquiries map[blankKey]inquiry
+	next      []message // that follow from the last write
+	fresh     bool      // reloaded, and not looked at whole since
+	notes     *notes    // any goroutine may ask it
+	refusals  map[fieldKey]map[pipeline.AgentID]refusal
+	gos       map[pipeline.AttemptID]bool // accepted attempts whose go waits for secrets
+	again     []message                   // to be looked at once more, after a failed write
+	failures  int                         // of writes, since the last good one
+	reloads   int                         // counts reloads, to tell the fields computed before one
+	assigned  int64                       // counts assignments, to find the agent that rested longest
 }
 
 // activeRun is an unfinished run with its open attempts.
@@ -143,6 +150,7 @@ type message struct {
 	wire         wire.Message
 	cancel       *Cancel
 	filled       *filled
+	answered     *answer
 	ask          func()
 	tick         bool
 }
@@ -175,6 +183,7 @@ func New(cfg Config) *Runs {
 		commits:  map[pipeline.CommitID]*commitFacts{},
 		filling:  map[fieldKey]bool{},
 		fields:   map[fieldKey]json.RawMessage{},
+		waits:    map[fieldKey]bool{}, inquiries: map[blankKey]inquiry{},
 		notes:    newNotes(),
 		refusals: map[fieldKey]map[pipeline.AgentID]refusal{},
 		gos:      map[pipeline.AttemptID]bool{},
@@ -245,6 +254,7 @@ func (l *Runs) reload(ctx context.Context) error {
 	l.active = make(map[pipeline.RunID]*activeRun, len(runs))
 	// Fields were computed from outputs that may not be in the record.
 	l.fields, l.filling = map[fieldKey]json.RawMessage{}, map[fieldKey]bool{}
+	l.waits, l.inquiries, l.next, l.fresh = map[fieldKey]bool{}, map[blankKey]inquiry{}, nil, true
 	l.gos = map[pipeline.AttemptID]bool{}
 	l.attempts = map[pipeline.AttemptID]pipeline.RunID{}
 	l.commits = map[pipeline.CommitID]*commitFacts{}
@@ -299,6 +309,8 @@ type step struct {
 // pass is one transaction under way: what to write, and what to do once it is.
 type pass struct {
 	steps  []step
+	calls  []call // of which no run was made yet
+	made   []made
 	agents map[pipeline.AgentID]pipeline.Agent // that look different
 	after  []func(context.Context)
 	touch  map[pipeline.CommitID]bool
@@ -306,6 +318,8 @@ type pass struct {
 	// placing: something happened by which a task may find an agent. Most messages are
 	// heartbeats and questions, and to look at every run costs more than they do.
 	placing bool
+	// line: somebody may have to wait for another run, or for one less.
+	line bool
 	// failed: the record could not be read, so nothing of this counts.
 	failed error
 }
@@ -315,12 +329,14 @@ func (l *Runs) process(ctx context.Context, batch []message) {
 	batch = append(l.again, batch...)
 	l.again = nil
 	p := &pass{touch: map[pipeline.CommitID]bool{}, agents: map[pipeline.AgentID]pipeline.Agent{}}
+	if l.fresh {
+		l.fresh = false
+		l.recovered(p)
+	}
 	for _, m := range batch {
 		l.look(ctx, p, m)
 	}
-	if p.placing || len(p.steps) > 0 {
-		l.place(ctx, p)
-	}
+	l.settle(ctx, p)
 	if err := l.commit(ctx, p); err != nil {
 		l.cfg.Log.Error("record not written", "err", err, "steps", len(p.steps))
 		l.recover(ctx)
@@ -330,6 +346,12 @@ func (l *Runs) process(ctx context.Context, batch []message) {
 	}
 	for _, f := range p.after {
 		f(ctx)
+	}
+	l.activate(p)
+	l.lookAt(ctx, p, batch)
+	if next := l.next; len(next) > 0 {
+		l.next = nil
+		l.process(ctx, next)
 	}
 }
 
@@ -379,6 +401,8 @@ func (l *Runs) look(ctx context.Context, p *pass, m message) {
 		l.apply(p, m.cancel.Run, engine.Cancel{Reason: m.cancel.Reason})
 	case m.filled != nil:
 		l.took(p, *m.filled)
+	case m.answered != nil:
+		l.answered(p, m.answered)
 	case m.ask != nil:
 		m.ask()
 	case m.tick:
@@ -390,6 +414,8 @@ func (l *Runs) add(ctx context.Context, p *pass, m message) {
 	for i, r := range m.added {
 		if l.active[r.ID] == nil && !r.State.Terminal() {
 			l.active[r.ID] = &activeRun{run: r, of: m.of[i], open: engine.Open{}}
+			l.follow(r)
+			l.arrived(p, r)
 		}
 	}
 	if err := l.loadCommit(ctx, m.commit); err != nil {
@@ -447,25 +473,36 @@ func (l *Runs) adopt(p *pass, ar *activeRun, s engine.Step) {
 		}
 		l.tell(p, st.Agent, &wire.Cancel{Attempt: st.Attempt, Token: token, Reason: st.Reason})
 	}
+	for _, c := range s.Calls {
+		p.calls = append(p.calls, call{s.Run, c})
+	}
 	if f := l.commits[s.Run.Commit]; f != nil {
 		f.runs[s.Run.ID] = s.Run
 	}
 	if before.State != s.Run.State || before.Reason != s.Run.Reason {
 		p.touch[s.Run.Commit] = true
 	}
+	for _, d := range s.Cancels {
+		l.apply(p, d.Run, engine.Cancel{Reason: d.Reason})
+	}
+	l.follow(s.Run)
 	if s.Run.State.Terminal() {
 		l.finished(p, s.Run)
+		p.line = p.line || inLine(s.Run, ar.of)
+		l.reportEnd(p, s.Run)
 	}
 }
 
 // finished forgets a run that has ended, and tells its agents that its workspaces are free.
 func (l *Runs) finished(p *pass, r *pipeline.Run) {
 	delete(l.active, r.ID)
+	maps.DeleteFunc(l.inquiries, func(k blankKey, _ inquiry) bool { return k.run == r.ID })
 	l.notes.forget(r.ID)
 	told := map[pipeline.AgentID]bool{}
 	for i := range r.Tasks {
 		t := &r.Tasks[i]
 		delete(l.fields, fieldKey{r.ID, t.Name})
+		delete(l.waits, fieldKey{r.ID, t.Name})
 		delete(l.refusals, fieldKey{r.ID, t.Name})
 		if t.Agent != "" && !told[t.Agent] {
 			told[t.Agent] = true
@@ -492,6 +529,13 @@ func (l *Runs) commit(ctx context.Context, p *pass) error {
 		statuses = append(statuses, l.statuses(id, p)...)
 	}
 	err := l.cfg.DB.Write(ctx, func(tx *store.Tx) error {
+		for _, m := range p.made {
+			if err := tx.CreateRun(m.run, m.of); fault.Is(err, fault.Conflict) {
+				l.cfg.Log.Error("run made twice", "run_id", m.run.ID, "err", err)
+			} else if err != nil {
+				return err
+			}
+		}
 		for _, s := range p.steps {
 			if err := tx.SaveRun(s.before, s.Run); err != nil {
 				return err

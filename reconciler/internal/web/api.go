@@ -40,6 +40,8 @@ type (
 	boardAnswer struct {
 		Board
 		Unfinished []runAnswer `json:"unfinished"`
+		// More counts the unfinished runs that are not listed; the runs have them.
+		More int `json:"unfinished_more,omitempty"`
 	}
 	runsAnswer struct {
 		Runs []runAnswer `json:"runs"`
@@ -103,9 +105,10 @@ func (s *server) apiBoard(w http.ResponseWriter, r *http.Request) error {
 		b.Compositions[i].Recent = filled(b.Compositions[i].Recent)
 	}
 	out, say := boardAnswer{Board: b, Unfinished: []runAnswer{}}, tellerOf(b.Moment)
-	for i := range b.Unfinished {
+	for i := range b.Unfinished[:min(mostListed, len(b.Unfinished))] {
 		out.Unfinished = append(out.Unfinished, say.answer(&b.Unfinished[i]))
 	}
+	out.More = len(b.Unfinished) - len(out.Unfinished)
 	return s.sendJSON(w, r, out)
 }
 

@@ -18,6 +18,7 @@ type boardView struct {
 	Counts       boardCounts
 	Needs        []need
 	Running      []runningRow
+	More         int // unfinished runs that are counted and not listed
 	Compositions []compositionRow
 	// Rejected is the newest commit when its configuration has errors.
 	Rejected *pipeline.CommitRecord
@@ -66,6 +67,10 @@ type bar struct {
 	Bad, Open  bool
 }
 
+// mostListed bounds the unfinished runs that the board lists, in the page and in the
+// API. All of them are counted, and what needs a person is looked for in all of them.
+const mostListed = 200
+
 func (s *server) board(r *http.Request) (view, error) {
 	b, err := s.src.Board(r.Context())
 	if err != nil {
@@ -84,9 +89,10 @@ func (s *server) board(r *http.Request) (view, error) {
 		usual[c.Name] = time.Duration(c.Median)
 		v.Compositions = append(v.Compositions, rowOf(c, say, v.Now))
 	}
-	for i := range b.Unfinished {
+	for i := range b.Unfinished[:min(mostListed, len(b.Unfinished))] {
 		v.Running = append(v.Running, runningOf(&b.Unfinished[i], say, usual))
 	}
+	v.More = len(b.Unfinished) - len(v.Running)
 	if b.Newest != nil && pipeline.HasErrors(b.Newest.Diagnostics) {
 		v.Rejected, v.Errors = b.Newest, countErrors(b.Newest.Diagnostics)
 	}

@@ -2,6 +2,7 @@ package web_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -114,29 +115,6 @@ func TestASilentAgentIsNamedWithWhatEndsTheWait(t *testing.T) {
 	everywhere(t, handler(t, f), "counts as lost at 11:20:00Z", "in doubt")
 }
 
-func TestOnlyACompositionThatHasAPageIsLinkedFromItsVerdict(t *testing.T) {
-	t.Parallel()
-	f := sample()
-	f.verdicts = []pipeline.Verdict{
-		{Commit: shaLive, Composition: "compositions/broken", Outcome: pipeline.VerdictRejected, Sentence: "a mistake"},
-		{Commit: shaLive, Composition: "never-live", Outcome: pipeline.VerdictSkipped, Sentence: "no trigger"},
-		{Commit: shaLive, Composition: "hello", Outcome: pipeline.VerdictRejected, Sentence: "a mistake"},
-	}
-	h := handler(t, f)
-	_, body := get(t, h, "/commits/"+string(shaLive))
-	for path, want := range map[string]bool{"/c/compositions/broken": false, "/c/never-live": false, "/c/hello": true} {
-		if got := strings.Contains(body, `href="`+path+`"`); got != want {
-			t.Errorf("%s is linked: %t, want %t", path, got, want)
-		}
-		if res, _ := get(t, h, path); (res.StatusCode == http.StatusOK) != want {
-			t.Errorf("%s: status %d", path, res.StatusCode)
-		}
-	}
-	if !strings.Contains(body, "compositions/broken") {
-		t.Error("the folder is not named")
-	}
-}
-
 func TestATaskThatNeverStartedHasAWholeSentence(t *testing.T) {
 	t.Parallel()
 	f := under(pipeline.Skipped)
@@ -145,5 +123,24 @@ func TestATaskThatNeverStartedHasAWholeSentence(t *testing.T) {
 	_, body := get(t, handler(t, f), "/c/hello/1/t/greet")
 	if want := "No agent was given this task, so there is no log. Needs lint: failure.</p>"; !strings.Contains(body, want) {
 		t.Errorf("want %q\n%s", want, body)
+	}
+}
+
+func TestBoardCountsTheRunsThatItDoesNotList(t *testing.T) {
+	t.Parallel()
+	f := &fakeSource{}
+	for i := range 250 {
+		f.runs = append(f.runs, pipeline.Run{ID: pipeline.RunID(fmt.Sprintf("01%024d", i)), Composition: "c", Number: i + 1, State: pipeline.Running})
+	}
+	h := handler(t, f)
+	if _, body := get(t, h, "/"); !strings.Contains(body, "250 running") || !strings.Contains(body, "and 50 more") {
+		t.Errorf("the page does not tell of 50 more:\n%.2000s", body)
+	}
+	var b struct {
+		Unfinished []json.RawMessage `json:"unfinished"`
+		More       int               `json:"unfinished_more"`
+	}
+	if _, body := get(t, h, "/api/v1/board"); json.Unmarshal([]byte(body), &b) != nil || len(b.Unfinished) != 200 || b.More != 50 {
+		t.Errorf("the API lists %d and tells of %d more", len(b.Unfinished), b.More)
 	}
 }
