@@ -137,7 +137,7 @@ Exit codes:
 	)
 	for group, cmds := range map[string][]*cobra.Command{
 		"start":   {newDemo(), newInit(), newDev()},
-		"author":  {newVet(), newVendor()},
+		"author":  {newVet(), newPlan(), newGraph(), newFmt(), newVendor()},
 		"watch":   {newRuns(), newRun(), newWatch(), newLogs(), newWhy()},
 		"operate": {newServe(), newCheck(), newAgents()},
 	} {

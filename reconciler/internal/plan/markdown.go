@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -77,7 +78,7 @@ func (m *markdown) head() {
 	if m.Marker != "" {
 		m.line("%s", m.Marker)
 	}
-	parts := []string{fmt.Sprintf("**maestro plan: %s**", m.verdict()), code(m.Head.Short())}
+	parts := []string{fmt.Sprintf("**maestro plan: %s**", m.verdict()), code(cmp.Or(m.Head.Short(), "worktree"))}
 	if m.Base != "" {
 		parts[1] += " onto " + code(strings.TrimPrefix(m.Onto+"@"+m.Base.Short(), "@"))
 	}

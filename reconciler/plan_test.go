@@ -1,0 +1,126 @@
+package main_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/maestro-cd/maestro/internal/testkit"
+)
+
+// author is a clone of an ops repository in which somebody works.
+type author struct {
+	*testkit.Repo
+	t *testing.T
+}
+
+// newAuthor makes one whose default branch holds hello, a composition for the docs
+// only, and a task that asks for much memory.
+func newAuthor(t *testing.T) *author {
+	t.Helper()
+	a := &author{testkit.NewRepo(t), t}
+	a.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("hello", "echo hello", ""), testkit.Shell("goodbye", "echo bye", "")))
+	return a
+}
+
+// edit replaces text in a file of the working copy.
+func (a *author) edit(file, old, now string) {
+	a.t.Helper()
+	path := filepath.Join(a.Work, file)
+	b, err := os.ReadFile(path)
+	if err != nil || !strings.Contains(string(b), old) {
+		a.t.Fatalf("%s does not hold %q: %v\n%s", file, old, err, b)
+	}
+	if err := os.WriteFile(path, []byte(strings.ReplaceAll(string(b), old, now)), 0o644); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// run runs the command line in the working copy and wants an exit code and texts.
+func (a *author) run(exit int, args string, texts ...string) string {
+	a.t.Helper()
+	// A home of its own, so that no dev of this machine is found.
+	out, got := testkit.RunIn(a.t, a.Work, []string{"XDG_STATE_HOME=" + a.t.TempDir()}, "reconciler", words(args)...)
+	if got != exit {
+		a.t.Errorf("reconciler %s: exit %d, want %d\n%s", args, got, exit, out)
+	}
+	for _, text := range texts {
+		if !strings.Contains(out, text) {
+			a.t.Errorf("reconciler %s: want it to say %q\n%s", args, text, out)
+		}
+	}
+	return out
+}
+
+const helloFile = "compositions/hello/hello.cue"
+
+func TestPlanShowsWhatTheWorkingCopyChanges(t *testing.T) {
+	real(t)
+	a := newAuthor(t)
+	a.run(0, "plan --exit-code", "0 changed, 0 added, 0 removed, 2 unchanged; 2 runs will start on merge", "No server was asked")
+	a.edit(helloFile, "echo hello", "echo HELLO")
+	a.run(0, "plan", "~ hello", `"echo hello" -> "echo HELLO"`, "1 changed, 0 added, 0 removed, 1 unchanged")
+	a.run(3, "plan --exit-code", "1 changed")
+	a.run(0, "plan --markdown", "**maestro plan: 2 runs will start on merge, 0 errors** · `worktree` onto `main@", "| + start | `hello` | push to main |")
+	var p struct {
+		Digest string
+		Runs   []struct{ Composition string }
+	}
+	if err := json.Unmarshal([]byte(a.run(0, "plan --json")), &p); err != nil || len(p.Runs) != 2 || p.Digest == "" {
+		t.Errorf("JSON: %+v, %v", p, err)
+	}
+	a.edit(helloFile, "echo HELLO", "echo HELLO\"\n\t\t\tshell: 5 //\"")
+	a.run(1, "plan", "hello", "1 broken", "see them with: reconciler vet")
+	a.run(2, "plan --base nowhere", `no commit "nowhere"`)
+}
+
+func TestPlanOfABranchLeavesOutWhatItLacks(t *testing.T) {
+	real(t)
+	a := newAuthor(t)
+	a.Git(a.Work, "switch", "--quiet", "-c", "louder")
+	a.edit(helloFile, "echo hello", "echo HELLO")
+	a.Git(a.Work, "commit", "--quiet", "-am", "louder")
+	a.Git(a.Work, "switch", "--quiet", "main")
+	a.edit("compositions/goodbye/goodbye.cue", "echo bye", "echo ciao")
+	a.Git(a.Work, "commit", "--quiet", "-am", "ciao")
+	out := a.run(0, "plan --base main --head louder", "main has 1 commits that this change lacks", "~ hello", "1 changed, 0 added")
+	if strings.Contains(out, "ciao") {
+		t.Errorf("the change of the base is shown as one of the branch:\n%s", out)
+	}
+}
+
+func TestPlanKnowsTheAgentsOfAServer(t *testing.T) {
+	real(t)
+	a := newAuthor(t)
+	s := testkit.Serve(t, a.Bare, nil)
+	s.StartAgent(t, "one", "default", "")
+	a.edit(helloFile, "echo hello", "echo HELLO")
+	a.run(0, "plan --server "+s.Web, "1 of 1 agent", "Agents as of")
+	a.run(5, "plan --server http://127.0.0.1:1", "no server answers")
+}
+
+func TestGraphDrawsWhatWaitsForWhat(t *testing.T) {
+	real(t)
+	a := newAuthor(t)
+	a.edit(helloFile, "triggers:", "tasks: later: shell.#Run & {needs: [\"work\"], fields: script: \"true\", run: \"on-failure\"}\n\ttriggers:")
+	a.run(0, "graph hello", "later", "shell/run", "(when one of them fails)")
+	a.run(0, "graph hello --format dot", `"work" -> "later" [style=dashed]`)
+	a.run(0, "graph hello --format mermaid", "flowchart LR", "-.->")
+	a.run(2, "graph hello --format svg", "not text, dot or mermaid")
+	a.run(2, "graph nothing", `no composition "nothing"; there are: goodbye, hello`)
+}
+
+func TestFmtChangesTheLayoutAndNothingElse(t *testing.T) {
+	real(t)
+	a := newAuthor(t)
+	a.run(0, "fmt")
+	a.edit(helloFile, "compositions: \"hello\": {", "compositions:    \"hello\": {\n\n\n")
+	a.run(1, "fmt --check", helloFile)
+	a.run(0, "plan --exit-code", "0 changed")
+	a.run(0, "fmt", helloFile)
+	a.run(0, "fmt --check compositions")
+	a.edit(helloFile, "hello\": {", "hello\": {{")
+	a.run(2, "fmt", helloFile+":")
+}
