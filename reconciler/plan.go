@@ -104,7 +104,7 @@ func showPlan(cmd *cobra.Command, dir string, o planOptions, c *client, asked bo
 
 // question is a plan's input being gathered from a working copy.
 type question struct {
-	clone  *checkout
+	clone *checkout
 	hints io.Writer
 	in    plan.Input
 	text  plan.TextOptions
