@@ -27,6 +27,9 @@ type world struct {
 	now  time.Time
 	n    int
 	stop []engine.Stop
+	// of the last step
+	calls   []engine.Call
+	cancels []engine.Drop
 }
 
 func newWorld(tasks ...pipeline.Task) *world {
@@ -45,7 +48,7 @@ func (w *world) do(ev engine.Event) error {
 		return err
 	}
 	w.run = step.Run
-	w.stop = step.Stop
+	w.stop, w.calls, w.cancels = step.Stop, step.Calls, step.Cancels
 	for _, c := range step.Attempts {
 		w.all[c.After.ID] = c.After
 		w.open[c.After.ID] = c.After
