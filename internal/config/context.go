@@ -281,6 +281,9 @@ func (w *work) notOrdered(t *task, f *fieldDef, ps []provider, g *order) {
 	code, why := codeNotOrdered, fmt.Sprintf("and task %s provides it but is not ordered before %q", listed(which), t.name)
 	d := w.unbound(code, t, f, why)
 	if g.before(which[0])[t.name] {
+		if f.soft {
+			return // it runs first by intent, in the workspace as it is
+		}
 		d = w.unbound(codeNotOrdered, t, f, fmt.Sprintf("and task %q, which provides it, runs only after %q", which[0], t.name))
 		d.Help = "set " + f.Name + ", or add a task before this one that provides " + f.inherit
 		w.complain(d)
