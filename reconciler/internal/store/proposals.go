@@ -100,6 +100,38 @@ func (db *DB) ProposalsOf(ctx context.Context, id pipeline.CommitID) ([]pipeline
 	return list, db.read(err, "proposals of %s", id)
 }
 
+// LookAt notes that a branch was looked at for what it proposes, at this head; "" for
+// a branch that is gone.
+func (tx *Tx) LookAt(repo, branch string, head pipeline.CommitID) error {
+	var err error
+	if head == "" {
+		_, err = tx.exec(`DELETE FROM looked WHERE repo = ? AND branch = ?`, repo, branch)
+	} else {
+		_, err = tx.exec(`INSERT INTO looked VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET head = ?3 WHERE head <> ?3`, repo, branch, string(head))
+	}
+	if err != nil {
+		return fmt.Errorf("look at branch %s: %w", branch, err)
+	}
+	return nil
+}
+
+// LookedAt returns the heads at which branches were looked at last.
+func (db *DB) LookedAt(ctx context.Context, repo string) (map[string]pipeline.CommitID, error) {
+	list, err := query(ctx, db.file.reader, scanPair, `SELECT branch, head FROM looked WHERE repo = ?`, repo)
+	return asMap[string, pipeline.CommitID](list), db.read(err, "branches of %s", repo)
+}
+
+// Unplanned reports whether a commit was observed as the head of a branch other than
+// main, and nobody has looked yet at what it proposes.
+func (db *DB) Unplanned(ctx context.Context, id pipeline.CommitID, main pipeline.Ref) (bool, error) {
+	var yes bool
+	err := db.file.reader.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM refs r
+		WHERE r.commit_id = ?1 AND r.ref LIKE 'refs/heads/%' AND r.ref <> ?2 AND NOT EXISTS (
+			SELECT 1 FROM looked l WHERE l.repo = r.repo AND l.branch = substr(r.ref, 12) AND l.head = r.commit_id))`,
+		string(id), string(main)).Scan(&yes)
+	return yes, db.read(err, "branches at %s", id)
+}
+
 // SeenReview is a review as it was when it was first seen.
 type SeenReview struct {
 	Ref    pipeline.Ref

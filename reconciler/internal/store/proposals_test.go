@@ -146,3 +146,34 @@ func TestHistoryIsWhatTheLatestSuccessesTook(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
+
+func TestHeadIsUnplannedUntilItsBranchWasLookedAt(t *testing.T) {
+	t.Parallel()
+	db := open(t, t.TempDir())
+	check := func(id pipeline.CommitID, want bool) {
+		t.Helper()
+		if got, err := db.Unplanned(t.Context(), id, "refs/heads/main"); got != want || err != nil {
+			t.Errorf("%s: %v, %v", id, got, err)
+		}
+	}
+	write(t, db, func(tx *store.Tx) error {
+		for ref, id := range map[pipeline.Ref]pipeline.CommitID{"refs/heads/main": "c1", "refs/heads/a/b": "c2", "refs/tags/a": "c3"} {
+			if err := tx.ObserveRef("ops", ref, id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	check("c1", false)
+	check("c2", true)
+	check("c3", false)
+	write(t, db, func(tx *store.Tx) error { return tx.LookAt("ops", "a/b", "c1") })
+	check("c2", true)
+	write(t, db, func(tx *store.Tx) error { return tx.LookAt("ops", "a/b", "c2") })
+	check("c2", false)
+	if got, err := db.LookedAt(t.Context(), "ops"); err != nil || len(got) != 1 || got["a/b"] != "c2" {
+		t.Errorf("%v, %v", got, err)
+	}
+	write(t, db, func(tx *store.Tx) error { return tx.LookAt("ops", "a/b", "") })
+	check("c2", true)
+}

@@ -251,6 +251,15 @@ CREATE INDEX proposals_head ON proposals (head);
 CREATE INDEX proposals_merged ON proposals (merged) WHERE merged IS NOT NULL;
 CREATE INDEX proposals_changed ON proposals (changed_at);
 
+-- The head of each branch that was looked at for what it proposes. The branch '' says
+-- that they were looked at for the first time.
+CREATE TABLE looked (
+  repo   TEXT NOT NULL,
+  branch TEXT NOT NULL,
+  head   TEXT NOT NULL,
+  PRIMARY KEY (repo, branch)
+) STRICT, WITHOUT ROWID;
+
 -- Reviews as they were first seen: a ref, the object it pointed at, and the plan that
 -- there was to see. What is void stays void while the ref stays.
 CREATE TABLE reviews (
