@@ -40,7 +40,9 @@ type CommitsConfig struct {
 	// RunTip: a repository seen for the first time runs its newest commit. Without
 	// it the first look is a baseline and nothing of the past runs.
 	RunTip bool
-	URL    string
+	// Proposals as in Config.
+	Proposals bool
+	URL       string
 	// StatusesChanged is called when the forge should show something else.
 	StatusesChanged func()
 	// Live is called with each configuration that comes into force, the first one
@@ -302,7 +304,16 @@ func (c *Commits) known(ctx context.Context, rec pipeline.CommitRecord) (plan.Fa
 		return f, err
 	}
 	f.Verdicts = slices.DeleteFunc(verdicts, func(v pipeline.Verdict) bool { return v.Ref == rec.Ref })
-	f.Runs, err = c.cfg.DB.Runs(ctx, store.Filter{Commit: rec.Commit, Limit: mostOfCommit})
+	if f.Runs, err = c.cfg.DB.Runs(ctx, store.Filter{Commit: rec.Commit, Limit: mostOfCommit}); err != nil {
+		return f, err
+	}
+	f.Proposals, f.Planning, err = proposalsOf(ctx, c.cfg.DB, rec.Commit, c.cfg.Default, c.cfg.Proposals)
+	if err == nil && c.cfg.Proposals && rec.Ref != c.cfg.Default && !f.Planning {
+		// The reference is observed with this record, so it cannot be found by it yet.
+		looked, err := c.cfg.DB.LookedAt(ctx, c.cfg.Name)
+		f.Planning = looked[rec.Ref.Branch()] != rec.Commit
+		return f, err
+	}
 	return f, err
 }
 

@@ -77,6 +77,9 @@ type Config struct {
 	Repo string
 	// URL of the web view for links in statuses; "" leaves them out.
 	URL string
+	// Proposals: branches are looked at for what they propose, and their heads are
+	// pending until then.
+	Proposals bool
 	// StatusesChanged is called after a commit that changed what the forge should show.
 	StatusesChanged func()
 }
@@ -151,6 +154,7 @@ type message struct {
 	cancel       *Cancel
 	filled       *filled
 	answered     *answer
+	restate      pipeline.CommitID
 	ask          func()
 	tick         bool
 }
@@ -315,6 +319,8 @@ type pass struct {
 	after  []func(context.Context)
 	touch  map[pipeline.CommitID]bool
 	said   map[pipeline.RunID]*pipeline.Run // see say
+	// restate: commits whose status is to be told anew.
+	restate map[pipeline.CommitID]bool
 	// placing: something happened by which a task may find an agent. Most messages are
 	// heartbeats and questions, and to look at every run costs more than they do.
 	placing bool
@@ -403,6 +409,8 @@ func (l *Runs) look(ctx context.Context, p *pass, m message) {
 		l.took(p, *m.filled)
 	case m.answered != nil:
 		l.answered(p, m.answered)
+	case m.restate != "":
+		l.restated(ctx, p, m.restate)
 	case m.ask != nil:
 		m.ask()
 	case m.tick:
@@ -521,10 +529,13 @@ func (l *Runs) tell(p *pass, id pipeline.AgentID, m wire.Message) {
 
 // commit writes the pass. Nothing to write costs nothing.
 func (l *Runs) commit(ctx context.Context, p *pass) error {
-	if p.failed != nil || len(p.steps)+len(p.agents)+len(p.said) == 0 {
+	if p.failed != nil || len(p.steps)+len(p.agents)+len(p.said)+len(p.restate) == 0 {
 		return p.failed
 	}
 	var statuses []pipeline.Status
+	for id := range p.restate {
+		p.touch[id] = true
+	}
 	for _, id := range slices.Sorted(maps.Keys(p.touch)) {
 		statuses = append(statuses, l.statuses(id, p)...)
 	}

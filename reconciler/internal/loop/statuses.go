@@ -18,6 +18,10 @@ type commitFacts struct {
 	record   pipeline.CommitRecord
 	verdicts []pipeline.Verdict
 	runs     map[pipeline.RunID]*pipeline.Run
+	// proposals are the changes whose head it is or that it merged; planning as in
+	// plan.Facts.
+	proposals []pipeline.Proposal
+	planning  bool
 }
 
 // mostOfCommit bounds the runs that are read of one commit: more than there are.
@@ -40,6 +44,9 @@ func (l *Runs) loadCommit(ctx context.Context, id pipeline.CommitID) error {
 	runs, err := l.cfg.DB.Runs(ctx, store.Filter{Commit: id, Limit: mostOfCommit})
 	if err != nil {
 		return fmt.Errorf("read runs of %s: %w", id, err)
+	}
+	if f.proposals, f.planning, err = proposalsOf(ctx, l.cfg.DB, id, l.cfg.Default, l.cfg.Proposals); err != nil {
+		return err
 	}
 	before := l.commits[id]
 	for _, r := range runs {
@@ -84,7 +91,7 @@ func (l *Runs) statuses(id pipeline.CommitID, p *pass) []pipeline.Status {
 			changed[rid] = l.told(l.active[rid].run)
 		}
 	}
-	if len(changed) == 0 {
+	if len(changed) == 0 && !p.restate[id] {
 		return nil
 	}
 	var out []pipeline.Status
@@ -99,6 +106,7 @@ func (l *Runs) statuses(id pipeline.CommitID, p *pass) []pipeline.Status {
 	}
 	out = append(out, plan.RollUp(plan.Facts{
 		Commit: id, Diagnostics: f.record.Diagnostics, Verdicts: f.verdicts, Runs: runs, URL: l.cfg.URL,
+		Proposals: f.proposals, Planning: f.planning,
 	}))
 	l.dropCommit(id)
 	return out
@@ -113,4 +121,36 @@ func (f *commitFacts) newest(r *pipeline.Run) bool {
 		}
 	}
 	return true
+}
+
+// proposalsOf reads what a commit proposes and merged, and whether it is still to be
+// looked at.
+func proposalsOf(ctx context.Context, db *store.DB, id pipeline.CommitID, main pipeline.Ref, looked bool) (list []pipeline.Proposal, unplanned bool, err error) {
+	if !looked {
+		return nil, false, nil
+	}
+	if list, err = db.ProposalsOf(ctx, id); err != nil {
+		return nil, false, err
+	}
+	unplanned, err = db.Unplanned(ctx, id, main)
+	return list, unplanned, err
+}
+
+// Restate tells the status of a commit anew, from the record: what it proposes is
+// another thing now. A commit of which nothing is unfinished is left to the caller.
+// Queues.
+func (l *Runs) Restate(id pipeline.CommitID) { l.queue(message{restate: id}) }
+
+func (l *Runs) restated(ctx context.Context, p *pass, id pipeline.CommitID) {
+	if l.commits[id] == nil {
+		return
+	}
+	if err := l.loadCommit(ctx, id); err != nil {
+		p.failed = err
+		return
+	}
+	if p.restate == nil {
+		p.restate = map[pipeline.CommitID]bool{}
+	}
+	p.restate[id] = true
 }

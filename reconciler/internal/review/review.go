@@ -143,7 +143,7 @@ func (in *Input) against(r *Review) string {
 		return "who wrote the change cannot be told: its history is too long"
 	case in.Plan != "" && r.Plan == "":
 		return "it was given before there was a plan to see; review again"
-	case !samePlan(r.Plan, in.Plan):
+	case !SamePlan(r.Plan, in.Plan):
 		return "the plan is another one since; review again"
 	case in.Now.Sub(r.At) > Lifetime:
 		return fmt.Sprintf("it is older than %s; review again", hours(Lifetime))
@@ -151,8 +151,9 @@ func (in *Input) against(r *Review) string {
 	return ""
 }
 
-// samePlan reports whether given names the plan, whole or by its first digits.
-func samePlan(given, plan pipeline.Digest) bool {
+// SamePlan reports whether given names the plan, whole or by at least its first 12
+// digits.
+func SamePlan(given, plan pipeline.Digest) bool {
 	const fewest = len("sha256:") + 12
 	return given == plan || len(given) >= fewest && strings.HasPrefix(string(plan), string(given))
 }

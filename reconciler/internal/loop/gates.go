@@ -1,0 +1,194 @@
+package loop
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/reconciler/internal/review"
+)
+
+// GateFile is the one file of the commit that stands for a gate.
+const GateFile = "maestro-gate.json"
+
+const gateSpace = "refs/maestro/gates/"
+
+// GateRef is where the commit of a gate is found. Names have no slash, so no two
+// gates share one.
+func GateRef(c pipeline.CompositionName, number int, task pipeline.TaskName) pipeline.Ref {
+	return pipeline.Ref(fmt.Sprintf("%s%s/%d/%s", gateSpace, c, number, task))
+}
+
+// gate is what people review: all that tells this gate from any other is in it, so
+// that its commit is the same whoever makes it, and of this gate only.
+type gate struct {
+	Run         pipeline.RunID           `json:"run"`
+	Composition pipeline.CompositionName `json:"composition"`
+	Number      int                      `json:"number"`
+	Task        pipeline.TaskName        `json:"task"`
+	Commit      pipeline.CommitID        `json:"commit"`
+	Digest      pipeline.Digest          `json:"digest"`
+	Params      json.RawMessage          `json:"params,omitempty"`
+	Message     string                   `json:"message"`
+	Approvers   []string                 `json:"approvers,omitempty"`
+	Count       int                      `json:"count"`
+}
+
+// GateDraft is the commit to be reviewed for a task that is held.
+func GateDraft(r *pipeline.Run, t *pipeline.RunTask) (Draft, error) {
+	text, err := json.MarshalIndent(gate{
+		r.ID, r.Composition, r.Number, t.Name, r.Commit, r.Digest, r.Params, t.Message, t.Spec.Gate.Approvers, max(t.Spec.Gate.Count, 1),
+	}, "", "  ")
+	if err != nil {
+		return Draft{}, fmt.Errorf("gate %s of %s#%d: %w", t.Name, r.Composition, r.Number, err)
+	}
+	return Draft{
+		File: GateFile, Text: string(text) + "\n", At: r.CreatedAt,
+		Message: fmt.Sprintf("%s#%d waits at %s\n\n%s\n", r.Composition, r.Number, t.Name, strings.TrimSpace(t.Message)),
+	}, nil
+}
+
+// gates publishes the gates that hold runs, takes in their reviews, and removes
+// those that are settled.
+func (p *Proposals) gates(ctx context.Context, m *moment) error {
+	if p.cfg.Review == nil {
+		return nil
+	}
+	active, err := p.cfg.Runs.Active(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	wanted := map[pipeline.Ref]bool{}
+	for _, r := range active {
+		for i := range r.Tasks {
+			t := &r.Tasks[i]
+			if t.State != pipeline.Held || t.Spec.Gate == nil || t.Message == "" && t.Spec.Deferred {
+				continue
+			}
+			ref := GateRef(r.Composition, r.Number, t.Name)
+			wanted[ref] = true
+			if err := p.gate(ctx, m, ref, r, t); err != nil {
+				errs = append(errs, fmt.Errorf("gate %s of %s#%d: %w", t.Name, r.Composition, r.Number, err))
+			}
+		}
+	}
+	for ref, object := range m.Own {
+		if !strings.HasPrefix(string(ref), gateSpace) || wanted[ref] {
+			continue
+		}
+		if err := p.cfg.Discussion.Remove(ctx, ref, object); err != nil && !fault.Is(err, fault.Conflict) {
+			errs = append(errs, fmt.Errorf("remove %s: %w", ref, err))
+		}
+		delete(p.published, ref)
+	}
+	return errors.Join(errs...)
+}
+
+// gate publishes one gate and takes in its reviews.
+func (p *Proposals) gate(ctx context.Context, m *moment, ref pipeline.Ref, r *pipeline.Run, t *pipeline.RunTask) error {
+	d, err := GateDraft(r, t)
+	if err != nil {
+		return err
+	}
+	head, err := p.cfg.Discussion.Head(d)
+	if err != nil {
+		return err
+	}
+	m.heads[head] = true
+	if m.Own[ref] != string(head) && (p.published[ref] != head || m.Own[ref] != "") {
+		if err := p.cfg.Discussion.Publish(ctx, ref, d); err != nil {
+			// Its id is known all the same, and who knows it may review it.
+			p.cfg.Log.Warn("gate not published", "ref", ref, "head", head, "err", err)
+		} else {
+			p.published[ref] = head
+			p.cfg.Log.Info("gate published", "run_id", r.ID, "task", t.Name, "ref", ref, "head", head)
+		}
+	}
+	reviews, truncated, err := p.reviews(ctx, m, head, "")
+	if err != nil || len(reviews) == 0 {
+		return err
+	}
+	people, unknown, err := p.peopleOf(ctx, r)
+	if err != nil {
+		return err
+	}
+	decision := review.Approved(review.Input{
+		Head: head, Groups: m.live.Policy.Groups, Authors: people, AuthorsUnknown: unknown,
+		Rules:   []review.Rule{{Name: string(t.Name), Approvers: t.Spec.Gate.Approvers, Count: t.Spec.Gate.Count}},
+		Reviews: reviews, Truncated: truncated, Unsigned: p.cfg.Unsigned, Now: m.now,
+	})
+	for _, o := range decision.Opinions {
+		if !o.Counts {
+			p.dismiss(ctx, head, o)
+			continue
+		}
+		given := o.Review
+		given.By = reviewer(reviews, o)
+		if !slices.Contains(t.Reviews, given) {
+			p.cfg.Review(r.ID, t.Name, given)
+		}
+	}
+	return nil
+}
+
+// reviewer is the one name by which a gate counts a person, who may go by several.
+func reviewer(reviews []review.Review, o pipeline.Opinion) string {
+	for _, r := range reviews {
+		if r.By == o.By && len(r.Names) > 0 {
+			return slices.Min(r.Names)
+		}
+	}
+	return o.By
+}
+
+// dismiss says on the gate why a review does not count, once.
+func (p *Proposals) dismiss(ctx context.Context, head pipeline.CommitID, o pipeline.Opinion) {
+	line := fmt.Sprintf("the review by %s does not count: %s", o.By, o.Why)
+	if p.dismissed[string(head)+line] {
+		return
+	}
+	if err := p.cfg.Discussion.TellRequester(ctx, head, line); err != nil {
+		p.cfg.Log.Warn("reviewer not told", "head", head, "err", err)
+		return
+	}
+	p.dismissed[string(head)+line] = true
+}
+
+// peopleOf returns who wrote or asked for what a run does: of a run that another
+// one caused, those of the first.
+func (p *Proposals) peopleOf(ctx context.Context, r *pipeline.Run) (people []review.Person, unknown bool, err error) {
+	const deepest = 64 // more than calls may nest
+	e := r.Event
+	for range deepest {
+		if e.Cause == nil {
+			break
+		}
+		cause, err := p.cfg.DB.Run(ctx, e.Cause.Run)
+		if err != nil {
+			return nil, false, err
+		}
+		e = cause.Event
+	}
+	head := e.Head
+	if head == "" {
+		head = r.Commit
+	}
+	span, err := p.cfg.Discussion.Between(ctx, e.Base, head)
+	if fault.Is(err, fault.NotFound) { // the base is gone, as after a force-push
+		span, err = p.cfg.Discussion.Between(ctx, "", head)
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	people = span.People
+	if e.Author != "" {
+		people = append(people, review.Person{Name: e.Author})
+	}
+	return people, span.Truncated, nil
+}

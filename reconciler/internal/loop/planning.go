@@ -1,0 +1,198 @@
+package loop
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/reconciler/internal/plan"
+	"github.com/maestro-cd/maestro/reconciler/internal/store"
+)
+
+// plan says what merging a head will do, and starts what is triggered by proposing
+// it, once for each head. first: it was there at the first look, and starts nothing.
+func (p *Proposals) plan(
+	ctx context.Context, m *moment, known *store.StoredProposal, branch string, head pipeline.CommitID, span Span, first bool,
+) (*store.StoredProposal, error) {
+	cfg, err := p.cfg.Commits.evaluate(ctx, head)
+	if err != nil {
+		return nil, err
+	}
+	author, subject, err := p.cfg.Discussion.Describe(ctx, head)
+	if err != nil {
+		return nil, err
+	}
+	paths, complete, err := p.cfg.Discussion.ChangedPaths(ctx, span.Fork, head)
+	if err != nil {
+		return nil, err
+	}
+	fleet, err := p.fleet(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	in := plan.Input{
+		Default: p.cfg.Default, Base: m.live, Head: &cfg, Paths: paths, PathsUnknown: !complete, Fleet: fleet, Now: m.now,
+		Event: pipeline.Event{
+			Kind: pipeline.EventPush, Ref: p.cfg.Default, Head: head, Base: m.tip, Author: author, Subject: subject,
+		},
+	}
+	onMerge, err := p.filled(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	next := &store.StoredProposal{Proposal: pipeline.Proposal{
+		Branch: branch, Target: p.cfg.Default.Branch(), Head: head, Base: m.live.Commit, Fork: span.Fork,
+		Author: author, Subject: subject, State: pipeline.ProposalOpen, Digest: onMerge.Digest,
+		Diagnostics: onMerge.Diagnostics, OpenedAt: m.now, HeadAt: m.now, PlannedAt: m.now,
+	}}
+	sameHead := known != nil && known.Head == head
+	if known != nil {
+		next.OpenedAt = known.OpenedAt
+	}
+	if sameHead {
+		next.HeadAt, next.Noted = known.HeadAt, known.Noted
+		if known.Digest == next.Digest {
+			next.PlannedAt = known.PlannedAt
+		}
+	}
+	var checks plan.Plan
+	in.Event.Kind, in.Event.Ref = pipeline.EventPullRequest, pipeline.Ref("refs/heads/"+branch)
+	in.Event.Proposal, in.Event.Target = branch, p.cfg.Default.Branch()
+	if checks, err = p.filled(ctx, in); err != nil {
+		return nil, err
+	}
+	if err := describe(next, &onMerge, checks.Runs, p.cfg.URL); err != nil {
+		return nil, err
+	}
+	if first || sameHead {
+		checks = plan.Plan{}
+	}
+	runs, err := p.start(ctx, m, &next.Proposal, checks)
+	if err != nil {
+		return nil, err
+	}
+	p.cfg.Log.Info("change planned", "branch", branch, "head", head, "base", m.live.Commit, "digest", next.Digest,
+		"on_merge", len(next.Predicted), "started", runs)
+	return next, p.restate(ctx, head)
+}
+
+// describe puts into the change what people read of its plan.
+func describe(c *store.StoredProposal, on *plan.Plan, checks []plan.Run, url string) error {
+	for _, r := range on.Runs {
+		c.Predicted = append(c.Predicted, r.Name)
+	}
+	slices.Sort(c.Predicted)
+	raw, err := json.Marshal(on)
+	if err != nil {
+		return fmt.Errorf("plan of %s: %w", c.Branch, err)
+	}
+	c.Plan = raw
+	c.Text = on.Text(plan.TextOptions{})
+	o := plan.MarkdownOptions{Onto: c.Target, Checks: checks}
+	if url != "" {
+		o.URL = url + plan.ProposalPath(c.Branch)
+	}
+	c.Markdown = on.Markdown(o)
+	for _, a := range on.Approvals {
+		c.Needs = append(c.Needs, pipeline.Need{Rule: a.Rule, Approvers: a.Approvers, People: a.People, Want: a.Count})
+	}
+	c.Approval, c.Sentence = pipeline.ApprovalWaiting, "its reviews have not been read"
+	return nil
+}
+
+// start makes the runs of a proposed head and records the change with them.
+func (p *Proposals) start(ctx context.Context, m *moment, c *pipeline.Proposal, checks plan.Plan) (started int, err error) {
+	var made []*pipeline.Run
+	var of []*pipeline.Composition
+	c.ChangedAt = m.now
+	err = p.cfg.DB.Write(ctx, func(tx *store.Tx) error {
+		made, of = nil, nil
+		var verdicts []pipeline.Verdict
+		for _, v := range checks.Verdicts {
+			if v.Outcome == pipeline.VerdictRun {
+				verdicts = append(verdicts, v)
+			}
+		}
+		for i := range checks.Runs {
+			r, err := newRun(&checks.Runs[i])
+			if err != nil {
+				return err
+			}
+			err = tx.CreateRun(r, checks.Runs[i].Composition)
+			if fault.Is(err, fault.Conflict) {
+				continue // a crash came between; it is there already
+			}
+			if err != nil {
+				return err
+			}
+			made, of = append(made, r), append(of, checks.Runs[i].Composition)
+			for j := range verdicts {
+				if verdicts[j].Composition == r.Composition {
+					verdicts[j].Run = r.ID
+				}
+			}
+		}
+		if err := tx.RecordVerdicts(verdicts); err != nil {
+			return err
+		}
+		if err := tx.LookAt(p.cfg.Name, c.Branch, c.Head); err != nil {
+			return err
+		}
+		return tx.SaveProposal(p.cfg.Name, c)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("record change %s: %w", c.Branch, err)
+	}
+	p.cfg.Runs.Add(c.Head, made, of)
+	return len(made), nil
+}
+
+// filled plans, and plans again with what only an evaluation knows.
+func (p *Proposals) filled(ctx context.Context, in plan.Input) (plan.Plan, error) {
+	const rounds = 3 // the params of a trigger, then the group that reads them
+	out := plan.Of(in)
+	for range rounds {
+		if len(out.Blanks) == 0 {
+			break
+		}
+		for _, b := range out.Blanks {
+			c := in.Head.Composition(b.Composition)
+			if c == nil {
+				continue
+			}
+			f := plan.Filled{Blank: b}
+			v, err := p.cfg.Discussion.FillPlanned(ctx, in.Head.Commit, c, b, in.Event)
+			switch {
+			case fault.Is(err, fault.Invalid):
+				f.Problem = err.Error()
+			case err != nil:
+				return out, err
+			default:
+				f.Value = v
+			}
+			in.Filled = append(in.Filled, f)
+		}
+		out = plan.Of(in)
+	}
+	return out, nil
+}
+
+// fleet is what a plan is told of agents, queues and earlier runs.
+func (p *Proposals) fleet(ctx context.Context, m *moment) (*plan.Fleet, error) {
+	f, err := p.cfg.Runs.Fleet(ctx)
+	if err != nil {
+		return nil, err
+	}
+	took, err := p.cfg.DB.History(ctx, historyOf)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range took {
+		f.History = append(f.History, plan.History(t))
+	}
+	f.At = m.now
+	return f, nil
+}

@@ -1,0 +1,212 @@
+package loop
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/reconciler/internal/plan"
+	"github.com/maestro-cd/maestro/reconciler/internal/review"
+	"github.com/maestro-cd/maestro/reconciler/internal/store"
+)
+
+// mostRequests bounds the requests that one pass carries out.
+const mostRequests = 100
+
+// requests carries out what people ask for, each once, answers it, and takes its
+// ref away.
+func (p *Proposals) requests(ctx context.Context, m *moment) error {
+	var errs []error
+	done := 0
+	for _, ref := range slices.Sorted(maps.Keys(m.Own)) {
+		user, ok := review.OfRequest(ref)
+		if !ok {
+			continue
+		}
+		if done++; done > mostRequests {
+			break
+		}
+		if err := p.request(ctx, m, ref, user, m.Own[ref]); err != nil {
+			errs = append(errs, fmt.Errorf("request %s: %w", ref, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p *Proposals) request(ctx context.Context, m *moment, ref pipeline.Ref, user, object string) error {
+	answered, err := p.cfg.DB.Request(ctx, p.cfg.Name, object)
+	if fault.Is(err, fault.NotFound) {
+		answered, err = p.carryOut(ctx, m, ref, user, object)
+	}
+	if err != nil {
+		return err
+	}
+	if !answered.Told && answered.Target != "" {
+		if err := p.cfg.Discussion.TellRequester(ctx, answered.Target, answered.Answer); err != nil {
+			return err
+		}
+		if err := p.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.RequestTold(p.cfg.Name, object) }); err != nil {
+			return err
+		}
+	}
+	if err := p.cfg.Discussion.Remove(ctx, ref, object); err != nil && !fault.Is(err, fault.Conflict) {
+		return err
+	}
+	return nil
+}
+
+// carryOut does what is asked and records it in one transaction.
+func (p *Proposals) carryOut(ctx context.Context, m *moment, ref pipeline.Ref, user, object string) (store.AnsweredRequest, error) {
+	a := store.AnsweredRequest{Ref: ref, Object: object, At: m.now}
+	s, err := p.statement(ctx, m, object)
+	if err != nil && !fault.Is(err, fault.Invalid) && !fault.Is(err, fault.NotFound) {
+		return a, err
+	}
+	a.Target = s.Target
+	refuse := func(why string) (store.AnsweredRequest, error) {
+		a.Answer = fmt.Sprintf("%s: not done: %s", user, why)
+		p.cfg.Log.Info("request refused", "ref", ref, "user", user, "why", why)
+		return a, p.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.AnswerRequest(p.cfg.Name, a) })
+	}
+	if err != nil {
+		return refuse(err.Error())
+	}
+	if why := p.mistrust(&s, user, m); why != "" {
+		return refuse(why)
+	}
+	asked, err := review.ParseRequest(s.Message)
+	if err != nil {
+		return refuse(err.Error())
+	}
+	if asked.Cancel != nil {
+		return p.cancel(ctx, a, user, asked)
+	}
+	return p.run(ctx, m, a, user, asked.Run)
+}
+
+// mistrust says why a statement is not taken for its user's, "" when it is.
+func (p *Proposals) mistrust(s *Statement, user string, m *moment) string {
+	switch {
+	case s.Forged != "":
+		return s.Forged
+	case len(s.Signers) > 0 && !slices.Contains(s.Signers, user):
+		return fmt.Sprintf("it is signed by %s, and its ref is of %s", s.Signers[0], user)
+	case len(s.Signers) == 0 && !p.cfg.Unsigned:
+		return "it is not signed; sign it with a key that allowed_signers on the default branch names"
+	case !s.At.IsZero() && m.now.Sub(s.At) > review.Lifetime:
+		return "it was made more than a day ago; ask again"
+	}
+	return ""
+}
+
+func (p *Proposals) cancel(ctx context.Context, a store.AnsweredRequest, user string, asked review.Request) (store.AnsweredRequest, error) {
+	name := fmt.Sprintf("%s#%d", asked.Cancel.Composition, asked.Cancel.Number)
+	r, err := p.cfg.DB.RunByNumber(ctx, asked.Cancel.Composition, asked.Cancel.Number)
+	switch {
+	case fault.Is(err, fault.NotFound):
+		a.Answer = fmt.Sprintf("%s: not done: there is no run %s", user, name)
+	case err != nil:
+		return a, err
+	case r.State.Terminal():
+		a.Answer = fmt.Sprintf("%s: not done: %s has ended as %s", user, name, r.State)
+	default:
+		reason := "cancelled by " + user
+		if asked.Reason != "" {
+			reason += ": " + asked.Reason
+		}
+		// Before it is recorded: to cancel twice does no harm.
+		p.cfg.Runs.Cancel(r.ID, reason)
+		a.Answer = fmt.Sprintf("%s: cancels %s", user, name)
+	}
+	p.cfg.Log.Info("request answered", "user", user, "answer", a.Answer)
+	return a, p.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.AnswerRequest(p.cfg.Name, a) })
+}
+
+// run starts a run that somebody asks for, of what is in force.
+func (p *Proposals) run(ctx context.Context, m *moment, a store.AnsweredRequest, user string, asked *review.RunRequest) (store.AnsweredRequest, error) {
+	started, why, err := p.planned(ctx, m, user, a.Object, asked)
+	if err != nil {
+		return a, err
+	}
+	var made *pipeline.Run
+	err = p.cfg.DB.Write(ctx, func(tx *store.Tx) error {
+		if started == nil {
+			a.Answer = fmt.Sprintf("%s: not done: %s", user, why)
+			return tx.AnswerRequest(p.cfg.Name, a)
+		}
+		if made, err = newRun(started); err != nil {
+			return err
+		}
+		if err := tx.CreateRun(made, started.Composition); err != nil {
+			return err
+		}
+		a.Answer = fmt.Sprintf("%s: starts %s#%d", user, made.Composition, made.Number)
+		return tx.AnswerRequest(p.cfg.Name, a)
+	})
+	if err != nil {
+		return a, err
+	}
+	p.cfg.Log.Info("request answered", "user", user, "answer", a.Answer)
+	if made != nil {
+		p.cfg.Runs.Add(made.Commit, []*pipeline.Run{made}, []*pipeline.Composition{started.Composition})
+	}
+	return a, nil
+}
+
+// planned returns the run to be made, or why there is none.
+func (p *Proposals) planned(ctx context.Context, m *moment, user, object string, asked *review.RunRequest) (*plan.Run, string, error) {
+	c := m.live.Composition(asked.Composition)
+	if c == nil {
+		return nil, fmt.Sprintf("there is no composition %s on %s", asked.Composition, p.cfg.Default.Branch()), nil
+	}
+	params, err := textParams(c, asked.Params)
+	if err != nil {
+		return nil, "", err
+	}
+	out, err := p.filled(ctx, plan.Input{
+		Default: p.cfg.Default, Base: m.live, Head: m.live, Params: params, Now: m.now,
+		Event: pipeline.Event{
+			Kind: pipeline.EventManual, Ref: p.cfg.Default, Head: m.live.Commit, Author: user, Name: string(asked.Composition), ID: object,
+		},
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	for i := range out.Runs {
+		if out.Runs[i].Name == asked.Composition && !out.Runs[i].Open {
+			return &out.Runs[i], "", nil
+		}
+	}
+	for _, v := range out.Verdicts {
+		if v.Composition == asked.Composition {
+			return nil, v.Sentence, nil
+		}
+	}
+	return nil, fmt.Sprintf("%s has no manual trigger", asked.Composition), nil
+}
+
+// textParams reads text as the composition declares it: as it stands where a string is
+// wanted, else as JSON where it is JSON.
+func textParams(c *pipeline.Composition, given []review.Param) (json.RawMessage, error) {
+	out := map[string]json.RawMessage{}
+	for _, g := range given {
+		text, err := json.Marshal(g.Value)
+		if err != nil {
+			return nil, fmt.Errorf("param %s: %w", g.Name, err)
+		}
+		out[g.Name] = text
+		i := slices.IndexFunc(c.Params, func(f pipeline.Field) bool { return f.Name == g.Name })
+		if i < 0 || !json.Valid([]byte(g.Value)) {
+			continue
+		}
+		if t := &c.Params[i].Type; len(t.CheckJSON(text)) > 0 {
+			out[g.Name] = json.RawMessage(g.Value)
+		}
+	}
+	return json.Marshal(out)
+}
