@@ -34,6 +34,7 @@ type options struct {
 	logFormat       string
 	verbose         bool
 	runTip          bool
+	unsignedReviews bool
 	lenientPorts    bool // take another port when one is in use
 }
 
@@ -51,6 +52,7 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.githubAPI, "github-api", "https://api.github.com/", "base of GitHub's API")
 	f.StringVar(&o.githubTokenFile, "github-token-file", "", "file with a token that may write commit statuses")
 	f.DurationVar(&o.poll, "poll", 30*time.Second, "how often the repository is looked at without a hint")
+	f.BoolVar(&o.unsignedReviews, "unsigned-reviews", false, "let reviews and requests count that no key proves: anybody who may push can then be anybody")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json, on standard error")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log every step")
 }
@@ -116,6 +118,10 @@ func (o *options) check() error {
 }
 
 func (o *options) isPath() bool { return !strings.Contains(o.repo, "://") }
+
+// proposals reports whether branches are proposed changes. At a forge that knows of
+// pull requests they are not.
+func (o *options) proposals() bool { return o.forge != "github" }
 
 func (o *options) ref() pipeline.Ref { return pipeline.Ref("refs/heads/" + o.branch) }
 

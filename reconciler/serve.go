@@ -82,6 +82,9 @@ repository, unless another is given.`,
 				opt.data = devData(opt.repo)
 			}
 			opt.runTip, opt.lenientPorts = true, true
+			if !cmd.Flags().Changed("unsigned-reviews") {
+				opt.unsignedReviews = true
+			}
 			return dev(cmd, opt, agents)
 		},
 	}

@@ -47,6 +47,7 @@ type server struct {
 	fleet     *fleet.Fleet
 	runs      *loop.Runs
 	commits   *loop.Commits
+	proposals *loop.Proposals
 	watcher   *sources.Source
 	converger *forge.Converger // nil with --forge none
 	secrets   *secrets
@@ -138,10 +139,17 @@ func (s *server) openRooms(late *lateFleet) error {
 	s.runs = loop.New(loop.Config{
 		DB: s.db, Logs: logLengths{s.logs}, Fleet: late, Filler: repository, Secrets: s.secrets, Law: s.law, Log: s.log,
 		Default: s.opt.ref(), Repo: s.opt.repo, URL: s.opt.public, StatusesChanged: wake,
+		Proposals: s.opt.proposals(),
 	})
 	s.commits = loop.NewCommits(loop.CommitsConfig{
 		DB: s.db, Repository: repository, Runs: s.runs, Log: s.log, Name: s.opt.repo, Default: s.opt.ref(),
 		RunTip: s.opt.runTip, URL: s.opt.public, StatusesChanged: wake, Live: s.secrets.declare,
+		Proposals: s.opt.proposals(),
+	})
+	s.proposals = loop.NewProposals(loop.ProposalsConfig{
+		DB: s.db, Discussion: &discussion{repository: repository}, Commits: s.commits, Runs: s.runs, Log: s.log,
+		Name: s.opt.repo, Default: s.opt.ref(), Branches: s.opt.proposals(), Notes: s.opt.forge == "local",
+		Unsigned: s.opt.unsignedReviews, URL: s.opt.public, StatusesChanged: wake,
 	})
 	s.watcher = sources.New(sources.Config{
 		Repo: s.repo, Poll: s.opt.poll, Log: s.log, Observe: s.observe, Problem: s.problem,
@@ -194,6 +202,7 @@ func (s *server) lastSeq() pipeline.Seq {
 func (s *server) observe(ctx context.Context, refs gitrepo.Refs) error {
 	s.seenAt.Store(time.Now().UnixNano())
 	err := s.commits.Observe(ctx, refs.Tips)
+	s.proposals.Observe(loop.Observed{Tips: refs.Tips, Own: refs.Own, Truncated: refs.OwnTruncated})
 	if _, ok := refs.Tips[s.opt.ref()]; !ok && err == nil {
 		err = fault.New(fault.NotFound, "branch %s does not exist: push a commit to it; what was live stays live", s.opt.branch)
 		s.problem(ctx, err)
@@ -260,6 +269,7 @@ func (s *server) run(ctx context.Context, ready func(addresses)) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.runs.Run(ctx) })
 	g.Go(func() error { return s.watcher.Run(ctx) })
+	g.Go(func() error { return s.proposals.Run(ctx) })
 	if s.converger != nil {
 		g.Go(func() error { return s.converger.Run(ctx) })
 	}

@@ -126,7 +126,8 @@ func (w *watch) syncOnce() (added bool) {
 	}
 	want := map[string]fs.FileInfo{}
 	for _, root := range w.roots {
-		w.collect(want, root, "refs", filepath.Join("refs", "heads"), filepath.Join("refs", "tags"))
+		w.collect(want, root, "refs", filepath.Join("refs", "heads"), filepath.Join("refs", "tags"),
+			filepath.Join("refs", "reviews"), filepath.Join("refs", "maestro"))
 	}
 	for p := range w.seen {
 		if _, still := want[p]; !still {
@@ -150,6 +151,10 @@ func (w *watch) syncOnce() (added bool) {
 	return added
 }
 
+// mostFolders bounds the watched folders of a kind: each reviewed commit has one, and
+// the system has a limit for all programs of a user.
+const mostFolders = 2000
+
 // collect adds a root and its folders of refs, or, while the root is missing,
 // the folder where it would appear.
 func (w *watch) collect(want map[string]fs.FileInfo, root string, below ...string) {
@@ -163,8 +168,9 @@ func (w *watch) collect(want map[string]fs.FileInfo, root string, below ...strin
 	}
 	want[root] = fi
 	for i, sub := range below {
-		deep := i > 0 // everything under branches and tags; of refs only itself
+		deep := i > 0 // everything below, but of refs only itself
 		start := filepath.Join(root, sub)
+		left := mostFolders
 		_ = filepath.WalkDir(start, func(p string, d fs.DirEntry, err error) error {
 			if err != nil || !d.IsDir() {
 				return nil // it vanished while we looked; its parent gives notice
@@ -172,7 +178,7 @@ func (w *watch) collect(want map[string]fs.FileInfo, root string, below ...strin
 			if fi, err := d.Info(); err == nil {
 				want[p] = fi
 			}
-			if !deep {
+			if left--; !deep || left == 0 {
 				return fs.SkipAll
 			}
 			return nil
