@@ -2,7 +2,6 @@ package config
 
 import (
 	"cmp"
-	"encoding/json"
 	"slices"
 	"strings"
 
@@ -85,6 +84,7 @@ func (b *batch) checkOps(dir string, res *unitResult) {
 	c.compositions()
 	c.pools()
 	c.secrets()
+	c.policy()
 }
 
 // buildOps parses and builds a unit's package. It reports false, and what is
@@ -139,8 +139,8 @@ func (b *batch) bindMissing(files []*ast.File) []*ast.File {
 		if have[name] {
 			continue
 		}
-		if name == "event" {
-			body.WriteString("event: schema.#Event\n")
+		if name == "event" || name == "policy" {
+			body.WriteString(name + ": schema." + bindings[name] + "\n")
 			continue
 		}
 		body.WriteString(name + ": [Name=_]: schema." + bindings[name] + " & {name: Name}\n")
@@ -264,32 +264,12 @@ func (b *batch) definition(uses string) *definition {
 	if !ok {
 		return nil
 	}
+	if plugin == string(pipeline.CorePlugin) {
+		return b.core().defs[uses]
+	}
 	m := b.manifestOf(pluginDir(plugin))
 	if m == nil {
 		return nil
 	}
 	return m.defs[uses]
-}
-
-// digestOf covers a composition without its positions.
-func digestOf(c pipeline.Composition) pipeline.Digest {
-	c.Pos, c.Digest = pipeline.Position{}, ""
-	c.Tasks = slices.Clone(c.Tasks)
-	for i := range c.Tasks {
-		t := &c.Tasks[i]
-		t.Pos = pipeline.Position{}
-		t.Requirement.Facts = slices.Clone(t.Requirement.Facts)
-		for j := range t.Requirement.Facts {
-			t.Requirement.Facts[j].Pos = pipeline.Position{}
-		}
-	}
-	c.Triggers = slices.Clone(c.Triggers)
-	for i := range c.Triggers {
-		c.Triggers[i].Pos = pipeline.Position{}
-	}
-	raw, err := json.Marshal(c)
-	if err != nil {
-		return "" // plain data always marshals
-	}
-	return pipeline.DigestOf(raw)
 }

@@ -46,6 +46,7 @@ const (
 	codeUnproved   = "RC0210"
 	codeParamRef   = "RC0211"
 	codeSibling    = "RC0212" // a task named without tasks.
+	codeShadow     = "RC0214" // a name that something nearer hides
 	codeOther      = "RC0213" // another composition's tasks or params
 
 	// The repository as a whole, and where tasks may run.
@@ -57,6 +58,14 @@ const (
 	codeDuplicate   = "RC0306"
 	codeIdle        = "RC0307" // nothing starts a composition
 	codeSourceRepo  = "RC0308" // a trigger on a repository that is not watched
+
+	// Compositions that name each other, and the policy.
+	codeCall     = "RC0501" // a composition that there is not
+	codeCallGive = "RC0502" // what is given to it
+	codeCallRead = "RC0503" // what is read of it
+	codeCallLoop = "RC0504" // compositions that call each other in a circle
+	codePolicy   = "RC0505" // what the policy says of what there is not
+	codeForbid   = "RC0506" // what the policy does not allow
 
 	// Manifests and declared outputs.
 	codeOutputForm = "RC0401"

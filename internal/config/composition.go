@@ -24,6 +24,8 @@ type work struct {
 	agent *compiled // the default requirement, once compiled
 	// failed: something is wrong with it, so it is not offered.
 	failed bool
+	// sealed are texts that the digest covers beside what is in out.
+	sealed []string
 	// blamed are the places of references of which it is said what is wrong.
 	blamed map[pipeline.Position]bool
 }
@@ -44,6 +46,11 @@ type task struct {
 	outputs  map[string]cue.Value
 	// edges leads to the tasks that it needs, and says why.
 	edges map[string]edge
+	// conds are the parts of its condition that must all hold.
+	conds []string
+	// fansOut: it has each; each is set when that is sound.
+	fansOut bool
+	each    *pipeline.Each
 }
 
 // taskRef is a reference to another task's outputs. output is "" when all of
@@ -53,6 +60,10 @@ type taskRef struct {
 	pos          pipeline.Position
 	// direct is the field whose whole value is the reference, "" for none.
 	direct string
+	// field is the field that it is a part of, "" for none.
+	field string
+	// early: without it the task does not even begin, as in its condition.
+	early bool
 }
 
 type edge struct {
@@ -69,7 +80,7 @@ func (c *checker) compositions() {
 		w.lint()
 		c.res.Diagnostics = append(c.res.Diagnostics[:before:before], said(c.res.Diagnostics[before:])...)
 		if !pipeline.HasErrors(c.res.Diagnostics[before:]) && !w.failed {
-			w.out.Digest = digestOf(w.out)
+			w.out.Digest = digestOf(w.out, w.sealed)
 			c.res.Compositions = append(c.res.Compositions, w.out)
 		}
 	})
@@ -85,6 +96,9 @@ func (w *work) run() {
 	if w.borrows() {
 		return
 	}
+	if w.shadowed() {
+		return
+	}
 	broken := w.checkSpelling()
 	w.validate(broken)
 	if !get(w.v, "name").Exists() {
@@ -94,6 +108,9 @@ func (w *work) run() {
 	w.readTasks(broken)
 	w.readHead()
 	w.readParams()
+	for _, t := range w.tasks {
+		w.readRest(t)
+	}
 	w.readTriggers()
 	if !get(w.v, "triggers").Exists() {
 		w.mention(mentionIdle, w.name, "", w.out.Pos)
@@ -293,6 +310,18 @@ var envelope = []string{
 	"description", "needs", "timeout", "lostAfter", "retries", "agent", "priority", "run", "onFailure", "effect", "uses",
 }
 
+// readRest reads what may refer to the params and to other tasks.
+func (w *work) readRest(t *task) {
+	if t.broken || t.def == nil {
+		return
+	}
+	w.readWhen(t)
+	w.readEach(t)
+	w.readBuiltIn(t)
+	t.spec.OnFailure = w.readHook(get(t.v, "onFailureRun"), t.spec.Name, "tasks", t.name, "onFailureRun")
+	w.locate(t)
+}
+
 func (w *work) readEnvelope(t *task) {
 	if !w.known(t.v, envelope, "tasks", t.name) || t.broken {
 		t.broken = true
@@ -324,19 +353,8 @@ func (w *work) readEnvelope(t *task) {
 func (w *work) known(v cue.Value, names []string, at ...string) bool {
 	ok := true
 	for _, name := range names {
-		path := w.path(append(slices.Clone(at), name)...)
-		for _, p := range w.all.at(path...) {
-			if p.value == nil || len(reaches(p.value)) == 0 {
-				continue
-			}
+		if !w.knownAt(append(slices.Clone(at), name)...) {
 			ok = false
-			pos := w.firstRef(p.value)
-			if w.blamed[pos] {
-				continue
-			}
-			d := diag(codeTooLate, pos, "%s must be known when the commit is planned", w.x.subject(path))
-			d.Note = "only fields may refer to params, event and the outputs of tasks"
-			w.complain(d)
 		}
 		f := get(v, name)
 		if !ok || !f.Exists() || name == "agent" || f.Err() != nil {
@@ -346,6 +364,26 @@ func (w *work) known(v cue.Value, names []string, at ...string) bool {
 			ok = false
 			w.complain(w.x.errors(err)...)
 		}
+	}
+	return ok
+}
+
+// knownAt checks that what is written at a path refers to nothing of the run.
+func (w *work) knownAt(at ...string) bool {
+	ok := true
+	path := w.path(at...)
+	for _, p := range w.all.at(path...) {
+		if p.value == nil || len(reaches(p.value)) == 0 {
+			continue
+		}
+		ok = false
+		pos := w.firstRef(p.value)
+		if w.blamed[pos] {
+			continue
+		}
+		d := diag(codeTooLate, pos, "%s must be known when the commit is planned", w.x.subject(path))
+		d.Note = "fields, when, each, with, outputs and the concurrency group may refer to params, event and the outputs of tasks"
+		w.complain(d)
 	}
 	return ok
 }

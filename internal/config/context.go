@@ -67,10 +67,36 @@ func (g *order) succeeded(name string) map[string]bool {
 // wait for p, and t is skipped when p fails; so p may be any earlier task, unless
 // it may be skipped in a run without failures, or its failure is tolerated.
 func (g *order) certain(t, p *task) bool {
+	if !g.holds(t, p) {
+		return false
+	}
 	if g.succeeded(t.name)[p.name] {
 		return true
 	}
 	return g.before(t.name)[p.name] && !p.spec.Continue && g.conditional(p.name) == ""
+}
+
+// holds reports whether the condition of p, if it has one, holds whenever t runs:
+// t has the same, or more.
+func (g *order) holds(t, p *task) bool {
+	if p.spec.If == nil {
+		return true
+	}
+	return len(p.conds) > 0 && !slices.ContainsFunc(p.conds, func(c string) bool { return !slices.Contains(t.conds, c) })
+}
+
+// readable is certain for a reference that is written out. One that decides
+// whether its task runs cannot lean on that decision, and a task that also runs
+// after failures has to expect that nothing was reported.
+func (g *order) readable(t *task, ref taskRef, p *task) bool {
+	switch {
+	case ref.early && p.spec.If != nil:
+		return false
+	case t.when() != pipeline.OnSuccess && !g.succeeded(t.name)[p.name]:
+		f := t.def.field(ref.field)
+		return f != nil && f.presence == presenceOptional && f.inherit == "" // left out
+	}
+	return g.certain(t, p)
 }
 
 // conditional names the task because of which a task is skipped when nothing
@@ -99,6 +125,8 @@ func (g *order) conditional(name string) string {
 // whyAbsent says why a task may not have outputs.
 func (g *order) whyAbsent(p *task) string {
 	switch why := g.conditional(p.name); {
+	case p.spec.If != nil:
+		return "it has a condition, when: " + p.spec.If.Text
 	case p.spec.Continue:
 		return `it has onFailure: "continue", so the run goes on without them`
 	case why == p.name:
@@ -140,7 +168,7 @@ type provider struct {
 func (w *work) providers(t *task, key string) []provider {
 	var out []provider
 	for _, p := range w.tasks {
-		if p == t || p.def == nil {
+		if p == t || p.def == nil || p.fansOut {
 			continue
 		}
 		for _, name := range sortedKeys(p.outputs) {

@@ -84,7 +84,7 @@ func (r *repository) addPlugin(s *survey, p pipeline.Plugin) error {
 		r.cfg.Plugins = append(r.cfg.Plugins, p)
 		return nil
 	}
-	if slices.Contains(builtinNames(), string(p.Name)) {
+	if slices.Contains(builtinNames(), string(p.Name)) || p.Name == pipeline.CorePlugin {
 		d := diag(codeDuplicate, p.Pos, "plugin %q has the name of a standard plugin", p.Name)
 		d.Help, d.Unit = "rename its directory", p.Dir
 		r.cfg.Diagnostics = append(r.cfg.Diagnostics, d)
@@ -137,7 +137,7 @@ func (r *repository) complain(unit string, c pipeline.CompositionName, d pipelin
 // checkAgents reports tasks that no agent could ever take, as far as pools
 // promise facts. A fact that a pool does not promise may still be reported.
 func (r *repository) checkAgents(c *pipeline.Composition) {
-	if slices.ContainsFunc(c.Tasks, func(t pipeline.Task) bool { return r.cfg.Plugin(t.Plugin) == nil }) {
+	if slices.ContainsFunc(c.Tasks, func(t pipeline.Task) bool { return !t.BuiltIn() && r.cfg.Plugin(t.Plugin) == nil }) {
 		r.unusable[c.Name] = true // what is wrong with the plugin is said there
 	}
 	for i := range c.Tasks {

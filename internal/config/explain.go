@@ -278,12 +278,13 @@ func (x *explainer) declared(p []string) cue.Value {
 	}
 	start := map[string]string{
 		"compositions": "#Composition", "pools": "#Pool", "secrets": "#Secret", "manifest": "#Plugin", "event": "#Event",
+		"policy": "#Policy",
 	}[p[0]]
 	rest := p[1:]
 	if start == "" {
 		return cue.Value{}
 	}
-	if p[0] != "manifest" && p[0] != "event" {
+	if p[0] != "manifest" && p[0] != "event" && p[0] != "policy" {
 		if len(rest) == 0 {
 			return cue.Value{}
 		}

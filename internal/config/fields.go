@@ -105,6 +105,14 @@ func looseParts(e ast.Expr) []ast.Node {
 		return looseParts(e.X)
 	case *ast.BinaryExpr:
 		return append(looseParts(e.X), looseParts(e.Y)...)
+	case *ast.ListLit:
+		var out []ast.Node
+		for _, x := range e.Elts {
+			if !plainElement(x) {
+				out = append(out, x)
+			}
+		}
+		return out
 	case *ast.StructLit:
 		var out []ast.Node
 		for _, d := range e.Elts {

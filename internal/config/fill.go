@@ -61,7 +61,11 @@ func (b *batch) fill(req *fillRequest) (json.RawMessage, string) {
 	}
 	raw, problem := f.concrete(f.value(f.path...), req.Blank.Part)
 	if problem == "" && req.Blank.Part == pipeline.PartFields {
-		problem = undeclaredSecret(c.definitionOf(name, f.task), raw, req.Secrets)
+		def := c.definitionOf(name, f.task)
+		problem = undeclaredSecret(def, raw, req.Secrets)
+		if problem == "" && def != nil && def.uses == coreRun {
+			raw = callFields(raw)
+		}
 	}
 	return raw, problem
 }

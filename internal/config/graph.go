@@ -13,127 +13,6 @@ import (
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
 
-// checkRefs looks at every reference that is written in the composition: to
-// params, to the event, and to tasks and their outputs. CUE calls a misspelt one
-// merely incomplete.
-func (w *work) checkRefs() {
-	for _, t := range w.tasks {
-		base := w.path("tasks", t.name)
-		seen := map[pipeline.Position]bool{}
-		for _, p := range w.all.at(base...) {
-			if p.value == nil {
-				continue
-			}
-			direct := w.directRefs(t)
-			w.chainsIn(p.value, func(c chain, _ spelling) { w.checkChain(t, c, direct, seen) })
-			for _, g := range p.guards {
-				w.chainsIn(g, func(c chain, _ spelling) { w.checkChain(t, c, direct, seen) })
-			}
-		}
-	}
-}
-
-// directRefs maps the first position of a reference to the field of which it is
-// the whole value.
-func (w *work) directRefs(t *task) map[pipeline.Position]string {
-	out := map[pipeline.Position]string{}
-	if t.def == nil {
-		return out
-	}
-	for _, f := range t.def.fields {
-		for _, p := range w.all.at(w.path("tasks", t.name, "fields", f.Name)...) {
-			if p.value == nil {
-				continue
-			}
-			if c, _ := w.read(chainOf(p.value, 0)); c != nil {
-				out[c[len(c)-1].pos] = f.Name
-			}
-		}
-	}
-	return out
-}
-
-func (w *work) checkChain(t *task, c chain, direct map[pipeline.Position]string, seen map[pipeline.Position]bool) {
-	last := c[len(c)-1]
-	if seen[last.pos] || len(c) < 2 || w.blamed[last.pos] {
-		return
-	}
-	seen[last.pos] = true
-	name := c[1]
-	switch c[0].name {
-	case "params":
-		if get(w.v, "params", name.name).Exists() || child(get(w.v, "params"), name.name).Exists() && w.declaresParam(name.name) {
-			return
-		}
-		d := diag(codeParamRef, name.pos, "task %q refers to param %q, which composition %q does not declare", t.name, name.name, w.name)
-		w.complain(withHelp(d, didYouMean(name.name, fieldNames(get(w.v, "params")))))
-	case "event":
-		if known := w.batch.eventNames(); !slices.Contains(known, name.name) {
-			d := diag(codeParamRef, name.pos, "task %q refers to event.%s, which no event has", t.name, name.name)
-			d.Note = "an event has " + strings.Join(known, ", ")
-			w.complain(withHelp(d, didYouMean(name.name, known)))
-			t.broken = true
-		}
-	case "tasks":
-		w.checkTaskRef(t, c, direct[last.pos])
-	}
-}
-
-func (w *work) declaresParam(name string) bool {
-	return slices.Contains(fieldNames(get(w.v, "params")), name)
-}
-
-func (w *work) checkTaskRef(t *task, c chain, direct string) {
-	name := c[1]
-	p := w.task(name.name)
-	if p == nil {
-		d := diag(codeTaskRef, name.pos, "task %q refers to task %q, which composition %q does not have", t.name, name.name, w.name)
-		w.complain(withHelp(d, didYouMean(name.name, w.taskNames())))
-		t.broken = true
-		return
-	}
-	ref := taskRef{task: p.name, pos: name.pos, direct: direct}
-	if len(c) > 2 && c[2].name != "outputs" {
-		d := diag(codeOutputRef, c[2].pos, "task %q refers to tasks.%s.%s, but only outputs of other tasks can be read", t.name, p.name, c[2].name)
-		d.Help = "what two tasks share is written once beside them, as _" + c[len(c)-1].name + ": …, and both refer to that"
-		w.complain(withHelp(d, didYouMean(c[2].name, []string{"outputs"})))
-		return
-	}
-	if len(c) > 3 {
-		ref.output, ref.pos = c[3].name, c[3].pos
-		if _, ok := p.outputs[ref.output]; !ok && p.def != nil {
-			w.unknownOutput(t, p, c[3])
-			return
-		}
-		if len(c) > 4 {
-			ref.direct = "" // a part of an output: CUE knows its type
-		}
-	} else {
-		ref.direct = ""
-	}
-	t.refs = append(t.refs, ref)
-	if _, ok := t.edges[p.name]; !ok {
-		t.edges[p.name] = edge{pos: ref.pos}
-	}
-}
-
-func (w *work) unknownOutput(t, p *task, at link) {
-	// CUE says the same of closed outputs; it is said once.
-	w.res.Diagnostics = slices.DeleteFunc(w.res.Diagnostics, func(d pipeline.Diagnostic) bool {
-		return d.Code == codeOutputRef && d.Pos.File == at.pos.File && d.Pos.Line == at.pos.Line && !strings.Contains(d.Message, "of task")
-	})
-	d := diag(codeOutputRef, at.pos, "task %q refers to output %q of task %q, which does not have it", t.name, at.name, p.name)
-	known := sortedKeys(p.outputs)
-	switch {
-	case len(known) > 0:
-		d.Note = "its outputs are " + strings.Join(known, ", ")
-	case p.def.openOutputs:
-		d.Note = fmt.Sprintf("declare it on the task: outputs: %s: string", at.name)
-	}
-	w.complain(withHelp(d, didYouMean(at.name, known)))
-	t.broken = true
-}
-
 // graph completes the edges and checks what depends on the order of tasks.
 func (w *work) graph() {
 	for _, t := range w.tasks {
@@ -161,11 +40,13 @@ func (w *work) graph() {
 			w.pin(t)
 		}
 	}
+	w.readAround(g)
 	for _, t := range w.tasks {
-		for _, name := range sortedKeys(t.edges) {
-			t.spec.Needs = append(t.spec.Needs, pipeline.TaskName(name))
-		}
-		w.out.Tasks = append(w.out.Tasks, t.spec)
+		w.open(t)
+		t.spec.Needs = w.needs(t)
+	}
+	for _, t := range w.tasks {
+		w.out.Tasks = append(w.out.Tasks, t.instances()...)
 	}
 }
 
@@ -194,14 +75,24 @@ func (w *work) readNeeds(t *task) {
 
 var errNotRun = errors.New("the graph is only read")
 
+// flowParts are the parts of a task of which CUE is asked apart when a task has
+// any that does not make it wait, or that waits for other reasons than its fields.
+var flowParts = []string{"fields", "outputs", "when", "each", "onFailureRun"}
+
 // flowEdges asks CUE which tasks depend on which, and on params.
 // It follows every form of reference; what the syntax did not show is added.
 func (w *work) flowEdges() {
 	depth := len(w.path("tasks")) + 1
+	apart := slices.ContainsFunc(w.tasks, func(t *task) bool {
+		return t.spec.If != nil || t.fansOut || t.spec.OnFailure != nil
+	})
 	never := flow.RunnerFunc(func(*flow.Task) error { return errNotRun })
 	isTask := func(v cue.Value) (flow.Runner, error) {
 		p := v.Path().Selectors()
-		if len(p) == 3 && p[2] == cue.Str("params") || len(p) == depth && p[2] == cue.Str("tasks") {
+		switch {
+		case len(p) == 3 && p[2] == cue.Str("params"),
+			!apart && len(p) == depth && p[2] == cue.Str("tasks"),
+			apart && len(p) == depth+1 && p[2] == cue.Str("tasks") && slices.Contains(flowParts, selectorName(p[depth])):
 			return never, nil
 		}
 		return nil, nil
@@ -209,31 +100,32 @@ func (w *work) flowEdges() {
 	cfg := &flow.Config{Root: cue.MakePath(cue.Str("compositions"), cue.Str(w.name))}
 	for _, ft := range flow.New(cfg, w.root, isTask).Tasks() {
 		p := ft.Path().Selectors()
-		if len(p) != depth {
+		if len(p) < depth || len(p) > depth && selectorName(p[depth]) == "onFailureRun" {
 			continue
 		}
 		t := w.task(selectorName(p[3]))
 		if t == nil {
 			continue
 		}
+		fields := len(p) == depth || selectorName(p[depth]) == "fields"
 		for _, dep := range ft.Dependencies() {
-			w.flowEdge(t, dep.Path().Selectors(), depth)
+			w.flowEdge(t, dep.Path().Selectors(), depth, fields)
 		}
 	}
 }
 
-func (w *work) flowEdge(t *task, dep []cue.Selector, depth int) {
-	if len(dep) == depth {
+func (w *work) flowEdge(t *task, dep []cue.Selector, depth int, fields bool) {
+	if len(dep) >= depth {
 		name := selectorName(dep[3])
 		if name == t.name {
 			return
 		}
-		if _, ok := t.edges[name]; !ok {
+		if _, ok := t.edges[name]; !ok && w.task(name) != nil {
 			t.edges[name] = edge{pos: t.pos}
 			t.refs = append(t.refs, taskRef{task: name, pos: t.pos})
 		}
 	}
-	if len(t.deferred) == 0 {
+	if fields && len(t.deferred) == 0 {
 		// Something in the task waits for the run, and the syntax does not show
 		// what: so all of its fields wait.
 		t.deferAll()
@@ -307,7 +199,7 @@ func (w *work) reportCycle(circle []string) {
 func (w *work) checkEdges(t *task, g *order) {
 	for _, ref := range t.refs {
 		p := w.task(ref.task)
-		if !g.certain(t, p) {
+		if !g.readable(t, ref, p) {
 			w.maybeAbsent(t, p, ref, g)
 			continue
 		}
@@ -362,12 +254,28 @@ func hasPattern(t pipeline.Type) bool {
 }
 
 func (w *work) maybeAbsent(t, p *task, ref taskRef, g *order) {
+	if t.when() != pipeline.OnSuccess && g.certain(t, p) {
+		d := diag(codeMaySkip, ref.pos, "task %q reads an output of task %q, which may have failed without it", t.name, p.name)
+		d.Note = fmt.Sprintf("%q has run: %q, so it runs whatever became of %q", t.name, t.when(), p.name)
+		d.Help = "read it in an optional field, which is left out then; or call a composition with onFailureRun, whose params may lack it"
+		w.complain(d)
+		return
+	}
 	d := diag(codeMaySkip, ref.pos, "task %q reads an output of task %q, which may have none: %s", t.name, p.name, g.whyAbsent(p))
+	switch {
+	case p.spec.If != nil && ref.early:
+		d.Help = "a condition cannot rely on what is decided by another condition"
+	case p.spec.If != nil && p.spec.If.Text != "":
+		d.Help = "give it the same condition: when: " + p.spec.If.Text
+	}
 	w.complain(d)
 }
 
 // pin keeps a task on the agent of the tasks whose paths it reads.
 func (w *work) pin(t *task) {
+	if t.spec.Plugin == pipeline.CorePlugin {
+		return // it touches no file
+	}
 	pins := map[string]bool{}
 	for _, b := range t.spec.Bindings {
 		w.pinTo(t, string(b.From), b.Output, pins)

@@ -238,7 +238,7 @@ func labelParts(l ast.Label) []ast.Node {
 }
 
 func (r *reach) ident(id *ast.Ident) {
-	if runtimeRoots[id.Name] {
+	if runtimeRoots[id.Name] || id.Name == "each" {
 		r.hits[id.Name] = true
 		return
 	}

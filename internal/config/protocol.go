@@ -72,7 +72,12 @@ type unitResult struct {
 	Plugin       *pipeline.Plugin       `json:"plugin,omitempty"`
 	Diagnostics  []pipeline.Diagnostic  `json:"diagnostics,omitempty"`
 	// Fatal: there was no value to look at, so nothing below the directory has one.
-	Fatal bool `json:"fatal,omitempty"`
+	Fatal  bool             `json:"fatal,omitempty"`
+	Policy *pipeline.Policy `json:"policy,omitempty"`
+	// Calls are the places where compositions name others, Groups those where groups
+	// of the policy are named.
+	Calls  []call     `json:"calls,omitempty"`
+	Groups []groupUse `json:"groups,omitempty"`
 	// Declared are the places of the names that the unit declares, valid or not:
 	// a name in two units is a mistake even if one of them is broken.
 	Declared []mention `json:"declared,omitempty"`

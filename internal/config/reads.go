@@ -16,6 +16,23 @@ type outputRead struct{ task, output string }
 // sorted. What is around it counts when it is not written out as fields: the value
 // may come from there.
 func (w *work) readsAt(path ...string) []outputRead {
+	r := w.follow(path...)
+	return slices.SortedFunc(maps.Keys(r.found), func(a, b outputRead) int {
+		return cmp.Or(strings.Compare(a.task, b.task), strings.Compare(a.output, b.output))
+	})
+}
+
+// seal makes the digest of the composition cover a value that waits for the run,
+// with all that it refers to.
+func (w *work) seal(path ...string) {
+	r := w.follow(path...)
+	for _, p := range w.all.at(w.path(path...)...) {
+		w.sealed = append(w.sealed, strings.Join(append(slices.Clone(path), canonical(p.value)), pathSep))
+	}
+	w.sealed = append(w.sealed, r.texts...)
+}
+
+func (w *work) follow(path ...string) *reads {
 	r := &reads{work: w, seen: map[ast.Node]bool{}, found: map[outputRead]bool{}}
 	for n := 0; n < len(path); n++ {
 		for _, p := range w.all.at(w.path(path[:n]...)...) {
@@ -29,9 +46,7 @@ func (w *work) readsAt(path ...string) []outputRead {
 			r.walk(p.value)
 		}
 	}
-	return slices.SortedFunc(maps.Keys(r.found), func(a, b outputRead) int {
-		return cmp.Or(strings.Compare(a.task, b.task), strings.Compare(a.output, b.output))
-	})
+	return r
 }
 
 // reads collects references to outputs, through lets, aliases and helper fields.
@@ -39,6 +54,8 @@ type reads struct {
 	*work
 	seen  map[ast.Node]bool
 	found map[outputRead]bool
+	// texts are what it was led to.
+	texts []string
 }
 
 func (r *reads) walk(nodes ...ast.Node) {
@@ -77,7 +94,7 @@ func (r *reads) node(n ast.Node) bool {
 
 func (r *reads) chain(c chain) {
 	switch {
-	case c[0].name != "tasks":
+	case c[0].name != "tasks" || len(c) > 2 && c[2].name == "each":
 	case len(c) > 3 && c[2].name == "outputs":
 		r.found[outputRead{c[1].name, c[3].name}] = true
 	case len(c) > 1:
@@ -106,9 +123,7 @@ func (r *reads) helper(c chain) bool {
 		places := r.all.at(path[:n]...)
 		for _, p := range places {
 			r.walk(p.guards...)
-			if p.value != nil {
-				r.walk(p.value)
-			}
+			r.enter(p.value)
 		}
 		if len(places) > 0 {
 			return true
@@ -120,16 +135,25 @@ func (r *reads) helper(c chain) bool {
 func (r *reads) ident(id *ast.Ident) {
 	switch target := id.Node.(type) {
 	case *ast.LetClause:
-		r.walk(target.Expr)
+		r.enter(target.Expr)
 	case *ast.Alias:
-		r.walk(target.Expr)
+		r.enter(target.Expr)
 	case *ast.ForClause:
 		r.walk(target.Source)
 	case *ast.Field:
-		r.walk(target.Value)
+		r.enter(target.Value)
 	case ast.Expr:
-		if !slices.Contains([]string{"tasks", "params", "event"}, id.Name) {
-			r.walk(target)
+		if !runtimeRoots[id.Name] {
+			r.enter(target)
 		}
 	}
+}
+
+// enter goes on with what a name stands for.
+func (r *reads) enter(e ast.Expr) {
+	if e == nil || r.seen[e] {
+		return
+	}
+	r.texts = append(r.texts, canonical(e))
+	r.walk(e)
 }

@@ -15,6 +15,9 @@ func itoa(i int) string { return strconv.Itoa(i) }
 // requirement compiles where a task may run. The task's own word wins over the
 // composition's default: the pool as a whole, the facts one by one.
 func (w *work) requirement(t *task) {
+	if t.spec.Plugin == pipeline.CorePlugin {
+		return // no agent is asked
+	}
 	own := w.compileRequirement(get(t.v, "agent"), w.path("tasks", t.name, "agent"))
 	if w.agent == nil {
 		w.agent = w.compileRequirement(get(w.v, "agent"), w.path("agent"))

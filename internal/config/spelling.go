@@ -103,6 +103,7 @@ func (w *work) firstRef(e ast.Expr) pipeline.Position {
 func (w *work) checkSpelling() map[string]bool {
 	broken := map[string]bool{}
 	for _, name := range w.all.children(w.path("tasks")...) {
+		hook := w.refsIn("tasks", name, "onFailureRun")
 		for _, p := range w.all.at(w.path("tasks", name)...) {
 			nodes := slices.Clone(p.guards)
 			if p.value != nil {
@@ -110,7 +111,7 @@ func (w *work) checkSpelling() map[string]bool {
 			}
 			for _, n := range nodes {
 				w.chainsIn(n, func(c chain, how spelling) {
-					if w.misspelt(name, c, how) {
+					if !hook[c[0].pos] && w.misspelt(name, c, how) {
 						broken[name] = true
 					}
 				})
@@ -118,6 +119,18 @@ func (w *work) checkSpelling() map[string]bool {
 		}
 	}
 	return broken
+}
+
+// refsIn are the places of the references below a path. What is called when a task
+// has failed may read what the task had reported by then.
+func (w *work) refsIn(path ...string) map[pipeline.Position]bool {
+	out := map[pipeline.Position]bool{}
+	for _, p := range w.all.at(w.path(path...)...) {
+		if p.value != nil {
+			w.chainsIn(p.value, func(c chain, _ spelling) { out[c[0].pos] = true })
+		}
+	}
+	return out
 }
 
 // misspelt reports a reference that is refused for its spelling alone.

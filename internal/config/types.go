@@ -112,7 +112,10 @@ func withoutDefault(v cue.Value) (cue.Value, bool) {
 		if op != cue.NoOp || len(args) != 1 {
 			continue
 		}
-		if _, still := args[0].Default(); !still || args[0].Source() != w.Source() && args[0].Source() != nil {
+		// An open list has a default that nobody wrote; what had an explicit one was
+		// no value yet.
+		explicit := w.Kind() == cue.BottomKind && args[0].Kind() == cue.ListKind
+		if _, still := args[0].Default(); !still || explicit || args[0].Source() != w.Source() && args[0].Source() != nil {
 			return args[0], true
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"cuelang.org/go/cue"
 	"cuelang.org/go/cue/ast"
 	"cuelang.org/go/cue/format"
+	"cuelang.org/go/cue/token"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
@@ -119,11 +120,6 @@ func defaultOf(v cue.Value) json.RawMessage {
 	if !ok || v.IsConcrete() && v.Kind() != cue.BottomKind {
 		return nil
 	}
-	if v.IncompleteKind() == cue.ListKind {
-		if op, _ := v.Expr(); op != cue.OrOp {
-			return nil
-		}
-	}
 	raw, err := d.MarshalJSON()
 	if err != nil {
 		return nil
@@ -183,15 +179,26 @@ func sourceOf(v cue.Value) string {
 	return plain(fmt.Sprint(v))
 }
 
-func exprText(e ast.Expr) string {
+func exprText(e ast.Expr) string { return plain(strings.Join(strings.Fields(canonical(e)), " ")) }
+
+// canonical is the text of an expression in a layout of its own and without
+// comments, so that formatting a file changes nothing.
+func canonical(e ast.Expr) string {
 	if e == nil {
 		return ""
 	}
+	ast.Walk(e, func(n ast.Node) bool {
+		if len(ast.Comments(n)) > 0 {
+			ast.SetComments(n, nil)
+		}
+		ast.SetRelPos(n, token.NoRelPos)
+		return true
+	}, nil)
 	b, err := format.Node(e, format.Simplify())
 	if err != nil {
 		return ""
 	}
-	return plain(string(b))
+	return string(b)
 }
 
 func docOf(v cue.Value) string {
