@@ -610,8 +610,16 @@ func TestAnAgentThatLeftIsSilentSinceItWasLastHeardOf(t *testing.T) {
 	w.accept(a)
 	before := time.Now()
 	w.runs.Disconnected(a.ID)
-	m, err := w.runs.Moment(t.Context(), "", 10)
-	if at, ok := m.Silent[a.ID]; err != nil || !ok || at.After(before) {
-		t.Errorf("silent = %v, %v", m.Silent, err)
+	tick := time.NewTicker(100 * time.Millisecond) // that time passes is no event
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); ; <-tick.C {
+		m, err := w.runs.Moment(t.Context(), "", 10)
+		at, silent := m.Silent[a.ID]
+		switch {
+		case err != nil || silent && at.After(before) || time.Now().After(deadline):
+			t.Fatalf("silent = %v, %v", m.Silent, err)
+		case silent:
+			return
+		}
 	}
 }
