@@ -399,3 +399,19 @@ func TestARejectedCompositionHasItsName(t *testing.T) {
 	says(t, s, 0, words("why "+string(broken[:12])+" hello"), "rejected")
 	says(t, s, 2, words("why "+string(broken[:12])+" helo"), `did you mean "hello"?`)
 }
+
+func TestAnInterruptedDemoLeavesNothingBehind(t *testing.T) {
+	real(t)
+	dir := testkit.ShortDir(t)
+	demo := testkit.StartShell(t, "demo", "", []string{"TMPDIR=" + dir}, "exec "+testkit.Programs(t)+"/reconciler demo --serve")
+	hears(t, demo, "agentd, twice")
+	for range 2 { // as a sender does that reaches a program and its group
+		if err := demo.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ends(t, demo, 130)
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -60,12 +61,17 @@ func main() {
 	os.Exit(run())
 }
 
+// sameSignal is how soon a second signal counts as the first: some senders reach a
+// program and its group, and both would keep it from ending in good order.
+const sameSignal = time.Second
+
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	go func() {
 		<-ctx.Done()
-		stop() // a second signal ends the program at once
+		time.Sleep(sameSignal)
+		stop() // from here on a signal ends the program at once
 	}()
 	root := newRoot()
 	understood := false
