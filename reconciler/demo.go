@@ -439,6 +439,9 @@ func (d *demo) git(ctx context.Context, dir string, args ...string) (string, err
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return "", ctx.Err()
+		}
 		if errors.Is(err, exec.ErrNotFound) {
 			return "", fault.New(fault.NotFound, "git is not installed: apt-get install git")
 		}
