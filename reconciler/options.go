@@ -36,6 +36,8 @@ type options struct {
 	runTip          bool
 	unsignedReviews bool
 	lenientPorts    bool // take another port when one is in use
+	// only is what exec runs; nil runs what the triggers say.
+	only *only
 }
 
 func (o *options) flags(f *pflag.FlagSet) {

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -186,7 +187,12 @@ func serverFor(ctx context.Context, clone *checkout, c *client, named bool) *cli
 	if named {
 		return c
 	}
-	for _, dir := range []string{filepath.Join(filepath.Dir(defaultData()), "dev"), defaultData()} {
+	remotes := clone.remotes(ctx)
+	folders := []string{defaultData()}
+	for _, url := range remotes {
+		folders = append(folders, devData(strings.TrimPrefix(url, "file://")))
+	}
+	for _, dir := range folders {
 		var at addresses
 		b, err := os.ReadFile(filepath.Join(dir, addressesFile))
 		if err != nil || json.Unmarshal(b, &at) != nil {
@@ -197,7 +203,7 @@ func serverFor(ctx context.Context, clone *checkout, c *client, named bool) *cli
 		var board web.Board
 		err = near.get(quick, "/board", nil, &board)
 		cancel()
-		if err == nil && sameRepository(clone.remotes(ctx), board.Repository.URL) {
+		if err == nil && sameRepository(remotes, board.Repository.URL) {
 			return near
 		}
 	}

@@ -142,7 +142,7 @@ func (s *server) openRooms(late *lateFleet) error {
 		Proposals: s.opt.proposals(),
 	})
 	s.commits = loop.NewCommits(loop.CommitsConfig{
-		DB: s.db, Repository: repository, Runs: s.runs, Log: s.log, Name: s.opt.repo, Default: s.opt.ref(),
+		DB: s.db, Repository: s.opt.only.of(repository), Runs: s.runs, Log: s.log, Name: s.opt.repo, Default: s.opt.ref(),
 		RunTip: s.opt.runTip, URL: s.opt.public, StatusesChanged: wake, Live: s.secrets.declare,
 		Proposals: s.opt.proposals(),
 	})
