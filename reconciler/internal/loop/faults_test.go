@@ -23,6 +23,7 @@ type player struct {
 	held   map[pipeline.AttemptID]*held
 	starts map[pipeline.TaskName]int
 	mute   bool // what it says is lost
+	fails  pipeline.TaskName
 }
 
 type held struct {
@@ -52,8 +53,12 @@ func (p *player) connect() {
 
 func (p *player) result(h *held) {
 	if h.Phase == wire.HeldEnded {
+		outcome := pipeline.Success
+		if h.task == p.fails {
+			outcome = pipeline.Failure
+		}
 		p.say(&wire.Result{Attempt: h.Attempt, Token: h.Token, Result: pipeline.Result{
-			Outcome: pipeline.Success, Outputs: []byte(`{"id":"` + string(h.task) + `"}`),
+			Outcome: outcome, Outputs: []byte(`{"id":"` + string(h.task) + `"}`),
 		}})
 	}
 }

@@ -105,7 +105,7 @@ func (b *Board) Seats() map[pipeline.AgentID]pipeline.RunID { return b.seats }
 // seatsOfWork takes the agents that work for r.
 func (b *Board) seatsOfWork(r *pipeline.Run) {
 	for i := range r.Tasks {
-		if t := &r.Tasks[i]; t.State == pipeline.Offered || t.State == pipeline.Running {
+		if t := &r.Tasks[i]; !t.Spec.BuiltIn() && (t.State == pipeline.Offered || t.State == pipeline.Running) {
 			b.take(t.Agent, r.ID)
 		}
 	}
@@ -143,6 +143,9 @@ func (b *Board) goesOnAt(r *pipeline.Run, agent pipeline.AgentID) bool {
 	}
 	for i := range r.Tasks {
 		t := &r.Tasks[i]
+		if t.Spec.BuiltIn() {
+			continue
+		}
 		soon := t.State == pipeline.Ready && !t.NotBefore.After(b.now) ||
 			t.State == pipeline.Pending && needsOnlyRunning(r, t)
 		if soon && b.mayTake(a, t) && pinned(r, t, agent) && !b.turnedDown(r, t, agent) {
@@ -163,6 +166,9 @@ func needsOnlyRunning(r *pipeline.Run, t *pipeline.RunTask) bool {
 		n := r.Task(name)
 		if n == nil || !n.State.Terminal() && n.State != pipeline.Running && n.State != pipeline.Offered {
 			return false
+		}
+		if n.Spec.BuiltIn() && !n.State.Terminal() {
+			return false // what it waits for may need the agent itself
 		}
 	}
 	return true

@@ -234,7 +234,7 @@ func addRuns(ctx context.Context, q querier, agents []pipeline.Agent) error {
 		return h, err
 	},
 		`SELECT DISTINCT t.agent_id, t.run_id FROM runs r CROSS JOIN tasks t ON t.run_id = r.id
-		WHERE r.finished_at IS NULL AND t.state IN ('offered', 'running', 'in_doubt') ORDER BY 2`)
+		WHERE r.finished_at IS NULL AND t.agent_id IS NOT NULL AND t.state IN ('offered', 'running', 'in_doubt') ORDER BY 2`)
 	if err != nil {
 		return err
 	}
