@@ -228,7 +228,7 @@ func (c *client) knows(ctx context.Context, name string) error {
 // changes calls each with what is recorded after a change, and with what tasks say of
 // themselves, until ctx or the stream ends, which is an error in either case.
 func (c *client) changes(ctx context.Context, after pipeline.Seq, each func(pipeline.Change)) error {
-	body, err := c.open(ctx, "/changes", url.Values{"after": {strconv.FormatInt(int64(after), 10)}, "follow": {"1"}, "notes": {"1"}})
+	body, err := c.open(ctx, "/events", url.Values{"after": {strconv.FormatInt(int64(after), 10)}, "follow": {"1"}, "notes": {"1"}})
 	if err != nil {
 		return err
 	}

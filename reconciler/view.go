@@ -303,6 +303,14 @@ func (v *view) Commit(ctx context.Context, id pipeline.CommitID) (pipeline.Commi
 	return v.s.db.Commit(ctx, full)
 }
 
+func (v *view) Proposals(ctx context.Context, limit int) ([]pipeline.Proposal, error) {
+	return v.s.db.Proposals(ctx, limit)
+}
+
+func (v *view) Proposal(ctx context.Context, branch string) (pipeline.Proposal, error) {
+	return v.s.db.Proposal(ctx, v.s.opt.repo, branch)
+}
+
 func (v *view) Verdicts(ctx context.Context, id pipeline.CommitID) ([]pipeline.Verdict, error) {
 	return v.s.db.Verdicts(ctx, id)
 }

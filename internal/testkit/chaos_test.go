@@ -369,7 +369,7 @@ func (c *chaos) follow() {
 }
 
 func (c *chaos) changes(after pipeline.Seq) ([]pipeline.Change, error) {
-	resp, err := http.Get(fmt.Sprintf("%s/api/v1/changes?after=%d", c.server.Web, after))
+	resp, err := http.Get(fmt.Sprintf("%s/api/v1/events?after=%d", c.server.Web, after))
 	if err != nil {
 		return nil, err
 	}

@@ -88,7 +88,7 @@ func (s *Server) shown(t testing.TB) map[string]string {
 	out := map[string]string{}
 	todo := []string{
 		"/", "/queue", "/agents", "/commits", "/problems", "/plugins", "/api/v1/board", "/api/v1/agents", "/api/v1/commits",
-		"/api/v1/changes?after=0", "/api/v1/plugins", "/api/v1/pools", "/api/v1/queue", "/api/v1/runs?tasks=1&limit=200",
+		"/api/v1/events?after=0", "/api/v1/changes", "/api/v1/plugins", "/api/v1/pools", "/api/v1/queue", "/api/v1/runs?tasks=1&limit=200",
 	}
 	var list struct{ Runs []pipeline.Run }
 	if err := s.Get("/runs?tasks=1&limit=200", &list); err != nil {

@@ -503,7 +503,7 @@ func (s *Server) AwaitEnded(t testing.TB, n int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*patience)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Web+"/api/v1/changes?after=0&follow=1", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Web+"/api/v1/events?after=0&follow=1", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -76,11 +76,13 @@ func raise(s *pipeline.Status, state string) {
 	}
 }
 
-// ProposalPath is the path of the page of a proposed change.
+// ProposalPath is the address of the page of a proposed change, without the host. A
+// branch with a name that no path can hold as it is goes into the query.
 func ProposalPath(branch string) string {
-	parts := strings.Split(branch, "/")
-	for i := range parts {
-		parts[i] = url.PathEscape(parts[i])
+	for _, c := range branch {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune("-._/@+", c) {
+			return "/changes?branch=" + url.QueryEscape(branch)
+		}
 	}
-	return "/changes/" + strings.Join(parts, "/")
+	return "/changes/" + branch
 }

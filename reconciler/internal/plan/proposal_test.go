@@ -49,7 +49,7 @@ func TestStatusOfAProposedHeadSaysWhoseTurnItIs(t *testing.T) {
 		if s.State != c.state || c.text != "" && s.Description != c.text || s.Context != "maestro" {
 			t.Errorf("%s: %s %q, want %s %q", name, s.State, s.Description, c.state, c.text)
 		}
-		if strings.HasPrefix(s.Description, "plan:") && s.URL != "http://x/changes/feature/a%20b" {
+		if strings.HasPrefix(s.Description, "plan:") && s.URL != "http://x/changes?branch=feature%2Fa+b" {
 			t.Errorf("%s: leads to %s", name, s.URL)
 		}
 	}

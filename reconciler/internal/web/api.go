@@ -355,9 +355,9 @@ func (s *server) apiWhy(w http.ResponseWriter, r *http.Request) error {
 // change before it.
 const changeNote = "note"
 
-// apiChanges sends changes as one JSON object a line; with follow it goes on
+// apiEvents sends changes as one JSON object a line; with follow it goes on
 // until the client leaves. An empty line is a sign of life.
-func (s *server) apiChanges(w http.ResponseWriter, r *http.Request) error {
+func (s *server) apiEvents(w http.ResponseWriter, r *http.Request) error {
 	after, err := number(r, "after", 0, 0, 1<<62)
 	if err != nil {
 		return err

@@ -50,6 +50,10 @@ func topicsOf(c pipeline.Change) []string {
 		return []string{topicAgents, topicBoard}
 	case pipeline.ChangeCommit:
 		return []string{topicCommits, topicBoard}
+	case pipeline.ChangeProposal:
+		return []string{topicChanges, topicBoard}
+	case pipeline.ChangeRequest:
+		return []string{topicBoard}
 	case pipeline.ChangeRepository:
 		return []string{topicBoard}
 	}

@@ -16,15 +16,16 @@ import (
 // fakeSource holds plain values. Its fields may be set before it is served;
 // afterwards change and write are the ways to move it.
 type fakeSource struct {
-	board    web.Board
-	live     []pipeline.Composition
-	pools    []pipeline.Pool
-	plugins  []pipeline.Plugin
-	icons    map[pipeline.PluginName]fakeIcon
-	agents   []web.AgentView
-	verdicts []pipeline.Verdict
-	commits  []pipeline.CommitRecord
-	attempts []pipeline.Attempt
+	board     web.Board
+	live      []pipeline.Composition
+	pools     []pipeline.Pool
+	plugins   []pipeline.Plugin
+	icons     map[pipeline.PluginName]fakeIcon
+	agents    []web.AgentView
+	verdicts  []pipeline.Verdict
+	commits   []pipeline.CommitRecord
+	proposals []pipeline.Proposal
+	attempts  []pipeline.Attempt
 
 	mu      sync.Mutex
 	err     error // what every method returns, if set
@@ -320,6 +321,26 @@ func (f *fakeSource) Commit(_ context.Context, id pipeline.CommitID) (pipeline.C
 		}
 	}
 	return pipeline.CommitRecord{}, fault.New(fault.NotFound, "commit %s was not evaluated", id)
+}
+
+func (f *fakeSource) Proposals(_ context.Context, limit int) ([]pipeline.Proposal, error) {
+	unlock, err := f.lock()
+	defer unlock()
+	return f.proposals[:min(limit, len(f.proposals))], err
+}
+
+func (f *fakeSource) Proposal(_ context.Context, branch string) (pipeline.Proposal, error) {
+	unlock, err := f.lock()
+	defer unlock()
+	for _, p := range f.proposals {
+		if p.Branch == branch && err == nil {
+			return p, nil
+		}
+	}
+	if err == nil {
+		err = fault.New(fault.NotFound, "no change is proposed on branch %q", branch)
+	}
+	return pipeline.Proposal{}, err
 }
 
 func (f *fakeSource) Verdicts(_ context.Context, id pipeline.CommitID) ([]pipeline.Verdict, error) {

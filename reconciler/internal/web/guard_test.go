@@ -21,7 +21,7 @@ func sampleAddress(pattern string) string {
 		return "/api/v1/why?run=" + string(runIDOf(128)) + "&task=load"
 	}
 	return strings.NewReplacer("GET ", "", "{$}", "", "{composition}", "acceptance", "{number}", "128", "{task}", "checkout",
-		"{sha}", string(shaLive), "{plugin}", "git", "runs/{id}", "runs/"+string(runIDOf(128)), "run/{id}", "run/"+string(runIDOf(128)),
+		"{sha}", string(shaLive), "{branch...}", "feature/louder", "{plugin}", "git", "runs/{id}", "runs/"+string(runIDOf(128)), "run/{id}", "run/"+string(runIDOf(128)),
 		"agents/{id}", "agents/a-3", "attempts/{id}", "attempts/"+string(attemptID(100)), "{digest}", "x", "{name}", "style.css").Replace(pattern)
 }
 

@@ -36,6 +36,7 @@ const (
 	topicTasks   = "tasks"  // a task moved
 	topicAgents  = "agents" // an agent came, went or reported facts
 	topicCommits = "commits"
+	topicChanges = "changes" // what people propose and review
 	topicAll     = "all"
 )
 

@@ -71,7 +71,7 @@ func TestPagesAndFollowersHearWhatATaskSays(t *testing.T) {
 	s := serve(t, f)
 	events, _ := open(t, s.URL+"/events")
 	next(t, events)
-	changes, _ := open(t, s.URL+"/api/v1/changes?follow=1&notes=1")
+	changes, _ := open(t, s.URL+"/api/v1/events?follow=1&notes=1")
 	before, _ := get(t, s.Config.Handler, "/c/hello/1")
 	f.note(runIDOf(1), attemptID(1), pipeline.Note{Text: "copying"})
 	hasTopics(t, next(t, events), "r:"+string(runIDOf(1)))

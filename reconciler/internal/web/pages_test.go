@@ -26,6 +26,7 @@ var pages = []string{
 	"/c/acceptance/128/t/publish-docs", "/c/acceptance/128/t/notify", "/c/acceptance/128/t/destroy-vm",
 	"/c/acceptance/128/t/checkout?q=case&line=3", "/c/acceptance?before=" + string(runIDOf(120)),
 	"/queue", "/agents", "/agents/a-3", "/agents/a-8", "/commits", "/commits/" + string(shaLive), "/commits/" + string(shaBad), "/problems", "/plugins",
+	"/changes", "/changes/feature/louder", "/changes/merged", "/changes?branch=feature/louder",
 }
 
 func TestEveryPageIsWellMade(t *testing.T) {
@@ -53,7 +54,7 @@ func TestEmptyPagesSayWhatToDo(t *testing.T) {
 	t.Parallel()
 	h := handler(t, &fakeSource{})
 	for path, want := range map[string]string{
-		"/": "push it", "/queue": "Nothing waits", "/agents": "agents invite", "/commits": "No commit", "/plugins": "declares no plugin", "/problems": "None.",
+		"/": "push it", "/queue": "Nothing waits", "/agents": "agents invite", "/commits": "No commit", "/changes": "Push a branch", "/plugins": "declares no plugin", "/problems": "None.",
 	} {
 		res, body := get(t, h, path)
 		if res.StatusCode != http.StatusOK || !strings.Contains(body, want) {

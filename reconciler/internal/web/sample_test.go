@@ -38,6 +38,7 @@ func sample() *fakeSource {
 	f.attempts = attemptsOf(f.runs[0], 100)
 	f.attempts = append(f.attempts, attemptsOf(f.runs[1], 200)...)
 	f.commits = sampleCommits()
+	f.proposals = sampleProposals()
 	f.verdicts = []pipeline.Verdict{
 		{Commit: shaLive, Ref: "refs/heads/main", Composition: "acceptance", Outcome: pipeline.VerdictRun, Sentence: "the push to main changed app/pom.xml, which its trigger names", Run: runIDOf(128)},
 		{Commit: shaLive, Ref: "refs/heads/main", Composition: "hello", Outcome: pipeline.VerdictSkipped, Sentence: "no changed path matches compositions/hello/**"},
@@ -277,4 +278,26 @@ func sampleBoard(f *fakeSource) web.Board {
 	b.Compositions[4].Recent = []web.RunPoint{}
 	b.Queue = slices.Clip(b.Queue)
 	return b
+}
+
+func sampleProposals() []pipeline.Proposal {
+	open := pipeline.Proposal{
+		Branch: "feature/louder", Target: "main", Head: shaBad, Base: shaLive, Fork: shaLive, Author: "Ana Lima", Subject: "say it louder",
+		State: pipeline.ProposalOpen, Approval: pipeline.ApprovalWaiting, Sentence: "needs 1 approval of ops", Digest: "sha256:5be1",
+		Plan: json.RawMessage(`{"digest":"sha256:5be1"}`), Text: "~ acceptance\n    ~ tasks.deploy.fields.image  \"tomcat:9\" -> \"tomcat:10\"\n", Markdown: "### plan",
+		Needs: []pipeline.Need{{Rule: "pools need ops", Approvers: []string{"ops"}, People: []string{"ana", "bo"}, Want: 1}},
+		Reviews: []pipeline.Opinion{
+			{Review: pipeline.Review{By: "mallory", Approve: true, Comment: "please", At: ago(time.Hour)}, Why: "mallory is in none of the groups that are asked"},
+			{Review: pipeline.Review{By: "bo", At: ago(time.Minute)}, Signed: true, Counts: true},
+		},
+		Predicted: []pipeline.CompositionName{"acceptance", "hello"}, Diagnostics: sampleCommits()[1].Diagnostics,
+		OpenedAt: ago(2 * time.Hour), HeadAt: ago(time.Hour), PlannedAt: ago(time.Hour), ChangedAt: ago(time.Minute),
+	}
+	merged := open
+	merged.Branch, merged.State, merged.Diagnostics = "merged", pipeline.ProposalMerged, nil
+	merged.Merge = &pipeline.Merge{
+		Commit: shaLive, Approval: pipeline.ApprovalWaiting, Predicted: merged.Predicted, Started: merged.Predicted,
+		Sentence: "predicted 2 runs, started 2; merged without approval: needs 1 approval of ops", At: ago(time.Minute),
+	}
+	return []pipeline.Proposal{open, merged}
 }

@@ -53,6 +53,10 @@ type Source interface {
 	// Commit returns the evaluated commit whose id is prefix or begins with it. When
 	// several do it is fault.Invalid.
 	Commit(ctx context.Context, prefix pipeline.CommitID) (pipeline.CommitRecord, error)
+	// Proposals returns the proposed changes, open ones first, at most limit, without
+	// their plans; Proposal the last one of a branch, whole.
+	Proposals(ctx context.Context, limit int) ([]pipeline.Proposal, error)
+	Proposal(ctx context.Context, branch string) (pipeline.Proposal, error)
 	// Verdicts returns what a commit did to each composition, sorted by name.
 	Verdicts(ctx context.Context, id pipeline.CommitID) ([]pipeline.Verdict, error)
 

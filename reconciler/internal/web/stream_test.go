@@ -198,7 +198,7 @@ func TestChangesAreFollowed(t *testing.T) {
 	t.Parallel()
 	src := sample()
 	s := serve(t, src)
-	r, _ := open(t, s.URL+"/api/v1/changes?after=39&follow=1")
+	r, _ := open(t, s.URL+"/api/v1/events?after=39&follow=1")
 	for _, want := range []string{`{"seq":40,`, `{"seq":41,`} {
 		line, err := r.ReadString('\n')
 		if err != nil || !strings.HasPrefix(line, want) {
@@ -315,7 +315,7 @@ func TestAStreamLeavesItsConnectionInOrder(t *testing.T) {
 		h.ServeHTTP(w, r)
 	}))
 	defer s.Close()
-	for _, path := range []string{"/api/v1/changes", "/healthz"} {
+	for _, path := range []string{"/api/v1/events", "/healthz"} {
 		if path == "/healthz" {
 			time.AfterFunc(150*time.Millisecond, func() { close(late) })
 		}
