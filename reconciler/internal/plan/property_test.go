@@ -68,6 +68,7 @@ func TestRunsThatArePredictedAreThoseThatAreMade(t *testing.T) {
 		pairs = 10
 	}
 	made, events := 0, map[string]int{}
+	t.Cleanup(func() { t.Logf("%d runs were made: %v", made, events) })
 	each(t, pairs, func(s source, in plan.Input) string {
 		predicted := plan.Of(in)
 		deed := s.shuffled(in)
@@ -86,7 +87,7 @@ func TestRunsThatArePredictedAreThoseThatAreMade(t *testing.T) {
 		return cmp.Diff(predicted.Blanks, blanks)
 	})
 	for _, kind := range []string{pipeline.EventPush, pipeline.EventPullRequest, pipeline.EventTag, pipeline.EventCron, pipeline.EventAfter, pipeline.EventWebhook, pipeline.EventManual} {
-		if events[kind] == 0 {
+		if events[kind] == 0 && !testing.Short() {
 			t.Errorf("no run of %d was made by a %s event", made, kind)
 		}
 	}

@@ -20,7 +20,7 @@ func (s source) yes(percent int) bool { return s.IntN(100) < percent }
 func pick[T any](s source, from ...T) T { return from[s.IntN(len(from))] }
 
 var (
-	branchPatterns = []string{"main", "release/*", "**", "!main", "dev"}
+	branchPatterns = []string{"!main", "main", "release/*", "**", "dev"}
 	pathPatterns   = []string{"src/**", "docs/*.md", "**/*.go", "!src/x/**"}
 	somePaths      = []string{"src/a.go", "docs/x.md", "README.md", "src/x/y.txt", "pools/p.cue"}
 	groupNames     = []string{"ops", "dev"}
