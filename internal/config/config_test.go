@@ -19,6 +19,8 @@ import (
 	"cuelang.org/go/cue/cuecontext"
 	"cuelang.org/go/cue/load"
 
+	"github.com/rogpeppe/go-internal/txtar"
+
 	"github.com/maestro-cd/maestro/internal/config"
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
@@ -459,7 +461,11 @@ func FuzzUnit(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(raw)
+		for _, file := range txtar.Parse(raw).Files {
+			if strings.HasPrefix(file.Name, "compositions/") && strings.HasSuffix(file.Name, ".cue") {
+				f.Add(file.Data)
+			}
+		}
 	}
 	f.Add([]byte("package ops\ncompositions: x: tasks: a: needs: [\"a\", 1, null, [], {}]\n"))
 	f.Add([]byte("package ops\ncompositions: x: {params: tasks, tasks: params}\n"))
@@ -478,6 +484,9 @@ func FuzzUnit(f *testing.F) {
 		for _, d := range cfg.Diagnostics {
 			if d.Message == "" || d.Code == "" || d.Pos.File == "" {
 				t.Errorf("incomplete: %+v", d)
+			}
+			if strings.Contains(d.Message, "gave up") {
+				t.Errorf("an explanation fell over: %+v", d)
 			}
 		}
 	})

@@ -109,7 +109,7 @@ func parseExplanation(s string) Explanation {
 	return e
 }
 
-var usedPlugin = regexp.MustCompile(`\b(git|shell)\.#`)
+var usedPlugin = regexp.MustCompile(`\b(git|shell|maestro)\.#`)
 
 // complete writes what every composition begins with.
 func (f *ExampleFile) complete() {
@@ -119,16 +119,20 @@ func (f *ExampleFile) complete() {
 	head := "package ops\n\n"
 	seen := map[string]bool{}
 	for _, m := range usedPlugin.FindAllStringSubmatch(f.Text, -1) {
-		seen[m[1]] = true
+		importPath := pluginsPath + m[1]
+		if m[1] == "maestro" {
+			importPath = schemaPath
+		}
+		seen[importPath] = true
 	}
-	switch names := sortedKeys(seen); len(names) {
+	switch paths := sortedKeys(seen); len(paths) {
 	case 0:
 	case 1:
-		head += fmt.Sprintf("import %q\n\n", pluginsPath+names[0])
+		head += fmt.Sprintf("import %q\n\n", paths[0])
 	default:
 		head += "import (\n"
-		for _, name := range names {
-			head += fmt.Sprintf("\t%q\n", pluginsPath+name)
+		for _, p := range paths {
+			head += fmt.Sprintf("\t%q\n", p)
 		}
 		head += ")\n\n"
 	}

@@ -6,6 +6,7 @@ import (
 
 	"cuelang.org/go/cue"
 	"cuelang.org/go/cue/cuecontext"
+	"cuelang.org/go/cue/parser"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
@@ -91,3 +92,11 @@ var (
 	Covers   = covers
 	Distance = distance
 )
+
+// SyntaxOf is what is said of a file that cannot be read as CUE.
+func SyntaxOf(name, text string) []pipeline.Diagnostic {
+	if _, err := parser.ParseFile(name, text, parser.ParseComments); err != nil {
+		return syntaxDiagnostics(name, []byte(text), err)
+	}
+	return nil
+}
