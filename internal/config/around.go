@@ -13,6 +13,7 @@ import (
 func (w *work) readAround(g *order) {
 	w.readOutputsOf(g)
 	w.out.OnFailure = w.readHook(get(w.v, "onFailure"), "", "onFailure")
+	w.mayLack(g)
 	w.readConcurrency()
 	if v := get(w.v, "limits"); v.Exists() && w.known(v, []string{"running", "queued"}, "limits") {
 		w.out.MaxRunning, w.out.MaxQueued = number(get(v, "running"), 0), number(get(v, "queued"), 0)

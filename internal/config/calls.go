@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 
 	"cuelang.org/go/cue"
 
@@ -44,6 +45,8 @@ type given struct {
 	// Loose: the type is wider than what is written, so that it does not fit proves
 	// nothing.
 	Loose bool `json:"loose,omitempty"`
+	// MayLack: it is left out when what it reads was never reported.
+	MayLack bool `json:"may_lack,omitempty"`
 }
 
 func (w *work) call(c call) {
@@ -123,4 +126,26 @@ func (w *work) readHook(v cue.Value, task pipeline.TaskName, path ...string) *pi
 	c.Given, c.Whole = w.given(get(v, "with"), with...)
 	w.call(c)
 	return h
+}
+
+// mayLack marks what hooks give and may have to leave out.
+func (w *work) mayLack(g *order) {
+	for i := range w.res.Calls {
+		c := &w.res.Calls[i]
+		if c.From != w.out.Name || c.Kind != callHook {
+			continue
+		}
+		path := []string{"onFailure", "with"}
+		t := w.task(string(c.Task))
+		if t != nil {
+			path = []string{"tasks", t.name, "onFailureRun", "with"}
+		}
+		for j := range c.Given {
+			for _, read := range w.readsAt(append(slices.Clone(path), c.Given[j].Name)...) {
+				p := w.task(read.task)
+				sure := t != nil && p != nil && p != t && !p.fansOut && t.when() == pipeline.OnSuccess && g.certain(t, p) && g.before(t.name)[p.name]
+				c.Given[j].MayLack = c.Given[j].MayLack || !sure
+			}
+		}
+	}
 }

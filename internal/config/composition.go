@@ -48,9 +48,11 @@ type task struct {
 	edges map[string]edge
 	// conds are the parts of its condition that must all hold.
 	conds []string
-	// fansOut: it has each; each is set when that is sound.
+	// fansOut: it has each; each is set when that is sound, and item is the type of
+	// its elements, as far as it is known.
 	fansOut bool
 	each    *pipeline.Each
+	item    *pipeline.Type
 }
 
 // taskRef is a reference to another task's outputs. output is "" when all of

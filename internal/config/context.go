@@ -94,7 +94,7 @@ func (g *order) readable(t *task, ref taskRef, p *task) bool {
 		return false
 	case t.when() != pipeline.OnSuccess && !g.succeeded(t.name)[p.name]:
 		f := t.def.field(ref.field)
-		return f != nil && f.presence == presenceOptional && f.inherit == "" // left out
+		return f != nil && f.mayLack()
 	}
 	return g.certain(t, p)
 }
@@ -122,10 +122,19 @@ func (g *order) conditional(name string) string {
 	return why
 }
 
+// mayLack reports whether a task can do without the field. One that reads what was
+// never reported is then left out.
+func (f *fieldDef) mayLack() bool {
+	return f.presence == presenceOptional && (f.inherit == "" || f.soft)
+}
+
 // whyAbsent says why a task may not have outputs.
 func (g *order) whyAbsent(p *task) string {
 	switch why := g.conditional(p.name); {
 	case p.spec.If != nil:
+		if p.spec.If.Text == "" {
+			return "its condition is false"
+		}
 		return "it has a condition, when: " + p.spec.If.Text
 	case p.spec.Continue:
 		return `it has onFailure: "continue", so the run goes on without them`

@@ -21,7 +21,8 @@ const (
 
 // core reads the built-in tasks from the schema, as if it were a plugin's manifest.
 func (b *batch) core() *manifest {
-	if m := b.plugins[builtinDir]; m != nil {
+	const key = "core:" // no directory is called so
+	if m := b.plugins[key]; m != nil {
 		return m
 	}
 	m := &manifest{name: string(pipeline.CorePlugin), defs: map[string]*definition{}}
@@ -29,7 +30,7 @@ func (b *batch) core() *manifest {
 		v := b.schema().LookupPath(cue.ParsePath(name))
 		m.readDefinition(name, text(get(v, "uses")), v)
 	}
-	b.plugins[builtinDir] = m
+	b.plugins[key] = m
 	return m
 }
 

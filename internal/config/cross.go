@@ -19,6 +19,12 @@ type repository struct {
 	results []*unitResult
 	// unusable are the compositions that something here speaks against.
 	unusable map[pipeline.CompositionName]bool
+	// compositions are those of all units that are sound by themselves, by name;
+	// declared are the names of all that are written.
+	compositions map[pipeline.CompositionName]*pipeline.Composition
+	declared     map[pipeline.CompositionName]bool
+	// called are the compositions that others call.
+	called map[pipeline.CompositionName]bool
 	// broken are the folders of plugins whose programs are not there.
 	broken []string
 }
@@ -43,6 +49,8 @@ func assemble(commit pipeline.CommitID, s *survey, results map[string]*unitResul
 	slices.SortFunc(r.cfg.Pools, func(a, b pipeline.Pool) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(r.cfg.Secrets, func(a, b pipeline.Secret) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(r.cfg.Plugins, func(a, b pipeline.Plugin) int { return cmp.Compare(a.Name, b.Name) })
+	r.gatherPolicy()
+	r.gatherNames()
 	r.duplicates()
 	if err := r.checkMentions(s); err != nil {
 		return pipeline.Config{}, err
@@ -52,6 +60,9 @@ func assemble(commit pipeline.CommitID, s *survey, results map[string]*unitResul
 			r.checkAgents(&res.Compositions[i])
 		}
 	}
+	r.checkPolicy()
+	r.checkWebhooks()
+	r.checkCalls()
 	for _, res := range r.results {
 		for i := range res.Compositions {
 			if c := &res.Compositions[i]; !r.unusable[c.Name] {
@@ -64,6 +75,27 @@ func assemble(commit pipeline.CommitID, s *survey, results map[string]*unitResul
 	r.vendored(s)
 	r.cfg.Diagnostics = tidy(r.cfg.Diagnostics)
 	return r.cfg, nil
+}
+
+// gatherNames looks up once what is asked for often.
+func (r *repository) gatherNames() {
+	r.compositions = map[pipeline.CompositionName]*pipeline.Composition{}
+	r.declared, r.called = map[pipeline.CompositionName]bool{}, map[pipeline.CompositionName]bool{}
+	for _, res := range r.results {
+		for i := range res.Compositions {
+			r.compositions[res.Compositions[i].Name] = &res.Compositions[i]
+		}
+		for _, m := range res.Declared {
+			if m.Kind == mentionComposition {
+				r.declared[pipeline.CompositionName(m.Name)] = true
+			}
+		}
+		for _, c := range res.Calls {
+			if c.Kind == callTask || c.Kind == callHook {
+				r.called[c.Target] = true
+			}
+		}
+	}
 }
 
 // tidy orders diagnostics and drops what several units said of one place.

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -81,6 +82,9 @@ func (w *work) readEach(t *task) {
 		each.Max = int(n)
 	}
 	t.each = each
+	if list, exact := w.shape(items, append(at, "items")...); exact {
+		t.item = elementOf(list)
+	}
 	w.checkItems(t, items)
 	for i := 1; i <= each.Max; i++ {
 		name := instanceName(t.name, i)
@@ -93,6 +97,43 @@ func (w *work) readEach(t *task) {
 			return
 		}
 	}
+}
+
+// elementOf is the type of the elements of a list, nil when nothing is known of it.
+func elementOf(list pipeline.Type) *pipeline.Type {
+	if len(list.Enum) != 1 {
+		return list.Elem
+	}
+	var items []json.RawMessage
+	if err := json.Unmarshal(list.Enum[0], &items); err != nil || len(items) == 0 {
+		return nil
+	}
+	var alts []pipeline.Type
+	for _, raw := range items {
+		v, err := pipeline.DecodeJSON(raw)
+		if err != nil {
+			return nil
+		}
+		alts = append(alts, pipeline.Type{Kind: kindOfJSON(v), Enum: []json.RawMessage{raw}})
+	}
+	t := oneOf(alts)
+	return &t
+}
+
+func kindOfJSON(v any) pipeline.Kind {
+	switch v.(type) {
+	case string:
+		return pipeline.KindString
+	case json.Number:
+		return pipeline.KindNumber
+	case bool:
+		return pipeline.KindBool
+	case nil:
+		return pipeline.KindNull
+	case []any:
+		return pipeline.KindList
+	}
+	return pipeline.KindStruct
 }
 
 func cmpMax(most int) int {

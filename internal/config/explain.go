@@ -46,6 +46,7 @@ const (
 	cueOperands     = "invalid operands %s and %s to '%s' (type %s and %s)"
 	cueConflict     = "conflicting values"
 	cueOutOfBound   = "invalid value %v (out of bound %s)"
+	cueListLength   = "incompatible list lengths (%d and %d)"
 	cueNotUsed      = "imported and not used"
 	cueLetNotUsed   = "unreferenced alias or let clause"
 )
@@ -140,7 +141,7 @@ func (x *explainer) classify(e errors.Error, format string, args []any) pipeline
 		return x.wrongOperand(p, args, e)
 	case format == cueOperands && len(args) == 5:
 		return x.wrongOperands(p, args, e)
-	case format == cueDisjunction, format == cueOutOfBound, strings.HasPrefix(format, cueConflict):
+	case format == cueDisjunction, format == cueOutOfBound, format == cueListLength, strings.HasPrefix(format, cueConflict):
 		return x.wrongValue(p, e)
 	case format == cueIncomplete:
 		return x.incomplete(p, e)

@@ -7,6 +7,7 @@ import (
 
 	"cuelang.org/go/cue"
 	"cuelang.org/go/cue/ast"
+	"cuelang.org/go/cue/token"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
@@ -87,6 +88,11 @@ func (w *work) shape(v cue.Value, path ...string) (t pipeline.Type, exact bool) 
 	if len(places) != 1 || places[0].value == nil {
 		return looseType(v), false
 	}
+	if len(path) > 1 && path[0] == "tasks" {
+		if t := w.task(path[1]); t != nil && t.item != nil && w.isItem(t, places[0].value) {
+			return *t.item, true
+		}
+	}
 	if c, _ := w.read(chainOf(places[0].value, 0)); c != nil && c[0].name != "event" {
 		if t, err := compileType(v); err == nil {
 			t.Text = w.sourceText(c, v)
@@ -139,9 +145,20 @@ func (w *work) sourceText(c chain, v cue.Value) string {
 	return constraintText(v)
 }
 
-// composite is the type of a struct or a list that is written out.
+// comparisons make a bool of whatever they compare.
+var comparisons = []token.Token{token.EQL, token.NEQ, token.LSS, token.LEQ, token.GTR, token.GEQ, token.LAND, token.LOR}
+
+// composite is the type of an expression by its form.
 func (w *work) composite(v cue.Value, e ast.Expr, path ...string) (pipeline.Type, bool) {
 	switch e := e.(type) {
+	case *ast.ParenExpr:
+		return w.composite(v, e.X, path...)
+	case *ast.Interpolation:
+		return pipeline.Type{Kind: pipeline.KindString}, false
+	case *ast.BinaryExpr:
+		if slices.Contains(comparisons, e.Op) {
+			return pipeline.Type{Kind: pipeline.KindBool}, false
+		}
 	case *ast.StructLit:
 		if len(looseParts(e)) > 0 || slices.ContainsFunc(e.Elts, func(d ast.Decl) bool { _, ok := d.(*ast.Comprehension); return ok }) {
 			return looseType(v), false

@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -59,12 +60,17 @@ func (b *batch) fill(req *fillRequest) (json.RawMessage, string) {
 	if req.Blank.Part == pipeline.PartHook {
 		return f.hookParams()
 	}
+	if f.cleansUp() {
+		return f.fieldsAtHand()
+	}
 	raw, problem := f.concrete(f.value(f.path...), req.Blank.Part)
 	if problem == "" && req.Blank.Part == pipeline.PartFields {
-		def := c.definitionOf(name, f.task)
-		problem = undeclaredSecret(def, raw, req.Secrets)
-		if problem == "" && def != nil && def.uses == coreRun {
-			raw = callFields(raw)
+		if def := c.definitionOf(name, f.task); def != nil {
+			var fields map[string]json.RawMessage
+			if err := json.Unmarshal(raw, &fields); err != nil {
+				return nil, "its fields are no struct"
+			}
+			return f.finished(fields, def)
 		}
 	}
 	return raw, problem
@@ -162,10 +168,58 @@ func misfits(t pipeline.Type, raw json.RawMessage) []string {
 // isReported refuses a value that refers to outputs that are not there: CUE would
 // make an empty list of one that is a list.
 func (f *filling) isReported() string {
-	if f.req.Blank.Part == pipeline.PartHook {
+	if f.req.Blank.Part == pipeline.PartHook || f.cleansUp() {
 		return "" // left out one by one
 	}
 	return f.unreported(f.path...)
+}
+
+// cleansUp reports whether the fields are those of a task that runs after failures
+// as well, when not everything has been reported.
+func (f *filling) cleansUp() bool {
+	run := pipeline.RunWhen(text(f.value("tasks", f.task, "run")))
+	return f.req.Blank.Part == pipeline.PartFields && run != pipeline.OnSuccess && run != ""
+}
+
+// fieldsAtHand are the fields of such a task. One that it can do without is left
+// out when what it reads is not there.
+func (f *filling) fieldsAtHand() (json.RawMessage, string) {
+	def := f.definitionOf(f.name, f.task)
+	iter, err := f.value(f.path...).Fields()
+	if err != nil || def == nil {
+		return nil, "its fields cannot be read"
+	}
+	out := map[string]json.RawMessage{}
+	for iter.Next() {
+		name := iter.Selector().Unquoted()
+		if problem := f.unreported(append(slices.Clone(f.path), name)...); problem != "" {
+			if d := def.field(name); d != nil && d.mayLack() {
+				continue
+			}
+			return nil, problem
+		}
+		raw, problem := f.concrete(iter.Value(), pipeline.PartFields)
+		if problem != "" {
+			return nil, problem
+		}
+		out[name] = raw
+	}
+	return f.finished(out, def)
+}
+
+// finished puts fields together, unless they name a secret that they must not.
+func (f *filling) finished(out map[string]json.RawMessage, def *definition) (json.RawMessage, string) {
+	raw, err := json.Marshal(out)
+	if err != nil {
+		return nil, "its fields are not JSON"
+	}
+	if problem := undeclaredSecret(def, raw, f.req.Secrets); problem != "" {
+		return nil, problem
+	}
+	if def.uses == coreRun {
+		raw = callFields(raw)
+	}
+	return raw, ""
 }
 
 // unreported names an output that a value reads and that is not there.
@@ -311,14 +365,7 @@ func (f *filling) hookParams() (json.RawMessage, string) {
 	return raw, ""
 }
 
-func sortedNames[V any](m map[pipeline.TaskName]V) []pipeline.TaskName {
-	out := make([]pipeline.TaskName, 0, len(m))
-	for k := range m {
-		out = append(out, k)
-	}
-	slices.Sort(out)
-	return out
-}
+func sortedNames[K ~string, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
 
 // valueProblem says why fields are not what they must be, once the run's values
 // are in them.

@@ -88,7 +88,11 @@ func (x *explainer) meantField(p, known []string, def *definition) string {
 			return "it belongs to the task, beside fields and not in it"
 		}
 	}
-	if near := nearest(last, known); near != "" {
+	if slices.Contains(known, "with") && slices.Contains([]string{"params", "inputs", "args", "arguments", "parameters"}, last) {
+		mean(append(slices.Clone(parent), "with")...)
+		return "what is called gets its params as with: {…}; within a field called params, that name would mean the field itself"
+	}
+	if near := nearest(last, known); near != "" && last != "inputs" {
 		mean(append(slices.Clone(parent), near)...)
 		return didYouMean(last, known)
 	}

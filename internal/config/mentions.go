@@ -101,7 +101,7 @@ func secretNames(ss []pipeline.Secret) []string {
 func (r *repository) idle() {
 	for _, res := range r.results {
 		for _, m := range res.Mentions {
-			if m.Kind != mentionIdle || r.cfg.Composition(m.Composition) == nil {
+			if m.Kind != mentionIdle || r.cfg.Composition(m.Composition) == nil || r.called[m.Composition] {
 				continue
 			}
 			d := warn(codeIdle, m.Pos, "nothing starts composition %q: it has no triggers", m.Composition)

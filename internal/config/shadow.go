@@ -1,6 +1,8 @@
 package config
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 
 	"cuelang.org/go/cue/ast"
@@ -60,8 +62,15 @@ func (w *work) shadow(id *ast.Ident, found map[pipeline.Position]bool) {
 	case path[2] == "triggers":
 		d.Note = "the params of a trigger are what it gives to its runs; there are no others yet"
 		d.Help = "give a value, or one of the event, such as event.branch"
+	case w.callsAt(path):
+		d.Help = "what is called gets its params as with: {…}: there, params are those of the composition"
 	default:
-		d.Help = "write compositions." + quoteLabel(w.name) + "." + id.Name + "."
+		d.Help = fmt.Sprintf("write compositions.%s.%s instead of %s", quoteLabel(w.name), id.Name, id.Name)
 	}
 	w.complain(d)
+}
+
+// callsAt reports whether a struct says which composition is called.
+func (w *work) callsAt(path []string) bool {
+	return len(w.all.at(append(slices.Clone(path), "composition")...)) > 0
 }

@@ -182,9 +182,14 @@ func (w *work) readTriggerParams(i int, t *pipeline.Trigger, v cue.Value) {
 	at := []string{"triggers", itoa(i), "params"}
 	by := referrer{who: fmt.Sprintf("composition %q: the trigger", w.name), trigger: t}
 	by.refused = map[string]string{"tasks": "it is asked before any task runs"}
-	w.checkPart(by, map[pipeline.Position]bool{}, nil, at...)
+	seen := map[pipeline.Position]bool{}
 	gs, whole := w.given(v, at...)
 	for _, g := range gs {
+		before := len(w.res.Diagnostics)
+		w.checkPart(by, seen, nil, append(slices.Clone(at), g.Name)...)
+		if len(w.res.Diagnostics) > before {
+			continue
+		}
 		f := w.param(g.Name)
 		if f == nil {
 			w.complain(withHelp(diag(codeParamRef, g.Pos, "composition %q has no param %q", w.name, g.Name), didYouMean(g.Name, w.paramNames())))
@@ -195,6 +200,7 @@ func (w *work) readTriggerParams(i int, t *pipeline.Trigger, v cue.Value) {
 		}
 		w.judgeParam(f, g)
 	}
+	w.checkPart(by, seen, nil, at...)
 	if v.Exists() {
 		t.Params = w.expr(v, at...)
 	}
