@@ -143,7 +143,7 @@ Exit codes:
 	)
 	for group, cmds := range map[string][]*cobra.Command{
 		"start":   {newDemo(), newInit(), newDev()},
-		"author":  {newVet(), newPlan(), newExec(), newGraph(), newFmt(), newVendor()},
+		"author":  {newVet(), newPlan(), newExec(), newGraph(), newFmt(), newExplain(), newVendor()},
 		"watch":   {newRuns(), newRun(), newWatch(), newLogs(), newWhy()},
 		"operate": {newServe(), newCheck(), newAgents()},
 	} {

@@ -124,3 +124,12 @@ func TestFmtChangesTheLayoutAndNothingElse(t *testing.T) {
 	a.edit(helloFile, "hello\": {", "hello\": {{")
 	a.run(2, "fmt", helloFile+":")
 }
+
+func TestExplainTellsWhatACodeMeans(t *testing.T) {
+	real(t)
+	a := newAuthor(t)
+	a.run(0, "explain", "CODE", "RC0107")
+	a.run(0, "explain rc0107", "RC0107: ", "Wrong, in ", "Right, in ")
+	a.run(0, "explain RC0107 --json", `"Code": "RC0107"`)
+	a.run(2, "explain RC9999", `no code "RC9999"`)
+}
