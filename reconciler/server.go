@@ -142,7 +142,7 @@ func (s *server) openRooms(late *lateFleet) error {
 		Proposals: s.opt.proposals(),
 	})
 	s.commits = loop.NewCommits(loop.CommitsConfig{
-		DB: s.db, Repository: s.opt.only.of(repository), Runs: s.runs, Log: s.log, Name: s.opt.repo, Default: s.opt.ref(),
+		DB: s.db, Repository: s.opt.only.of(repository), Filler: repository, Runs: s.runs, Log: s.log, Name: s.opt.repo, Default: s.opt.ref(),
 		RunTip: s.opt.runTip, URL: s.opt.public, StatusesChanged: wake, Live: s.secrets.declare,
 		Proposals: s.opt.proposals(),
 	})
@@ -269,6 +269,7 @@ func (s *server) run(ctx context.Context, ready func(addresses)) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.runs.Run(ctx) })
 	g.Go(func() error { return s.watcher.Run(ctx) })
+	g.Go(func() error { return s.commits.Run(ctx) })
 	g.Go(func() error { return s.proposals.Run(ctx) })
 	if s.converger != nil {
 		g.Go(func() error { return s.converger.Run(ctx) })

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,6 +32,7 @@ type Repository interface {
 type CommitsConfig struct {
 	DB         *store.DB
 	Repository Repository
+	Filler     Filler
 	Runs       *Runs
 	Log        *slog.Logger
 	// Name of the repository in the record.
@@ -55,12 +57,20 @@ type CommitsConfig struct {
 // repository was empty then. It is no valid Git ref, so none can be named like it.
 const baseline pipeline.Ref = "maestro:baseline"
 
+// baselineTags is baseline for tags.
+const baselineTags pipeline.Ref = "maestro:baseline-tags"
+
 // Commits turns refs that moved into evaluated commits, verdicts and runs.
 type Commits struct {
 	cfg CommitsConfig
 
 	mu   sync.Mutex
 	live *pipeline.Config // of the default branch; nil before the first
+
+	// Owned by Run.
+	following         bool
+	followed, savedTo pipeline.Seq // see followRuns
+	configs           map[pipeline.CommitID]pipeline.Config
 }
 
 // NewCommits returns Commits; nothing happens before Observe.
@@ -86,14 +96,19 @@ func (c *Commits) Observe(ctx context.Context, refs map[pipeline.Ref]pipeline.Co
 	var errs []error
 	errs = append(errs, c.ensureLive(ctx))
 	_, known := seen[baseline]
-	first := !known
+	_, tagsKnown := seen[baselineTags]
 	delete(seen, baseline)
+	delete(seen, baselineTags)
+	old := map[pipeline.Ref]pipeline.CommitID{}
 	for _, ref := range c.order(refs) {
-		if refs[ref] == seen[ref] {
-			continue
-		}
-		if err := c.moved(ctx, ref, seen[ref], refs[ref], first); err != nil {
-			errs = append(errs, fmt.Errorf("%s at %s: %w", ref, refs[ref].Short(), err))
+		switch {
+		case refs[ref] == seen[ref]:
+		case isTag(ref) && !tagsKnown, ref.Branch() != "" && !known && ref != c.cfg.Default:
+			old[ref] = refs[ref]
+		default:
+			if err := c.moved(ctx, ref, seen[ref], refs[ref], !known); err != nil {
+				errs = append(errs, fmt.Errorf("%s at %s: %w", ref, refs[ref].Short(), err))
+			}
 		}
 	}
 	for _, ref := range slices.Sorted(maps.Keys(seen)) {
@@ -101,17 +116,27 @@ func (c *Commits) Observe(ctx context.Context, refs map[pipeline.Ref]pipeline.Co
 			errs = append(errs, c.deleted(ctx, ref))
 		}
 	}
-	if err := errors.Join(errs...); err != nil || known {
+	if err := errors.Join(errs...); err != nil || known && tagsKnown {
 		return err
 	}
-	return c.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.ObserveRef(c.cfg.Name, baseline, "seen") })
+	old[baseline], old[baselineTags] = "seen", "seen"
+	return c.cfg.DB.Write(ctx, func(tx *store.Tx) error {
+		for _, ref := range slices.Sorted(maps.Keys(old)) {
+			if err := tx.ObserveRef(c.cfg.Name, ref, old[ref]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
+
+func isTag(ref pipeline.Ref) bool { return strings.HasPrefix(string(ref), "refs/tags/") }
 
 // order puts the default branch first: the others use its pools.
 func (c *Commits) order(refs map[pipeline.Ref]pipeline.CommitID) []pipeline.Ref {
 	var out []pipeline.Ref
 	for _, ref := range slices.Sorted(maps.Keys(refs)) {
-		if ref.Branch() != "" && ref != c.cfg.Default {
+		if (ref.Branch() != "" || isTag(ref)) && ref != c.cfg.Default {
 			out = append(out, ref)
 		}
 	}
@@ -164,11 +189,8 @@ func (c *Commits) deleted(ctx context.Context, ref pipeline.Ref) error {
 	return c.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.ObserveRef(c.cfg.Name, ref, "") })
 }
 
-// moved carries out one branch that is at head now and was at base.
+// moved carries out one branch or tag that is at head now and was at base.
 func (c *Commits) moved(ctx context.Context, ref pipeline.Ref, base, head pipeline.CommitID, first bool) error {
-	if first && ref != c.cfg.Default {
-		return c.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.ObserveRef(c.cfg.Name, ref, head) })
-	}
 	started := time.Now()
 	cfg, err := c.evaluate(ctx, head)
 	if err != nil {
@@ -185,38 +207,43 @@ func (c *Commits) moved(ctx context.Context, ref pipeline.Ref, base, head pipeli
 		Commit: head, Ref: ref, Base: base, Author: author, Subject: subject, Diagnostics: cfg.Diagnostics,
 		Live: ref == c.cfg.Default && !pipeline.HasErrors(cfg.Diagnostics), SeenAt: started.UTC(),
 	}
-	var p plan.Plan
-	if !first || c.cfg.RunTip {
-		push, err := c.push(ctx, &cfg, rec, first)
+	d := deed{cfg: &cfg, rec: rec, quiet: first && !c.cfg.RunTip, also: func(tx *store.Tx) error {
+		if err := tx.RecordCommit(c.cfg.Name, rec); err != nil {
+			return err
+		}
+		return tx.ObserveRef(c.cfg.Name, rec.Ref, rec.Commit)
+	}}
+	if !d.quiet {
+		in, err := c.input(ctx, &cfg, rec, first)
 		if err != nil {
 			return err
 		}
-		p = plan.OfPush(&cfg, push)
+		if d.runs, d.verdicts, err = c.decide(ctx, in); err != nil {
+			return err
+		}
 	}
-	runs, err := c.record(ctx, &cfg, rec, p, first && !c.cfg.RunTip)
+	runs, err := c.enact(ctx, d)
 	if err != nil {
 		return err
 	}
 	if rec.Live {
 		c.goLive(cfg)
 	}
-	of := make([]*pipeline.Composition, 0, len(runs))
-	for _, r := range runs {
-		of = append(of, cfg.Composition(r.Composition))
-	}
-	c.cfg.Runs.Add(head, runs, of)
-	if c.cfg.StatusesChanged != nil {
-		c.cfg.StatusesChanged()
-	}
+	c.announce(&cfg, head, runs)
 	c.cfg.Log.Info("commit evaluated", "ref", ref, "commit", head, "runs", len(runs),
 		"compositions", len(cfg.Compositions), "diagnostics", len(cfg.Diagnostics), "live", rec.Live, "took", time.Since(started))
 	return nil
 }
 
-func (c *Commits) push(ctx context.Context, cfg *pipeline.Config, rec pipeline.CommitRecord, first bool) (plan.Push, error) {
-	p := plan.Push{Event: pipeline.Event{
-		Kind: "push", Ref: rec.Ref, Head: rec.Commit, Base: rec.Base, Author: rec.Author, Subject: rec.Subject,
+// input is the question of what a moved ref causes.
+func (c *Commits) input(ctx context.Context, cfg *pipeline.Config, rec pipeline.CommitRecord, first bool) (plan.Input, error) {
+	p := plan.Input{Default: c.cfg.Default, Base: c.Live(), Head: cfg, Now: rec.SeenAt, Event: pipeline.Event{
+		Kind: pipeline.EventPush, Ref: rec.Ref, Head: rec.Commit, Base: rec.Base, Author: rec.Author, Subject: rec.Subject,
 	}}
+	if isTag(rec.Ref) {
+		p.Event.Kind = pipeline.EventTag
+		return p, nil
+	}
 	wanted := slices.ContainsFunc(cfg.Compositions, func(c pipeline.Composition) bool {
 		return slices.ContainsFunc(c.Triggers, func(t pipeline.Trigger) bool { return t.Push != nil && len(t.Push.Paths) > 0 })
 	})
@@ -236,63 +263,6 @@ func (c *Commits) push(ctx context.Context, cfg *pipeline.Config, rec pipeline.C
 		p.Paths, p.PathsUnknown = paths, !complete
 	}
 	return p, nil
-}
-
-// record writes the commit, its verdicts, its runs and what the forge should show,
-// and that the ref was seen there: all of it or nothing. A run that is there
-// already, because this event was seen before, is not made again. quiet leaves the
-// forge alone: the commit is the past.
-func (c *Commits) record(ctx context.Context, cfg *pipeline.Config, rec pipeline.CommitRecord, p plan.Plan, quiet bool) ([]*pipeline.Run, error) {
-	var made []*pipeline.Run
-	err := c.cfg.DB.Write(ctx, func(tx *store.Tx) error {
-		made = nil
-		// The commit may have been seen on another branch. Nothing is written while
-		// this is read, because this transaction is under way.
-		facts, err := c.known(ctx, rec)
-		if err != nil {
-			return err
-		}
-		verdicts := slices.Clone(p.Verdicts)
-		for i := range p.Runs {
-			r, err := newRun(&p.Runs[i])
-			if err != nil {
-				return err
-			}
-			err = tx.CreateRun(r, p.Runs[i].Composition, calledBy(cfg, p.Runs[i].Composition)...)
-			switch {
-			case err == nil:
-				made, facts.Runs = append(made, r), append(facts.Runs, r)
-			case fault.Is(err, fault.Conflict):
-				r = withKey(facts.Runs, r.Key)
-			default:
-				return err
-			}
-			for j := range verdicts {
-				if r != nil && verdicts[j].Composition == r.Composition {
-					verdicts[j].Run = r.ID
-				}
-			}
-		}
-		if err := tx.RecordCommit(c.cfg.Name, rec); err != nil {
-			return err
-		}
-		if err := tx.RecordVerdicts(verdicts); err != nil {
-			return err
-		}
-		if !quiet {
-			facts.Verdicts = append(verdicts, facts.Verdicts...)
-			for _, s := range plan.Statuses(facts) {
-				if err := tx.Desire(s); err != nil {
-					return err
-				}
-			}
-		}
-		return tx.ObserveRef(c.cfg.Name, rec.Ref, rec.Commit)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("record commit %s: %w", rec.Commit.Short(), err)
-	}
-	return made, nil
 }
 
 // known returns what the record has of the commit on other branches: all of it

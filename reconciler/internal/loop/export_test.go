@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"context"
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
@@ -20,4 +21,12 @@ func Describes(within time.Duration) int {
 		}
 	}
 	return n
+}
+
+// LatestFiring is latestFiring.
+var LatestFiring = latestFiring
+
+// FireSchedules is fireSchedules.
+func (c *Commits) FireSchedules(ctx context.Context, now time.Time) (time.Time, error) {
+	return c.fireSchedules(ctx, now)
 }

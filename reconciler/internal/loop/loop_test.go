@@ -89,7 +89,7 @@ func (w *world) start() {
 		DB: db, Logs: w, Fleet: w, Filler: w, Secrets: w, Law: w.law, Log: log, Default: mainRef, Repo: repoName,
 	})
 	w.c = loop.NewCommits(loop.CommitsConfig{
-		DB: db, Repository: w.repo, Runs: w.runs, Log: log, Name: repoName, Default: mainRef,
+		DB: db, Repository: w.repo, Filler: w, Runs: w.runs, Log: log, Name: repoName, Default: mainRef,
 	})
 	ctx, cancel := context.WithCancel(context.WithoutCancel(w.t.Context()))
 	done := make(chan error, 1)

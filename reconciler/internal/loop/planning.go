@@ -70,7 +70,7 @@ func (p *Proposals) plan(
 	if first || sameHead {
 		checks = plan.Plan{}
 	}
-	runs, err := p.start(ctx, m, &next.Proposal, checks)
+	runs, err := p.start(ctx, m, &cfg, &next.Proposal, checks)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +104,7 @@ func describe(c *store.StoredProposal, on *plan.Plan, checks []plan.Run, url str
 }
 
 // start makes the runs of a proposed head and records the change with them.
-func (p *Proposals) start(ctx context.Context, m *moment, c *pipeline.Proposal, checks plan.Plan) (started int, err error) {
+func (p *Proposals) start(ctx context.Context, m *moment, cfg *pipeline.Config, c *pipeline.Proposal, checks plan.Plan) (started int, err error) {
 	var made []*pipeline.Run
 	var of []*pipeline.Composition
 	c.ChangedAt = m.now
@@ -121,7 +121,7 @@ func (p *Proposals) start(ctx context.Context, m *moment, c *pipeline.Proposal, 
 			if err != nil {
 				return err
 			}
-			err = tx.CreateRun(r, checks.Runs[i].Composition)
+			err = tx.CreateRun(r, checks.Runs[i].Composition, calledBy(cfg, checks.Runs[i].Composition)...)
 			if fault.Is(err, fault.Conflict) {
 				continue // a crash came between; it is there already
 			}

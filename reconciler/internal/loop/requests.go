@@ -142,7 +142,7 @@ func (p *Proposals) run(ctx context.Context, m *moment, a store.AnsweredRequest,
 		if made, err = newRun(started); err != nil {
 			return err
 		}
-		if err := tx.CreateRun(made, started.Composition); err != nil {
+		if err := tx.CreateRun(made, started.Composition, calledBy(m.live, started.Composition)...); err != nil {
 			return err
 		}
 		a.Answer = fmt.Sprintf("%s: starts %s#%d", user, made.Composition, made.Number)
