@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/maestro-cd/maestro/internal/config"
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/reconciler/internal/plan"
@@ -166,8 +167,34 @@ func (q *question) evaluate(ctx context.Context) error {
 		*side.into = &cfg
 	}
 	paths, complete, err := q.clone.changed(ctx, q.base, q.head)
+	if err != nil {
+		return err
+	}
 	q.in.Paths, q.in.PathsUnknown = paths, !complete
-	return err
+	return q.fill(ctx, e)
+}
+
+// fill computes what triggers take from the event, as the server will.
+func (q *question) fill(ctx context.Context, e *config.Evaluator) error {
+	tree, err := q.clone.tree(ctx, q.head)
+	if err != nil {
+		return err
+	}
+	var failed error
+	q.in = plan.Complete(q.in, func(b plan.Blank) plan.Filled {
+		value, err := e.Fill(ctx, config.FillRequest{
+			Tree: tree, Unit: q.in.Head.Composition(b.Composition).Unit, Composition: b.Composition, Blank: b.Blank,
+			Event: q.in.Event, Params: b.Params,
+		})
+		if err != nil && !fault.Is(err, fault.Invalid) {
+			failed = err
+		}
+		if err != nil {
+			return plan.Filled{Problem: err.Error()}
+		}
+		return plan.Filled{Value: value}
+	})
+	return failed
 }
 
 // starting are the compositions whose history is of interest.

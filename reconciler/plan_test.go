@@ -76,6 +76,16 @@ func TestPlanShowsWhatTheWorkingCopyChanges(t *testing.T) {
 	a.run(2, "plan --base nowhere", `no commit "nowhere"`)
 }
 
+func TestPlanFillsWhatATriggerTakesFromTheEvent(t *testing.T) {
+	real(t)
+	a := newAuthor(t)
+	a.edit(helloFile, `"hello": {`, "\"hello\": {\n\tparams: on: string")
+	a.edit(helloFile, "{push: {}}", "{push: {}, params: on: event.branch}")
+	if out := a.run(0, "plan --json"); !strings.Contains(out, `"on": "main"`) {
+		t.Errorf("the run's params are not those of the event:\n%s", out)
+	}
+}
+
 func TestPlanOfABranchLeavesOutWhatItLacks(t *testing.T) {
 	real(t)
 	a := newAuthor(t)

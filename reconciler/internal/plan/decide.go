@@ -439,3 +439,20 @@ func members(law *pipeline.Policy, groups []string) []string {
 	slices.Sort(out)
 	return slices.Compact(out)
 }
+
+// Complete returns in with every blank filled. fill computes one value, or says why
+// there is none; what a run's params are is known before its group is asked for.
+func Complete(in Input, fill func(Blank) Filled) Input {
+	in.Filled = slices.Clone(in.Filled)
+	for { // triggers, then groups: each pass fills what it was asked for
+		_, _, blanks := Decide(in)
+		if len(blanks) == 0 {
+			return in
+		}
+		for _, b := range blanks {
+			f := fill(b)
+			f.Blank = b
+			in.Filled = append(in.Filled, f)
+		}
+	}
+}

@@ -176,7 +176,17 @@ func TestBlanksAreFilledAndThenTheRunIsWhole(t *testing.T) {
 	if last.Digest != first.Digest {
 		t.Error("the digest depends on what was filled")
 	}
-	in.Filled[0] = plan.Filled{Blank: first.Blanks[0], Problem: "params of the trigger: no commit"}
+	in.Filled = nil
+	whole := plan.Complete(in, func(b plan.Blank) plan.Filled {
+		if b.Blank.Part == pipeline.PartGroup {
+			return plan.Filled{Value: json.RawMessage(`"group"`)}
+		}
+		return plan.Filled{Value: json.RawMessage(`{"v":"x"}`)}
+	})
+	if d := cmp.Diff(outline(last.Runs), outline(plan.Of(whole).Runs)); d != "" {
+		t.Errorf("completed at once: %s", d)
+	}
+	in.Filled = []plan.Filled{{Blank: first.Blanks[0], Problem: "params of the trigger: no commit"}}
 	if got, want := says(plan.Of(in)), "rejected: c: params of the trigger: no commit"; got != want {
 		t.Errorf("a fill that fails: %s, want %s", got, want)
 	}
