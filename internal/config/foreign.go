@@ -178,13 +178,33 @@ var compositionWords = []foreign{
 	{"fields script command", []instead{{"", `it belongs to a task: tasks: NAME: shell.#Run & {fields: script: "…"}`}}},
 }
 
+// namesAt are the names that may be written at a path. They are the same for all
+// tasks of a definition, and are kept.
+func (x *explainer) namesAt(p []string) []string {
+	shape := slices.Clone(p)
+	shape[1] = ""
+	if len(p) > 3 {
+		shape[3] = ""
+		if def := x.taskDefinition(p); def != nil {
+			shape[3] = def.uses
+		}
+	}
+	key := keyOf(shape)
+	names, ok := x.batch.names[key]
+	if !ok {
+		names = fieldNames(x.declared(p))
+		x.batch.names[key] = names
+	}
+	return names
+}
+
 // undeclared reports the names that a composition gives where the schema or a
 // manifest has others. CUE does so, too, but not all of them once it has found a
 // conflict, and none where a definition is embedded.
 func (w *work) undeclared() (out []pipeline.Diagnostic, at map[string]bool) {
 	at = map[string]bool{}
 	look := func(path ...string) {
-		known := fieldNames(w.x.declared(path))
+		known := w.x.namesAt(path)
 		for _, name := range w.all.children(path...) {
 			if len(known) == 0 || slices.Contains(known, name) || strings.HasPrefix(name, "_") || strings.HasPrefix(name, "#") {
 				continue

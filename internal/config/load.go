@@ -44,6 +44,8 @@ type batch struct {
 	plugins map[string]*manifest
 	// unknown are names and last elements of import paths that lead nowhere, by place.
 	unknown map[pipeline.Position]string
+	// names are the fields that may be written at a path, see namesAt.
+	names map[string][]string
 }
 
 // pkg is a parsed package that is not of the ops kind.
@@ -63,6 +65,7 @@ func newBatch(req *request) *batch {
 		loading:  map[string]bool{},
 		plugins:  map[string]*manifest{},
 		unknown:  map[pipeline.Position]string{},
+		names:    map[string][]string{},
 	}
 	if req.Version == "" {
 		req.Version = defaultLanguage
