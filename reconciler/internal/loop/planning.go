@@ -33,8 +33,16 @@ func (p *Proposals) plan(
 	if err != nil {
 		return nil, err
 	}
+	merged := &cfg
+	if span.Fork != "" && span.Fork != m.live.Commit {
+		fork, err := p.cfg.Commits.evaluate(ctx, span.Fork)
+		if err != nil {
+			return nil, err
+		}
+		merged = plan.Merged(m.live, &fork, &cfg)
+	}
 	in := plan.Input{
-		Default: p.cfg.Default, Base: m.live, Head: &cfg, Paths: paths, PathsUnknown: !complete, Fleet: fleet, Now: m.now,
+		Default: p.cfg.Default, Base: m.live, Head: merged, Paths: paths, PathsUnknown: !complete, Fleet: fleet, Now: m.now,
 		Event: pipeline.Event{
 			Kind: pipeline.EventPush, Ref: p.cfg.Default, Head: head, Base: m.tip, Author: author, Subject: subject,
 		},
@@ -61,6 +69,7 @@ func (p *Proposals) plan(
 	var checks plan.Plan
 	in.Event.Kind, in.Event.Ref = pipeline.EventPullRequest, pipeline.Ref("refs/heads/"+branch)
 	in.Event.Proposal, in.Event.Target = branch, p.cfg.Default.Branch()
+	in.Head = &cfg // what is proposed runs as it stands
 	if checks, err = p.filled(ctx, in); err != nil {
 		return nil, err
 	}
