@@ -139,12 +139,14 @@ Exit codes:
 		&cobra.Group{ID: "start", Title: "Start here:"},
 		&cobra.Group{ID: "author", Title: "Author:"},
 		&cobra.Group{ID: "watch", Title: "Watch:"},
+		&cobra.Group{ID: "ask", Title: "Ask, with git:"},
 		&cobra.Group{ID: "operate", Title: "Operate:"},
 	)
 	for group, cmds := range map[string][]*cobra.Command{
 		"start":   {newDemo(), newInit(), newDev()},
 		"author":  {newVet(), newPlan(), newExec(), newGraph(), newFmt(), newExplain(), newVendor()},
-		"watch":   {newRuns(), newRun(), newWatch(), newLogs(), newWhy()},
+		"watch":   {newRuns(), newRun(), newWatch(), newLogs(), newWhy(), newChange()},
+		"ask":     {newReview(), newRequest()},
 		"operate": {newServe(), newCheck(), newAgents()},
 	} {
 		for _, c := range cmds {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/reconciler/internal/engine"
 	"github.com/maestro-cd/maestro/reconciler/internal/review"
 )
 
@@ -53,12 +54,20 @@ func GateDraft(r *pipeline.Run, t *pipeline.RunTask) (Draft, error) {
 	}, nil
 }
 
+// Review gives a gate the review of somebody whose word counts. To give it again
+// changes nothing. Queues.
+func (l *Runs) Review(run pipeline.RunID, task pipeline.TaskName, r pipeline.Review) {
+	l.queue(message{review: &gateReview{run, engine.Reviewed{Task: task, Review: r}}})
+}
+
+type gateReview struct {
+	run   pipeline.RunID
+	event engine.Reviewed
+}
+
 // gates publishes the gates that hold runs, takes in their reviews, and removes
 // those that are settled.
 func (p *Proposals) gates(ctx context.Context, m *moment) error {
-	if p.cfg.Review == nil {
-		return nil
-	}
 	active, err := p.cfg.Runs.Active(ctx)
 	if err != nil {
 		return err
@@ -131,7 +140,7 @@ func (p *Proposals) gate(ctx context.Context, m *moment, ref pipeline.Ref, r *pi
 		given := o.Review
 		given.By = reviewer(reviews, o)
 		if !slices.Contains(t.Reviews, given) {
-			p.cfg.Review(r.ID, t.Name, given)
+			p.cfg.Runs.Review(r.ID, t.Name, given)
 		}
 	}
 	return nil

@@ -86,11 +86,8 @@ type ProposalsConfig struct {
 	// Notes: plans are attached to the heads that they are of.
 	Notes bool
 	// Unsigned reviews and requests count.
-	Unsigned bool
-	URL      string
-	// Review gives a gate the review of somebody whose word counts. Without it, gates
-	// are not looked after.
-	Review          func(run pipeline.RunID, task pipeline.TaskName, r pipeline.Review)
+	Unsigned        bool
+	URL             string
 	StatusesChanged func()
 }
 

@@ -155,6 +155,7 @@ type message struct {
 	filled       *filled
 	answered     *answer
 	restate      pipeline.CommitID
+	review       *gateReview
 	ask          func()
 	tick         bool
 }
@@ -409,6 +410,8 @@ func (l *Runs) look(ctx context.Context, p *pass, m message) {
 		l.took(p, *m.filled)
 	case m.answered != nil:
 		l.answered(p, m.answered)
+	case m.review != nil:
+		l.apply(p, m.review.run, m.review.event)
 	case m.restate != "":
 		l.restated(ctx, p, m.restate)
 	case m.ask != nil:

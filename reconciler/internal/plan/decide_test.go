@@ -222,8 +222,11 @@ func TestRunsQueueCancelAndOverflowAsTheirCompositionSays(t *testing.T) {
 	limited := with("limited", push)
 	limited.MaxRunning, limited.MaxQueued = 1, 1
 	unfinished := []plan.Unfinished{
-		{Composition: "release", Number: 4, Group: "prod"}, {Composition: "release", Number: 5, Group: "prod", Waiting: true},
-		{Composition: "limited", Number: 1}, {Composition: "limited", Number: 2, Waiting: true}, {Composition: "other", Number: 9, Group: "test"},
+		{Composition: "release", Number: 4, Group: "prod"},
+		{Composition: "release", Number: 5, Group: "prod", Waiting: true},
+		{Composition: "limited", Number: 1},
+		{Composition: "limited", Number: 2, Waiting: true},
+		{Composition: "other", Number: 9, Group: "test"},
 	}
 	names := func(list []plan.RunName) string {
 		var out []string

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/reconciler/internal/review"
+)
+
+func newRequest() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "request", Short: "Ask for a run, or for the end of one", Args: cobra.NoArgs,
+		Long: `Ask for a run of a composition that has a manual trigger, or cancel a run. Run it in a
+clone of the ops repository: a request is a tag that is pushed under
+refs/maestro/requests/, and the command prints the git commands that make it. It is
+done once, answered by a note on the commit that the tag is of, and taken away:
+
+  git fetch origin +refs/notes/maestro/requests:refs/notes/maestro/requests
+  git notes --ref=refs/notes/maestro/requests show origin/HEAD`,
+	}
+	cmd.AddCommand(newRequestRun(), newRequestCancel())
+	return cmd
+}
+
+func newRequestRun() *cobra.Command {
+	v := voice{}
+	cmd := &cobra.Command{
+		Use: "run COMPOSITION [NAME=VALUE …]", Short: "Ask for a run", Args: cobra.MinimumNArgs(1),
+		Example: "  reconciler request run release version=1.4.2",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			v.cmd = cmd
+			// One param on a line, so that values may have spaces.
+			return v.request(cmd.Context(), "run "+args[0]+"\n"+strings.Join(args[1:], "\n"))
+		},
+	}
+	v.flags(cmd)
+	return cmd
+}
+
+func newRequestCancel() *cobra.Command {
+	v := voice{}
+	var why string
+	cmd := &cobra.Command{
+		Use: "cancel COMPOSITION#N", Short: "Cancel a run", Args: cobra.ExactArgs(1),
+		Example: "  reconciler request cancel release#7 -m \"wrong version\"",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			v.cmd = cmd
+			return v.request(cmd.Context(), strings.TrimSpace("cancel "+args[0]+" "+why))
+		},
+	}
+	v.flags(cmd)
+	cmd.Flags().StringVarP(&why, "message", "m", "", "why")
+	return cmd
+}
+
+// voice says something to the reconciler by pushing a tag, with the user's own git.
+type voice struct {
+	cmd          *cobra.Command
+	remote, user string
+	dry          bool
+}
+
+func (v *voice) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&v.remote, "remote", "origin", "the remote that is the ops repository")
+	cmd.Flags().StringVar(&v.user, "user", "", "your name in the policy's groups (default: git config maestro.user, or the first part of user.email)")
+	cmd.Flags().BoolVar(&v.dry, "dry-run", false, "print the git commands and do nothing")
+}
+
+func (v *voice) request(ctx context.Context, message string) error {
+	if _, err := review.ParseRequest(message); err != nil {
+		return fault.New(fault.Invalid, "%w", err)
+	}
+	user, err := v.who(ctx)
+	if err != nil {
+		return err
+	}
+	head, err := v.tip(ctx, "HEAD")
+	if err != nil {
+		return err
+	}
+	return v.say(ctx, head, message, fmt.Sprintf("refs/maestro/requests/%s/%s", user, strconv.FormatInt(time.Now().UnixNano(), 36)))
+}
+
+// who is the user's name in the policy.
+func (v *voice) who(ctx context.Context) (string, error) {
+	name := v.user
+	if name == "" {
+		name = v.config(ctx, "maestro.user")
+	}
+	if name == "" {
+		name, _, _ = strings.Cut(v.config(ctx, "user.email"), "@")
+	}
+	if !review.ValidUser(name) {
+		return "", fault.New(fault.Invalid, "%q is not a name that a ref can hold: give yours in the policy's groups with --user, or: git config maestro.user NAME", name)
+	}
+	return name, nil
+}
+
+func (v *voice) config(ctx context.Context, key string) string {
+	out, err := v.git(ctx, "config", "--get", key)
+	if err != nil {
+		return "" // it is not set
+	}
+	return strings.TrimSpace(out)
+}
+
+// tip asks the remote where a ref is, and fetches it.
+func (v *voice) tip(ctx context.Context, ref string) (string, error) {
+	out, err := v.git(ctx, "ls-remote", v.remote, ref)
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(out) {
+		if id, name, ok := strings.Cut(strings.TrimSpace(line), "\t"); ok && name == ref {
+			_, err := v.git(ctx, "fetch", "--quiet", v.remote, ref)
+			return id, err
+		}
+	}
+	return "", fault.New(fault.NotFound, "%s has no %s: was it pushed?", v.remote, strings.TrimPrefix(ref, "refs/heads/"))
+}
+
+// say makes a tag of a commit and pushes it to a ref, printing the commands. The tag
+// does not stay in the clone.
+func (v *voice) say(ctx context.Context, commit, message, ref string) error {
+	const tag = "maestro-says"
+	kind := "-a"
+	if v.config(ctx, "user.signingKey") != "" || v.config(ctx, "tag.gpgSign") == "true" {
+		kind = "-s"
+	} else {
+		fmt.Fprintln(v.cmd.ErrOrStderr(), "note: your git signs no tags, so this proves nothing of who you are; see: git help config, gpg.format and user.signingKey")
+	}
+	for _, args := range [][]string{
+		{"tag", "-f", kind, "--cleanup=verbatim", "-m", message, tag, commit},
+		{"push", v.remote, "+refs/tags/" + tag + ":" + ref},
+		{"tag", "-d", tag},
+	} {
+		fmt.Fprintln(v.cmd.OutOrStdout(), "git "+quoted(args))
+		if v.dry {
+			continue
+		}
+		if _, err := v.git(ctx, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// quoted is a command line as a shell takes it.
+func quoted(args []string) string {
+	out := make([]string, len(args))
+	for i, a := range args {
+		out[i] = a
+		if strings.Trim(a, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=+:/.@") != "" {
+			out[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+// git runs git in the working folder. Its own words are the error.
+func (v *voice) git(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "git", args...)
+	var errs strings.Builder
+	cmd.Stdin, cmd.Stderr = v.cmd.InOrStdin(), &errs
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fault.New(fault.Unavailable, "git %s: %w: %s", args[0], err, oneLine(strings.TrimSpace(errs.String())))
+	}
+	return string(out), nil
+}
