@@ -86,8 +86,8 @@ func (l *Runs) activate(p *pass) {
 }
 
 // newRun makes a run of what was planned. It is a draft when somebody else's end may
-// have to come first, when its params are not known, or when it leads to other runs:
-// those are made by the loop alone.
+// have to come first, when its params are not known, or when it has tasks of the
+// control plane or leads to other runs: those are begun by the loop alone.
 func newRun(p *plan.Run) (*pipeline.Run, error) { return makeRun(p, 0) }
 
 // makeRun is newRun for a run to which depth calls lead.
@@ -99,7 +99,8 @@ func makeRun(p *plan.Run, depth int) (*pipeline.Run, error) {
 		Commit: p.Event.Head, Ref: p.Event.Ref, Event: p.Event, Params: p.Params, Priority: c.Priority, Group: p.Group,
 		Depth: depth, State: pipeline.Pending, CreatedAt: now,
 	}
-	r.Draft = r.Called() || c.Concurrency != nil || c.MaxRunning > 0 || len(calls(c)) > 0
+	r.Draft = r.Called() || c.Concurrency != nil || c.MaxRunning > 0 || len(calls(c)) > 0 ||
+		slices.ContainsFunc(c.Tasks, func(t pipeline.Task) bool { return t.BuiltIn() })
 	for i, t := range c.Tasks {
 		r.Tasks = append(r.Tasks, pipeline.RunTask{Name: t.Name, Index: i, Spec: t, State: pipeline.Pending})
 	}

@@ -114,7 +114,7 @@ func TestCalledRunsAreMadeOnceWhateverFails(t *testing.T) {
 func playCalls(t *testing.T, what string, at int) (messages int) {
 	w := newWorld(t)
 	w.blanks = map[string]string{
-		"c: fields of lint": `{"params":{"from":"first"}}`,
+		"c: fields of lint": `{"with":{"from":"first"}}`,
 		"c: when of maybe":  `false`,
 		"build: outputs":    `{"war":"a.war"}`,
 	}
@@ -344,4 +344,54 @@ func (w *world) digestAfter(id pipeline.CommitID, compositions ...pipeline.Compo
 	w.t.Helper()
 	w.push(w.config(id, compositions...))
 	return w.awaitRun("c", 2, func(*pipeline.Run) bool { return true }).Digest
+}
+
+func TestGateHasAStatusOfItsOwn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	a := w.agent("one")
+	g := coreTask("g")
+	g.Gate = &pipeline.Gate{Approvers: []string{"ops"}, Count: 1, Expire: pipeline.Duration(time.Hour)}
+	w.push(w.config("c1", pushed("c", g, shellTask("a"))))
+	w.accept(a)
+	status := func(want string) {
+		t.Helper()
+		all, err := w.db.StatusesOf(t.Context(), "c1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range all {
+			if s.Context == "maestro/gate/c/g" {
+				if got := s.State + " " + s.Description; got != want {
+					t.Errorf("status is %q, want %q", got, want)
+				}
+				return
+			}
+		}
+		t.Errorf("no status of the gate: %+v", all)
+	}
+	r := w.await(pipeline.Running)
+	w.quiet()
+	status("pending #1 held: waits for 1 more approval of ops")
+	w.runs.Review(r.ID, "g", pipeline.Review{By: "ana", Approve: true, Comment: "fine"})
+	w.awaitRun("c", 1, func(r *pipeline.Run) bool { return r.Task("g").State == pipeline.Success })
+	status("success #1 success: approved by ana: fine")
+}
+
+func TestCalledRunsSpeakThroughTheirCallers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	a := w.agent("one")
+	tolerant := callTask("build", "build")
+	tolerant.Continue = true
+	w.push(w.config("c1", pushed("c", tolerant), composed("build", shellTask("a"))))
+	o := w.accept(a)
+	w.runs.Message(a.ID, &wire.Result{Attempt: o.Attempt, Token: o.Token, Result: pipeline.Result{Outcome: pipeline.Failure}})
+	w.await(pipeline.Success)
+	all, err := w.db.StatusesOf(t.Context(), "c1")
+	if err != nil || len(all) != 2 || all[0].State != "success" || all[1].Context != "maestro/run/c" || all[1].State != "success" {
+		t.Errorf("statuses = %+v, %v", all, err)
+	}
 }

@@ -490,7 +490,7 @@ func (l *Runs) adopt(p *pass, ar *activeRun, s engine.Step) {
 	if f := l.commits[s.Run.Commit]; f != nil {
 		f.runs[s.Run.ID] = s.Run
 	}
-	if before.State != s.Run.State || before.Reason != s.Run.Reason {
+	if before.State != s.Run.State || before.Reason != s.Run.Reason || anyGateMoved(before, s.Run) {
 		p.touch[s.Run.Commit] = true
 	}
 	for _, d := range s.Cancels {

@@ -91,10 +91,10 @@ func (l *Runs) statuses(id pipeline.CommitID, p *pass) []pipeline.Status {
 			changed[rid] = l.told(l.active[rid].run)
 		}
 	}
-	if len(changed) == 0 && !p.restate[id] {
+	out := f.gates(id, p, l.cfg.URL)
+	if len(changed)+len(out) == 0 && !p.restate[id] {
 		return nil
 	}
-	var out []pipeline.Status
 	for _, rid := range slices.Sorted(maps.Keys(changed)) {
 		if f.newest(changed[rid]) {
 			out = append(out, plan.OfRun(changed[rid], l.cfg.URL))
@@ -113,14 +113,56 @@ func (l *Runs) statuses(id pipeline.CommitID, p *pass) []pipeline.Status {
 }
 
 // newest reports whether r is the commit's latest run of its composition: only
-// that one speaks for it.
+// that one speaks for it. Runs that others have called speak through those.
 func (f *commitFacts) newest(r *pipeline.Run) bool {
-	for _, o := range f.runs {
-		if o.Composition == r.Composition && o.ID > r.ID {
-			return false
+	return !r.Called() && !slices.ContainsFunc(slices.Collect(maps.Values(f.runs)), func(o *pipeline.Run) bool {
+		return o.Composition == r.Composition && !o.Called() && o.ID > r.ID
+	})
+}
+
+// gates are the statuses of the gates that the pass has closed or opened, each as it
+// stands last.
+func (f *commitFacts) gates(id pipeline.CommitID, p *pass, url string) []pipeline.Status {
+	byContext := map[string]pipeline.Status{}
+	for _, s := range p.steps {
+		if s.Run.Commit != id {
+			continue
+		}
+		for i := range s.Run.Tasks {
+			t := &s.Run.Tasks[i]
+			if gateMoved(&s.before.Tasks[i], t) && f.latest(s.Run) {
+				status := plan.OfGate(s.Run, t, url)
+				byContext[status.Context] = status
+			}
 		}
 	}
-	return true
+	out := make([]pipeline.Status, 0, len(byContext))
+	for _, c := range slices.Sorted(maps.Keys(byContext)) {
+		out = append(out, byContext[c])
+	}
+	return out
+}
+
+// gateMoved reports whether a gate holds its run otherwise than before.
+func gateMoved(before, after *pipeline.RunTask) bool {
+	return after.Spec.Gate != nil && (before.State == pipeline.Held || after.State == pipeline.Held) &&
+		(before.State != after.State || before.Reason != after.Reason)
+}
+
+func anyGateMoved(before, after *pipeline.Run) bool {
+	for i := range after.Tasks {
+		if gateMoved(&before.Tasks[i], &after.Tasks[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+// latest reports whether no later run of the composition is of the commit.
+func (f *commitFacts) latest(r *pipeline.Run) bool {
+	return !slices.ContainsFunc(slices.Collect(maps.Values(f.runs)), func(o *pipeline.Run) bool {
+		return o.Composition == r.Composition && o.ID > r.ID
+	})
 }
 
 // proposalsOf reads what a commit proposes and merged, and whether it is still to be

@@ -50,10 +50,14 @@ func Statuses(f Facts) []pipeline.Status {
 	return out
 }
 
-// newest returns the latest run of each composition, by name.
+// newest returns the latest run of each composition, by name. Runs that others have
+// called do not count: what came of them is in their callers.
 func newest(all []*pipeline.Run) []*pipeline.Run {
 	latest := make(map[pipeline.CompositionName]*pipeline.Run, len(all))
 	for _, r := range all {
+		if r.Called() {
+			continue
+		}
 		if n := latest[r.Composition]; n == nil || r.ID > n.ID {
 			latest[r.Composition] = r
 		}
