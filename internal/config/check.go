@@ -71,7 +71,10 @@ func (b *batch) checkPlugin(dir string, res *unitResult) {
 func (b *batch) checkOps(dir string, res *unitResult) {
 	v, own, all, ok := b.buildOps(dir, res)
 	if !ok {
-		res.Fatal = pipeline.HasErrors(res.Diagnostics)
+		if res.Fatal = pipeline.HasErrors(res.Diagnostics); res.Fatal {
+			files, _, _ := b.opsFiles(dir)
+			b.checkText(dir, files, res)
+		}
 		return
 	}
 	defer func() {

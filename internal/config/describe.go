@@ -198,6 +198,8 @@ func example(p []string, wrote ast.Expr) string {
 	switch last := path[len(path)-1]; {
 	case len(path) == 1 && last == "triggers", len(path) == 3 && path[0] == "triggers" && last == "push", len(path) == 2 && path[0] == "triggers":
 		return `write triggers: [{push: branches: ["main"]}]`
+	case len(path) == 3 && path[0] == "triggers" && last == "cron" && lit != nil:
+		return "write cron: schedule: " + text
 	case len(path) == 1 && last == "tasks":
 		return `write tasks: {NAME: shell.#Run & {fields: script: "…"}}, one NAME for each task`
 	case len(path) == 2 && path[0] == "tasks":

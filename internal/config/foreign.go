@@ -103,7 +103,7 @@ func (x *explainer) meantField(p, known []string, def *definition) string {
 	case len(p) == 3 && p[0] == "compositions":
 		words = compositionWords
 	case len(p) == 5 && p[2] == "triggers":
-		return "the events are " + strings.Join(slices.DeleteFunc(slices.Clone(known), func(s string) bool { return s == "params" }), ", ")
+		words = triggerWords
 	}
 	if len(p) == 6 && p[4] == "fields" {
 		words = taskWords
@@ -143,7 +143,7 @@ var taskWords = []foreign{
 	{"script scripts command commands cmd exec bash sh powershell entrypoint beforescript afterscript", []instead{{"fields.script", `write fields: script: "…"`}, {"", "what a task does is in its fields; shell.#Run has script"}}},
 	{"steps step jobs stages actions", []instead{{"", "a task is one step: write each step as a task of its own, in order by needs, or as a line of one script"}}},
 	{"env environment variables vars", []instead{{"fields.env", `write fields: env: NAME: "…"`}, {"", "a program sees its fields only"}}},
-	{"if when only except rules condition unless", []instead{{"when", "write when: and a condition"}, {"run", `run: "always" and run: "on-failure" say when a task runs; anything else is for the program to decide`}}},
+	{"if when only except rules condition unless", []instead{{"when", `write when: and a condition, such as when: event.branch == "main"`}, {"run", `run: "always" and run: "on-failure" say when a task runs; anything else is for the program to decide`}}},
 	{"finally always post cleanup ensure", []instead{{"run", `write run: "always"`}}},
 	{"onerror onfail rescue failure", []instead{{"run", `a task with run: "on-failure" and needs runs when one of those fails`}}},
 	{"allowfailure continueonerror ignoreerrors ignorefailure softfail", []instead{{"onFailure", `write onFailure: "continue"`}}},
@@ -160,6 +160,16 @@ var taskWords = []foreign{
 	{"disabled enabled skip", []instead{{"", "a composition has suspend: true; a task is left out by removing it"}}},
 	{"id", []instead{{"", "a task's name is what stands before the colon"}}},
 	{"action plugin type kind task job", []instead{{"uses", "a task is made of a plugin's definition: NAME: shell.#Run & {…}"}}},
+}
+
+var triggerWords = []foreign{
+	{"schedule schedules timer at interval", []instead{{"cron", `write cron: schedule: "0 2 * * *"`}, {"", "the clock starts no runs"}}},
+	{"mergerequest pr change proposal", []instead{{"pullRequest", "write pullRequest: {}"}, {"", "proposed changes start no runs"}}},
+	{"workflowdispatch dispatch button api", []instead{{"manual", "write manual: {}"}, {"", "no person starts runs"}}},
+	{"workflowrun upstream pipeline workflow composition finished", []instead{{"after", `write after: composition: "NAME"`}}},
+	{"release tags", []instead{{"tag", `write tag: tags: ["v*"]`}}},
+	{"http hook url repositorydispatch", []instead{{"webhook", `write webhook: {id: "NAME", secret: secret: "NAME"}`}}},
+	{"branch branches paths", []instead{{"push", `it belongs to an event: push: branches: ["main"]`}}},
 }
 
 var compositionWords = []foreign{
