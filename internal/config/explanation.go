@@ -13,7 +13,7 @@ import (
 type Explanation struct {
 	Code  string
 	Title string
-	// Text is one paragraph, or "".
+	// Text is one paragraph of lines for a terminal, or "".
 	Text string
 	// Wrong gives a diagnostic of the code, and Right is the same without any: files
 	// on top of those of "reconciler init". Both are empty for what no text shows.
@@ -94,13 +94,13 @@ func parseExplanation(s string) Explanation {
 			}
 			*into = append(*into, ExampleFile{Name: name})
 		case into == nil:
-			text.WriteString(line + " ")
+			text.WriteString(line + "\n")
 		default:
 			f := &(*into)[len(*into)-1]
 			f.Text += line + "\n"
 		}
 	}
-	e.Text = strings.Join(strings.Fields(text.String()), " ")
+	e.Text = strings.TrimSpace(text.String())
 	for _, files := range [][]ExampleFile{e.Wrong, e.Right} {
 		for i := range files {
 			files[i].complete()
@@ -137,50 +137,4 @@ func (f *ExampleFile) complete() {
 		head += ")\n\n"
 	}
 	f.Text = head + f.Text
-}
-
-// String is the explanation for a terminal.
-func (e Explanation) String() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s\n", e.Code, e.Title)
-	if e.Text != "" {
-		fmt.Fprintf(&b, "\n%s\n", wrapped(e.Text))
-	}
-	for _, part := range []struct {
-		name  string
-		files []ExampleFile
-	}{{"wrong", e.Wrong}, {"right", e.Right}} {
-		for _, f := range part.files {
-			if f.Text == "" {
-				fmt.Fprintf(&b, "\n%s: no %s\n", part.name, f.Name)
-				continue
-			}
-			fmt.Fprintf(&b, "\n%s: %s\n\n", part.name, f.Name)
-			for line := range strings.Lines(f.Text) {
-				b.WriteString(strings.TrimRight("    "+line, " \n") + "\n")
-			}
-		}
-	}
-	return b.String()
-}
-
-// wrapped breaks a paragraph into lines that fit a terminal.
-func wrapped(s string) string {
-	const most = 80
-	var b strings.Builder
-	width := 0
-	for i, word := range strings.Fields(s) {
-		switch {
-		case i == 0:
-		case width+1+len(word) > most:
-			b.WriteByte('\n')
-			width = 0
-		default:
-			b.WriteByte(' ')
-			width++
-		}
-		b.WriteString(word)
-		width += len(word)
-	}
-	return b.String()
 }

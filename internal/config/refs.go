@@ -4,7 +4,6 @@ import (
 	"slices"
 	"strings"
 
-	"cuelang.org/go/cue"
 	"cuelang.org/go/cue/ast"
 	"cuelang.org/go/cue/token"
 
@@ -142,9 +141,4 @@ func declaredNames(files []*ast.File) []string {
 		}
 	}
 	return out
-}
-
-// eventNames are the fields of #Event.
-func (b *batch) eventNames() []string {
-	return fieldNames(b.schema().LookupPath(cue.ParsePath("#Event")))
 }
