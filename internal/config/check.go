@@ -22,6 +22,8 @@ type checker struct {
 	root  cue.Value
 	x     explainer
 	res   *unitResult
+	// templates: all has the definitions in it that a composition is made of.
+	templates bool
 }
 
 // check evaluates one unit. Whatever is wrong is in the result.

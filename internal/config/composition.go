@@ -76,7 +76,7 @@ type edge struct {
 
 func (c *checker) compositions() {
 	c.each("compositions", func(name string, v cue.Value) {
-		w := &work{checker: c, name: name, v: v, blamed: map[pipeline.Position]bool{}}
+		w := &work{checker: c.withTemplates(name), name: name, v: v, blamed: map[pipeline.Position]bool{}}
 		before := len(c.res.Diagnostics)
 		w.run()
 		w.lint()

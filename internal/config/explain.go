@@ -45,6 +45,7 @@ const (
 	cueWrongOperand = "cannot use %s (type %s) as type %s"
 	cueOperands     = "invalid operands %s and %s to '%s' (type %s and %s)"
 	cueConflict     = "conflicting values"
+	cueNonConcrete  = "non-concrete value"
 	cueOutOfBound   = "invalid value %v (out of bound %s)"
 	cueListLength   = "incompatible list lengths (%d and %d)"
 	cueNotUsed      = "imported and not used"
@@ -142,8 +143,17 @@ func (x *explainer) classify(e errors.Error, format string, args []any) pipeline
 	case format == cueOperands && len(args) == 5:
 		return x.wrongOperands(p, args, e)
 	case format == cueDisjunction, format == cueOutOfBound, format == cueListLength, strings.HasPrefix(format, cueConflict):
+		if d, ok := x.fromAbove(p); ok {
+			return d
+		}
+		if d, ok := x.wrongParameter(p); ok {
+			return d
+		}
 		return x.wrongValue(p, e)
-	case format == cueIncomplete:
+	case format == cueIncomplete, strings.HasPrefix(format, cueNonConcrete):
+		if d, ok := x.notGiven(p); ok {
+			return d
+		}
 		return x.incomplete(p, e)
 	case format == cueRefNotFound && len(args) == 1:
 		d, _ := x.notFound(fmt.Sprint(args[0]), x.at(nil, e))

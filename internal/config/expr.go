@@ -39,9 +39,12 @@ func (w *work) expr(v cue.Value, path ...string) pipeline.Expr {
 // waits reports whether a value refers to the run, or may, because something
 // around it does that is not written out as fields.
 func (w *work) waits(path ...string) bool {
+	if w.passes() {
+		return true
+	}
 	for n := range path {
 		for _, p := range w.all.at(w.path(path[:n]...)...) {
-			if n > 0 && len(reaches(looseParts(p.value)...)) > 0 || len(reaches(p.guards...)) > 0 {
+			if n > 0 && len(reaches(hiddenParts(p.value)...)) > 0 || n > 0 && len(reaches(looseParts(p.value)...)) > 0 || len(reaches(p.guards...)) > 0 {
 				return true
 			}
 		}

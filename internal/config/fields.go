@@ -80,9 +80,9 @@ func (w *work) missing(t *task, f *fieldDef) {
 func (w *work) looseHits(t *task) map[string]bool {
 	around := w.all.at(w.path("tasks", t.name)...)
 	around = append(slices.Clone(around), w.all.at(w.path("tasks", t.name, "fields")...)...)
-	loose := false
+	loose := w.passes()
 	for _, p := range around {
-		loose = loose || len(reaches(looseParts(p.value)...)) > 0 || len(reaches(p.guards...)) > 0
+		loose = loose || len(reaches(hiddenParts(p.value)...)) > 0 || len(reaches(looseParts(p.value)...)) > 0 || len(reaches(p.guards...)) > 0
 	}
 	out := map[string]bool{}
 	for _, f := range t.def.fields {

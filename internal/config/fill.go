@@ -46,7 +46,7 @@ func (b *batch) fill(req *fillRequest) (json.RawMessage, string) {
 	c := &checker{batch: b, unit: req.Unit, own: own, all: all, root: v, res: res}
 	c.x = explainer{batch: b, unit: req.Unit, idx: all, root: v, definition: c.definitionOf}
 	name := string(req.Composition)
-	f := &filling{req: req, root: v, work: &work{checker: c, name: name, v: get(v, "compositions", name)}}
+	f := &filling{req: req, root: v, work: &work{checker: c.withTemplates(name), name: name, v: get(v, "compositions", name)}}
 	f.task = string(req.Blank.Task)
 	if req.Each != nil {
 		f.task = string(req.Each.Of)

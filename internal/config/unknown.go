@@ -82,6 +82,8 @@ func (x *explainer) notFound(name string, pos pipeline.Position) (d pipeline.Dia
 	}
 	roots := []string{"tasks", "params", "event"}
 	switch {
+	case slices.Contains(roots, name):
+		d.Help = fmt.Sprintf("CUE finds only names that are written around it: where a template declares %s, add %s: _ beside it", name, name)
 	case strings.HasPrefix(name, "#"):
 		d.Help = "a plugin's definition is written with the plugin's name, as shell.#Run"
 		if by := x.importOf(name, pos.File); by != "" {
