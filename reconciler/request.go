@@ -137,7 +137,8 @@ func (v *voice) say(ctx context.Context, commit, message, ref string) error {
 		fmt.Fprintln(v.cmd.ErrOrStderr(), "note: your git signs no tags, so this proves nothing of who you are; see: git help config, gpg.format and user.signingKey")
 	}
 	for _, args := range [][]string{
-		{"tag", "-f", kind, "--cleanup=verbatim", "-m", message, tag, commit},
+		// git puts a signature right behind the message, and finds it at the start of a line.
+		{"tag", "-f", kind, "--cleanup=verbatim", "-m", strings.TrimSpace(message) + "\n", tag, commit},
 		{"push", v.remote, "+refs/tags/" + tag + ":" + ref},
 		{"tag", "-d", tag},
 	} {
