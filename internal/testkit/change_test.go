@@ -1,0 +1,330 @@
+package testkit_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/internal/testkit"
+)
+
+// policy asks for an approval of ops for every change.
+const policy = `package ops
+
+policy: {
+	groups: ops: ["ana", "bo", "ada"]
+	changes: "everything needs ops": {approvers: ["ops"], count: 1}
+}
+`
+
+// proposal reads a change by its branch.
+func proposal(s *testkit.Server, branch string) (pipeline.Proposal, error) {
+	var list struct{ Changes []pipeline.Proposal }
+	if err := s.Get("/changes?branch="+url.QueryEscape(branch), &list); err != nil {
+		return pipeline.Proposal{}, err
+	}
+	return list.Changes[0], nil
+}
+
+// awaitChange waits until a change is as it should be.
+func awaitChange(t *testing.T, s *testkit.Server, branch, what string, ok func(p pipeline.Proposal) bool) pipeline.Proposal {
+	t.Helper()
+	var p pipeline.Proposal
+	testkit.Eventually(t, "change "+branch+" "+what, func() (bool, string) {
+		var err error
+		if p, err = proposal(s, branch); err != nil {
+			return false, err.Error()
+		}
+		p.Plan, p.Text, p.Markdown = nil, "", ""
+		b, _ := json.Marshal(p)
+		return ok(p), string(b)
+	})
+	return p
+}
+
+// review pushes a review of a commit as a ref, by plain git.
+func review(r *testkit.Repo, head pipeline.CommitID, user, message string) {
+	object := string(head)
+	if message != "" {
+		r.Git(r.Work, "tag", "-f", "-a", "-m", message, "review-by-"+user, string(head))
+		object = r.Git(r.Work, "rev-parse", "review-by-"+user)
+	}
+	r.Git(r.Work, "push", "--quiet", "--force", r.Remote, object+":refs/reviews/"+string(head)+"/"+user)
+}
+
+func TestChangeIsPlannedReviewedAndMergedWithGitAlone(t *testing.T) {
+	real(t)
+	repo := testkit.NewRepo(t)
+	base := repo.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("build", "echo old", ""), map[string]string{"policy/policy.cue": policy}))
+	s := testkit.Serve(t, repo.Bare, nil, "--unsigned-reviews")
+	s.StartAgent(t, "one", "default", "")
+	repo.Push("main", map[string]string{"README": "in force"})
+	repo.AwaitStatus(pipeline.CommitID(repo.Git(repo.Work, "rev-parse", "HEAD")), "maestro", "success")
+
+	head := repo.Push("feature/louder", testkit.Files(testkit.Shell("build", "echo NEW", ""), testkit.Shell("deploy", "echo deploying", "")))
+	status := repo.AwaitStatus(head, "maestro", "pending")
+	testkit.Eventually(t, "status of the plan", func() (bool, string) {
+		status = repo.Statuses(head)["maestro"]
+		return status.Description == "plan: 2 runs on merge; needs 1 approval of ops" && status.State == "pending", fmt.Sprintf("%+v", status)
+	})
+	p := awaitChange(t, s, "feature/louder", "is planned", func(p pipeline.Proposal) bool { return p.Digest != "" })
+	if p.Head != head || p.Approval != pipeline.ApprovalWaiting || p.Target != "main" || fmt.Sprint(p.Predicted) != "[build deploy]" || p.Base == base {
+		t.Errorf("%+v", p)
+	}
+	var note string
+	testkit.Eventually(t, "the plan is a note", func() (bool, string) {
+		out, exit := testkit.RunShell(t, repo.Bare, nil, "git notes --ref=refs/notes/maestro/plan show "+string(head))
+		note = out
+		return exit == 0, out
+	})
+	if !strings.Contains(note, "deploy") || !strings.Contains(note, "ops") {
+		t.Errorf("note:\n%s", note)
+	}
+
+	// The author's own word, an outsider's, and one of another commit do not count.
+	review(repo, head, "ada", "")
+	review(repo, head, "mallory", "approve")
+	awaitChange(t, s, "feature/louder", "has two reviews that do not count", func(p pipeline.Proposal) bool {
+		return len(p.Reviews) == 2 && !p.Reviews[0].Counts && !p.Reviews[1].Counts && p.Approval == pipeline.ApprovalWaiting
+	})
+	if got := repo.Statuses(head)["maestro"]; got.State != "pending" {
+		t.Errorf("%+v", got)
+	}
+	review(repo, head, "ana", "approve\n\nmuch better")
+	repo.AwaitStatus(head, "maestro", "success")
+	awaitChange(t, s, "feature/louder", "is approved", func(p pipeline.Proposal) bool {
+		return p.Approval == pipeline.ApprovalGiven && p.Sentence == "approved by ana"
+	})
+
+	// A new head voids the approval, and forcing the old one back does not bring it back.
+	second := repo.Push("feature/louder", map[string]string{"README": "more"})
+	awaitChange(t, s, "feature/louder", "needs approval again", func(p pipeline.Proposal) bool {
+		return p.Head == second && p.Approval == pipeline.ApprovalWaiting && p.Digest != ""
+	})
+	repo.Git(repo.Work, "push", "--quiet", "--force", repo.Remote, string(head)+":refs/heads/feature/louder")
+	awaitChange(t, s, "feature/louder", "is back and not approved", func(p pipeline.Proposal) bool {
+		return p.Head == head && p.Approval == pipeline.ApprovalWaiting && len(p.Reviews) == 3
+	})
+	review(repo, head, "ana", "approve\n\nonce more")
+	repo.AwaitStatus(head, "maestro", "success")
+
+	// What was predicted is what starts.
+	repo.Git(repo.Work, "push", "--quiet", repo.Remote, string(head)+":refs/heads/main")
+	if runs := s.AwaitRuns(t, head, 2); len(runs) != 2 || runs[0].State != pipeline.Success || runs[1].State != pipeline.Success {
+		t.Errorf("%+v", runs)
+	}
+	p = awaitChange(t, s, "feature/louder", "is merged", func(p pipeline.Proposal) bool { return p.State == pipeline.ProposalMerged })
+	if p.Merge == nil || p.Merge.Sentence != "predicted 2 runs, started 2" || p.Merge.Commit != head {
+		t.Errorf("%+v", p.Merge)
+	}
+	repo.AwaitStatus(head, "maestro", "success")
+}
+
+// release waits for ops, and can be asked for.
+const release = `package ops
+
+import (
+	"github.com/maestro-cd/maestro"
+	"github.com/maestro-cd/maestro/plugins/shell"
+)
+
+compositions: release: {
+	params: version: *"0" | string
+	tasks: {
+		confirm: maestro.#Approval & {
+			fields: {message: "deploy \(params.version)?", approvers: ["ops"], expire: "1h"}
+		}
+		deploy: shell.#Run & {
+			needs: ["confirm"]
+			fields: script: "echo deployed \(params.version)"
+		}
+	}
+	triggers: [{push: branches: ["main"]}, {manual: approvers: ["ops"]}]
+}
+`
+
+// clone makes a clone of the repository as a person has it, who signs tags when key
+// is not "".
+func clone(t *testing.T, r *testkit.Repo, user, key string) string {
+	t.Helper()
+	dir := t.TempDir()
+	r.Git("", "clone", "--quiet", r.Bare, dir)
+	for k, v := range map[string]string{"user.name": user, "user.email": user + "@example.com", "maestro.user": user} {
+		r.Git(dir, "config", k, v)
+	}
+	if key != "" {
+		r.Git(dir, "config", "gpg.format", "ssh")
+		r.Git(dir, "config", "user.signingKey", key+".pub")
+	}
+	return dir
+}
+
+func awaitNote(t *testing.T, r *testkit.Repo, kind string, id pipeline.CommitID, want string) {
+	t.Helper()
+	testkit.Eventually(t, "note "+want, func() (bool, string) {
+		out, _ := testkit.RunShell(t, r.Bare, nil, "git notes --ref=refs/notes/maestro/"+kind+" show "+string(id))
+		return strings.Contains(out, want), out
+	})
+}
+
+func TestGatesAndRequestsGoThroughGit(t *testing.T) {
+	real(t)
+	repo := testkit.NewRepo(t)
+	repo.Push("main", testkit.Files(testkit.Ops(), map[string]string{"policy/policy.cue": policy}))
+	s := testkit.Serve(t, repo.Bare, nil, "--unsigned-reviews")
+	s.StartAgent(t, "one", "default", "")
+	commit := repo.Push("main", map[string]string{"compositions/release/release.cue": release})
+	held := s.AwaitTask(t, commit, "release", "confirm", pipeline.Held)
+	const ref = "refs/maestro/gates/release/1/confirm"
+	var head pipeline.CommitID
+	testkit.Eventually(t, "the gate is a commit", func() (bool, string) {
+		out, exit := testkit.RunShell(t, repo.Bare, nil, "git rev-parse --verify --quiet "+ref)
+		head = pipeline.CommitID(strings.TrimSpace(out))
+		return exit == 0, out
+	})
+	file := repo.Git(repo.Bare, "show", string(head)+":maestro-gate.json")
+	if !strings.Contains(file, string(held.ID)) || !strings.Contains(file, string(commit)) || !strings.Contains(file, "deploy 0?") {
+		t.Errorf("the gate does not say what it is:\n%s", file)
+	}
+
+	// Ada wrote the commit, and Eve may not: both are told so. Ana may.
+	repo.Git(repo.Work, "fetch", "--quiet", repo.Bare, ref)
+	review(repo, head, "ada", "approve")
+	awaitNote(t, repo, "requests", head, "the review by ada does not count: who wrote")
+	eve, ana := clone(t, repo, "eve", ""), clone(t, repo, "ana", "")
+	out, exit := testkit.RunIn(t, eve, nil, "reconciler", "review", "release#1", "--server", s.Web)
+	if exit != 0 || !strings.Contains(out, "git push origin") {
+		t.Fatalf("exit %d\n%s", exit, out)
+	}
+	awaitNote(t, repo, "requests", head, "the review by eve does not count: eve is in none of the groups")
+	if out, exit := testkit.RunIn(t, ana, nil, "reconciler", "review", "release#1/confirm", "-m", "go", "--server", s.Web); exit != 0 {
+		t.Fatalf("exit %d\n%s", exit, out)
+	}
+	run := s.AwaitRuns(t, commit, 1)[0]
+	if k := run.Task("confirm"); run.State != pipeline.Success || k.State != pipeline.Success || !strings.Contains(string(k.Outputs), `"ana"`) {
+		t.Errorf("%s: %+v", run.State, k)
+	}
+	testkit.Eventually(t, "the gate is gone", func() (bool, string) {
+		out, exit := testkit.RunShell(t, repo.Bare, nil, "git rev-parse --verify --quiet "+ref)
+		return exit != 0, out
+	})
+	if out, exit := testkit.RunIn(t, ana, nil, "reconciler", "review", "release#1", "--server", s.Web); exit == 0 || !strings.Contains(out, "no gate of release#1 is open") {
+		t.Errorf("exit %d\n%s", exit, out)
+	}
+
+	// A run that is asked for, refused at its gate; another one cancelled.
+	for _, dir := range []string{eve, ana} {
+		if out, exit := testkit.RunIn(t, dir, nil, "reconciler", "request", "run", "release", "version=1.4 beta"); exit != 0 {
+			t.Fatalf("exit %d\n%s", exit, out)
+		}
+	}
+	awaitNote(t, repo, "requests", commit, "eve: not done: eve asked for it, who is not in ops")
+	awaitNote(t, repo, "requests", commit, "ana: starts release#2")
+	bo := clone(t, repo, "bo", "")
+	testkit.Eventually(t, "ana cannot approve what she asked for, and bo refuses", func() (bool, string) {
+		out, exit := testkit.RunIn(t, bo, nil, "reconciler", "review", "release#2", "--refuse", "-m", "too early", "--server", s.Web)
+		return exit == 0, out
+	})
+	for _, r := range s.AwaitRuns(t, commit, 2) {
+		if r.Number == 2 && (r.State != pipeline.Failure || !strings.Contains(r.Task("confirm").Reason, "refused by bo: too early") || string(r.Params) != `{"version":"1.4 beta"}`) {
+			t.Errorf("%s: %s %s", r.State, r.Task("confirm").Reason, r.Params)
+		}
+	}
+	if out, exit := testkit.RunIn(t, ana, nil, "reconciler", "request", "run", "release"); exit != 0 {
+		t.Fatalf("exit %d\n%s", exit, out)
+	}
+	awaitNote(t, repo, "requests", commit, "ana: starts release#3")
+	if out, exit := testkit.RunIn(t, ana, nil, "reconciler", "request", "cancel", "release#3", "-m", "not today"); exit != 0 {
+		t.Fatalf("exit %d\n%s", exit, out)
+	}
+	awaitNote(t, repo, "requests", commit, "ana: cancels release#3")
+	for _, r := range s.AwaitRuns(t, commit, 3) {
+		if r.Number == 3 && (r.State != pipeline.Cancelled || !strings.Contains(r.Reason, "cancelled by ana: not today")) {
+			t.Errorf("%s: %s", r.State, r.Reason)
+		}
+	}
+	testkit.Eventually(t, "requests and gates are taken away", func() (bool, string) {
+		out, _ := testkit.RunShell(t, repo.Bare, nil, "git for-each-ref refs/maestro")
+		return out == "", out
+	})
+}
+
+func TestOnlyAKeyProvesAReview(t *testing.T) {
+	real(t)
+	repo, keys := testkit.NewRepo(t), t.TempDir()
+	signers := ""
+	for _, name := range []string{"ana", "eve"} {
+		if out, exit := testkit.RunShell(t, keys, nil, "ssh-keygen -q -t ed25519 -N '' -f "+name); exit != 0 {
+			t.Fatal(out)
+		}
+		out, _ := testkit.RunShell(t, keys, nil, "cut -d' ' -f1,2 "+name+".pub")
+		signers += fmt.Sprintf("%s,%s@example.com namespaces=\"git\" %s", name, name, out)
+	}
+	repo.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("build", "true", ""), map[string]string{
+		"policy/policy.cue": policy, "allowed_signers": signers,
+	}))
+	s := testkit.Serve(t, repo.Bare, nil)
+	head := repo.Push("x", testkit.Shell("build", "false", ""))
+	awaitChange(t, s, "x", "is planned", func(p pipeline.Proposal) bool { return p.Digest != "" })
+	review(repo, head, "bo", "approve")
+	ana, eve := clone(t, repo, "ana", keys+"/ana"), clone(t, repo, "eve", keys+"/eve")
+	if out, exit := testkit.RunIn(t, eve, nil, "reconciler", "review", "x", "--user", "ana", "--server", s.Web); exit != 0 {
+		t.Fatalf("exit %d\n%s", exit, out)
+	}
+	p := awaitChange(t, s, "x", "has two reviews", func(p pipeline.Proposal) bool { return len(p.Reviews) == 2 })
+	why := map[string]string{"ana": "it is signed by eve, and its ref is of ana", "bo": "it is not signed"}
+	for _, r := range p.Reviews {
+		if r.Counts || !strings.Contains(r.Why, why[r.By]) {
+			t.Errorf("%+v", r)
+		}
+	}
+	if out, exit := testkit.RunIn(t, ana, nil, "reconciler", "review", "x", "--server", s.Web); exit != 0 {
+		t.Fatalf("exit %d\n%s", exit, out)
+	}
+	repo.AwaitStatus(head, "maestro", "success")
+	out, exit := testkit.Run(t, "reconciler", "change", "x", "--server", s.Web)
+	if exit != 0 || !strings.Contains(out, "approved by ana") || !strings.Contains(out, "1 of 1 approvals of ops") {
+		t.Errorf("exit %d\n%s", exit, out)
+	}
+	// A change of the list itself is judged by the list that is in force.
+	mallory := repo.Push("y", map[string]string{"allowed_signers": strings.ReplaceAll(signers, "eve,", "eve,ana,")})
+	awaitChange(t, s, "y", "is planned", func(p pipeline.Proposal) bool { return p.Head == mallory && p.Digest != "" })
+	if out, exit := testkit.RunIn(t, eve, nil, "reconciler", "review", "y", "--user", "ana", "--server", s.Web); exit != 0 {
+		t.Fatalf("exit %d\n%s", exit, out)
+	}
+	awaitChange(t, s, "y", "is not approved by its own list", func(p pipeline.Proposal) bool {
+		return len(p.Reviews) == 1 && !p.Reviews[0].Counts && p.Approval == pipeline.ApprovalWaiting
+	})
+}
+
+func TestRefusalAndMergeWithoutApprovalAreSaid(t *testing.T) {
+	real(t)
+	repo := testkit.NewRepo(t)
+	repo.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("build", "true", ""), map[string]string{"policy/policy.cue": policy}))
+	s := testkit.Serve(t, repo.Bare, nil, "--unsigned-reviews")
+	s.StartAgent(t, "one", "default", "")
+	head := repo.Push("x", testkit.Shell("build", "echo x", ""))
+	awaitChange(t, s, "x", "is planned", func(p pipeline.Proposal) bool { return p.Digest != "" })
+	review(repo, head, "bo", "refuse\n\nnot like this")
+	if st := repo.AwaitStatus(head, "maestro", "failure"); !strings.Contains(st.Description, "refused by bo: not like this") {
+		t.Errorf("%+v", st)
+	}
+	if out, exit := testkit.Run(t, "reconciler", "change", "x", "--server", s.Web); exit != 1 {
+		t.Errorf("exit %d\n%s", exit, out)
+	}
+	s.Kill()
+	repo.Git(repo.Work, "push", "--quiet", repo.Remote, string(head)+":refs/heads/main")
+	s.Restart(t)
+	p := awaitChange(t, s, "x", "is merged", func(p pipeline.Proposal) bool { return p.State == pipeline.ProposalMerged })
+	if p.Merge.Sentence != "predicted 1 run, started 1; merged although it was refused by bo: not like this" {
+		t.Errorf("%q", p.Merge.Sentence)
+	}
+	s.AwaitRuns(t, head, 1)
+	testkit.Eventually(t, "the status says so", func() (bool, string) {
+		st := repo.Statuses(head)["maestro"]
+		return st.State == "success" && strings.HasPrefix(st.Description, "merged although it was refused; "), fmt.Sprintf("%+v", st)
+	})
+}
