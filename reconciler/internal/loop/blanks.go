@@ -234,11 +234,11 @@ func (l *Runs) given(ctx context.Context, run *pipeline.Run) (json.RawMessage, e
 	if fields, err = bind(fields, caller, &t.Spec); err != nil {
 		return nil, err
 	}
-	var f struct{ With json.RawMessage }
+	var f struct{ Params json.RawMessage }
 	if err := json.Unmarshal(fields, &f); err != nil {
 		return nil, fault.New(fault.Invalid, "fields of task %s: %w", t.Name, err)
 	}
-	return f.With, nil
+	return f.Params, nil
 }
 
 func hookParams(h *pipeline.Hook) json.RawMessage {

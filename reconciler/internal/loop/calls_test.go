@@ -114,7 +114,7 @@ func TestCalledRunsAreMadeOnceWhateverFails(t *testing.T) {
 func playCalls(t *testing.T, what string, at int) (messages int) {
 	w := newWorld(t)
 	w.blanks = map[string]string{
-		"c: fields of lint": `{"with":{"from":"first"}}`,
+		"c: fields of lint": `{"params":{"from":"first"}}`,
 		"c: when of maybe":  `false`,
 		"build: outputs":    `{"war":"a.war"}`,
 	}
