@@ -199,6 +199,9 @@ func (w *work) checkTaskRef(by referrer, c chain, direct string) {
 	if len(c) > 2 && c[2].name != "outputs" {
 		d := diag(codeOutputRef, c[2].pos, "%s refers to tasks.%s.%s, but only outputs of other tasks can be read", by.who, p.name, c[2].name)
 		d.Help = "what two tasks share is written once beside them, as _" + c[len(c)-1].name + ": …, and both refer to that"
+		if _, ok := p.outputs[c[2].name]; ok {
+			d.Help = "write tasks." + quoteLabel(p.name) + ".outputs." + c[2:].text()
+		}
 		w.complain(withHelp(d, didYouMean(c[2].name, []string{"outputs"})))
 		return
 	}
@@ -214,6 +217,9 @@ func (w *work) checkTaskRef(by referrer, c chain, direct string) {
 		}
 		if len(c) > 4 {
 			ref.direct = "" // a part of an output: CUE knows its type
+			if w.unknownPart(by, p, c) {
+				return
+			}
 		}
 	} else {
 		ref.direct = ""
@@ -226,6 +232,28 @@ func (w *work) checkTaskRef(by referrer, c chain, direct string) {
 	if _, ok := t.edges[p.name]; !ok {
 		t.edges[p.name] = edge{pos: ref.pos}
 	}
+}
+
+// unknownPart reports a reference to a part that the struct of an output does not
+// declare. CUE takes it for a value that is yet to come.
+func (w *work) unknownPart(by referrer, p *task, c chain) bool {
+	v := p.outputs[c[3].name]
+	for i, at := range c[4:] {
+		known := fieldNames(v)
+		next := child(v, at.name)
+		if next.Exists() || len(known) == 0 {
+			v = next
+			continue
+		}
+		d := diag(codeOutputRef, at.pos, "%s refers to tasks.%s, but %s has no %q", by.who, c[1:].text(), c[3:4+i].text(), at.name)
+		d.Note = "it has " + strings.Join(known, ", ")
+		w.complain(withHelp(d, didYouMean(at.name, known)))
+		if by.task != nil {
+			by.task.broken = true
+		}
+		return true
+	}
+	return false
 }
 
 func (w *work) fannedOut(by referrer, p *task, c chain) {
