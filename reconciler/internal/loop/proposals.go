@@ -130,7 +130,7 @@ const (
 	// approvals grow old.
 	restOfProposals = 30 * time.Second
 	// gatherTime lets the record settle before it is looked at for gates.
-	gatherTime = 20 * time.Millisecond
+	gatherTime = 50 * time.Millisecond
 	// historyOf is how many earlier runs of a composition a plan looks back at.
 	historyOf = 30
 	// mostOpenProposals bounds the branches that are planned; the rest is said in the
@@ -164,15 +164,26 @@ func (p *Proposals) Run(ctx context.Context) error {
 	defer stop()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var settled <-chan time.Time // of the record, nil while nothing happens in it
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-changed:
+			if settled == nil {
+				settled = time.After(gatherTime)
+			}
+			continue
+		case <-settled:
+			// Runs move all the time, and of all that is looked after here only gates
+			// follow from that.
+			settled = nil
+			if err := p.gatesAlone(ctx); err != nil && ctx.Err() == nil {
+				p.cfg.Log.Warn("gates not looked after", "err", err)
+			}
+			continue
 		case <-p.wake:
 		case <-timer.C:
-		case <-changed:
-			timer.Reset(gatherTime)
-			continue
 		}
 		next := p.pass(ctx)
 		if ctx.Err() != nil {
@@ -203,16 +214,9 @@ type seenKey struct {
 
 // pass looks at everything once and returns when to look again.
 func (p *Proposals) pass(ctx context.Context) time.Duration {
-	p.mu.Lock()
-	o := p.observed
-	p.mu.Unlock()
-	live := p.cfg.Commits.Live()
-	if o == nil || live == nil {
+	m := p.moment()
+	if m == nil {
 		return restOfProposals
-	}
-	m := &moment{
-		Observed: o, live: live, tip: o.Tips[p.cfg.Default], now: time.Now().UTC(),
-		shown: map[pipeline.CommitID]pipeline.Digest{}, heads: map[pipeline.CommitID]bool{},
 	}
 	if err := p.look(ctx, m); err != nil && ctx.Err() == nil {
 		p.failures++
@@ -224,6 +228,32 @@ func (p *Proposals) pass(ctx context.Context) time.Duration {
 		return max(wait, time.Second)
 	}
 	return restOfProposals
+}
+
+// moment is nil before there is anything to look at.
+func (p *Proposals) moment() *moment {
+	p.mu.Lock()
+	o := p.observed
+	p.mu.Unlock()
+	live := p.cfg.Commits.Live()
+	if o == nil || live == nil {
+		return nil
+	}
+	return &moment{
+		Observed: o, live: live, tip: o.Tips[p.cfg.Default], now: time.Now().UTC(),
+		shown: map[pipeline.CommitID]pipeline.Digest{}, heads: map[pipeline.CommitID]bool{},
+	}
+}
+
+func (p *Proposals) gatesAlone(ctx context.Context) error {
+	m := p.moment()
+	if m == nil {
+		return nil
+	}
+	if err := p.recall(ctx, m); err != nil {
+		return err
+	}
+	return p.gates(ctx, m)
 }
 
 func (p *Proposals) look(ctx context.Context, m *moment) error {
