@@ -116,7 +116,7 @@ func (v *boardView) count(b *Board) {
 		}
 	}
 	switch {
-	case v.Counts.Failing > 0 || v.Counts.Needs > 0 || v.Rejected != nil:
+	case v.Counts.Failing > 0 || slices.ContainsFunc(v.Needs, func(n need) bool { return n.State != pipeline.Held }) || v.Rejected != nil:
 		v.Mood = "bad"
 	case len(b.Unfinished) > 0:
 		v.Mood, v.Refresh = "busy", true
@@ -126,14 +126,14 @@ func (v *boardView) count(b *Board) {
 	v.Refresh = len(b.Unfinished) > 0
 }
 
-// needsOf collects what will not go on by itself: tasks in doubt, tasks that no
-// agent can take, and compositions whose latest run ended badly.
+// needsOf collects what will not go on by itself: gates, tasks in doubt, tasks that
+// no agent can take, and compositions whose latest run ended badly.
 func needsOf(b *Board) []need {
 	var out []need
 	for i := range b.Unfinished {
 		run := &b.Unfinished[i]
 		for k := range run.Tasks {
-			if t := &run.Tasks[k]; t.State == pipeline.InDoubt {
+			if t := &run.Tasks[k]; t.State == pipeline.InDoubt || t.State == pipeline.Held {
 				_, sentence := tellerOf(b.Moment).shown(run, t)
 				out = append(out, need{State: t.State, Name: nameOf(refOf(run, t)), URL: refOf(run, t).URL(), Sentence: sentence, Since: t.StartedAt})
 			}
