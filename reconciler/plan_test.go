@@ -86,6 +86,53 @@ func TestPlanFillsWhatATriggerTakesFromTheEvent(t *testing.T) {
 	}
 }
 
+// TestPlanSeesWhatAFieldThatWaitsRefersTo: the text of a field may stay as it is while
+// what it means changes, and the other way round.
+func TestPlanSeesWhatAFieldThatWaitsRefersTo(t *testing.T) {
+	real(t)
+	a := newAuthor(t)
+	const file = "compositions/deep/deep.cue"
+	a.Push("main", map[string]string{"lib/lib.cue": "package lib\n\ngreeting: \"hi\"\n", file: `package ops
+
+import (
+	"github.com/maestro-cd/maestro/plugins/shell"
+	"example.com/ops/lib"
+)
+
+compositions: deep: {
+	params: who: *"x" | string
+	_helper: "b \(params.who)"
+	let aside = "l \(params.who)"
+	tasks: {
+		one: shell.#Run & {fields: script: "echo \(lib.greeting) \(params.who)"}
+		two: shell.#Run & {fields: script: _helper}
+		three: shell.#Run & {fields: script: aside}
+		four: shell.#Run & {
+			if params.who != "a" {fields: script: "c"}
+			if params.who == "a" {fields: script: "d"}
+		}
+	}
+	triggers: [{push: branches: ["main"]}]
+}
+`})
+	a.run(0, "plan --exit-code", "3 unchanged")
+	for _, c := range []struct{ name, file, old, now, task string }{
+		{"a package of the repository", "lib/lib.cue", `"hi"`, `"ho"`, "one"},
+		{"a helper field", file, `"b \(`, `"bb \(`, "two"},
+		{"a let", file, `"l \(`, `"ll \(`, "three"},
+		{"a condition", file, `!= "a"`, `!= "q"`, "four"},
+	} {
+		a.edit(c.file, c.old, c.now)
+		a.run(3, "plan --exit-code", "~ tasks."+c.task+".fields.script", "what it refers to has changed", "3 tasks unchanged")
+		a.edit(c.file, c.now, c.old)
+	}
+	a.edit("lib/lib.cue", "greeting", "// why\ngreeting")
+	a.edit(file, "_helper:", "_helper:    ")
+	a.edit(file, "\t\ttwo:", "\n\t\t// a comment\n\t\ttwo:")
+	a.Git(a.Work, "mv", file, "compositions/deep/other.cue")
+	a.run(0, "plan --exit-code", "3 unchanged")
+}
+
 func TestPlanOfABranchLeavesOutWhatItLacks(t *testing.T) {
 	real(t)
 	a := newAuthor(t)

@@ -24,8 +24,6 @@ type work struct {
 	agent *compiled // the default requirement, once compiled
 	// failed: something is wrong with it, so it is not offered.
 	failed bool
-	// sealed are texts that the digest covers beside what is in out.
-	sealed []string
 	// blamed are the places of references of which it is said what is wrong.
 	blamed map[pipeline.Position]bool
 }
@@ -82,7 +80,7 @@ func (c *checker) compositions() {
 		w.lint()
 		c.res.Diagnostics = append(c.res.Diagnostics[:before:before], said(c.res.Diagnostics[before:])...)
 		if !pipeline.HasErrors(c.res.Diagnostics[before:]) && !w.failed {
-			w.out.Digest = digestOf(w.out, w.sealed)
+			w.out.Digest = digestOf(w.out)
 			c.res.Compositions = append(c.res.Compositions, w.out)
 		}
 	})

@@ -7,8 +7,8 @@ import (
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
 
-// digestOf covers a composition and the texts that belong to it, without positions.
-func digestOf(c pipeline.Composition, sealed []string) pipeline.Digest {
+// digestOf covers a composition without its positions.
+func digestOf(c pipeline.Composition) pipeline.Digest {
 	c.Pos, c.Digest = pipeline.Position{}, ""
 	c.Returns.Pos = pipeline.Position{}
 	c.OnFailure = unplacedHook(c.OnFailure)
@@ -25,10 +25,7 @@ func digestOf(c pipeline.Composition, sealed []string) pipeline.Digest {
 	for i := range c.Triggers {
 		c.Triggers[i].Pos, c.Triggers[i].Params.Pos = pipeline.Position{}, pipeline.Position{}
 	}
-	raw, err := json.Marshal(struct {
-		pipeline.Composition
-		Sealed []string `json:"sealed,omitempty"`
-	}{c, sealed})
+	raw, err := json.Marshal(c)
 	if err != nil {
 		return "" // plain data always marshals
 	}

@@ -264,7 +264,7 @@ func (w *work) open(t *task) {
 				e.Reads = append(e.Reads, n)
 			}
 		}
-		w.seal(path...)
+		e.Seal = w.seal(path...)
 		if t.spec.Open == nil {
 			t.spec.Open = map[string]pipeline.Expr{}
 		}

@@ -32,7 +32,7 @@ func (w *work) expr(v cue.Value, path ...string) pipeline.Expr {
 			e.Reads = append(e.Reads, name)
 		}
 	}
-	w.seal(path...)
+	e.Seal = w.seal(path...)
 	return e
 }
 

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"cuelang.org/go/cue/ast"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
 )
 
 // outputRead is a reference to an output of a task; output is "" for all of them.
@@ -22,14 +24,47 @@ func (w *work) readsAt(path ...string) []outputRead {
 	})
 }
 
-// seal makes the digest of the composition cover a value that waits for the run,
-// with all that it refers to.
-func (w *work) seal(path ...string) {
-	r := w.follow(path...)
-	for _, p := range w.all.at(w.path(path...)...) {
-		w.sealed = append(w.sealed, strings.Join(append(slices.Clone(path), canonical(p.value)), pathSep))
+// seal covers a value that waits for the run: its text, what is around it and decides
+// about it, and all that these refer to.
+func (w *work) seal(path ...string) pipeline.Digest {
+	texts := slices.Clone(w.follow(path...).texts)
+	for n := range path {
+		for _, p := range w.all.at(w.path(path[:n]...)...) {
+			texts = append(texts, nodeTexts("around", p.guards)...)
+			texts = append(texts, nodeTexts("around", looseParts(p.value))...)
+		}
 	}
-	w.sealed = append(w.sealed, r.texts...)
+	for _, p := range w.all.at(w.path(path...)...) {
+		texts = append(texts, nodeTexts("if", p.guards)...)
+		texts = append(texts, "value"+pathSep+canonical(p.value))
+	}
+	slices.Sort(texts)
+	return pipeline.DigestOf([]byte(strings.Join(slices.Compact(texts), pathSep+pathSep)))
+}
+
+func nodeTexts(what string, nodes []ast.Node) []string {
+	out := make([]string, len(nodes))
+	for i, n := range nodes {
+		out[i] = what + pathSep + nodeText(n)
+	}
+	return out
+}
+
+// nodeText is the text of an expression, or of those that a clause consists of, which
+// CUE does not format by itself.
+func nodeText(n ast.Node) string {
+	if s := canonical(n); s != "" {
+		return s
+	}
+	var parts []string
+	ast.Walk(n, func(n ast.Node) bool {
+		e, ok := n.(ast.Expr)
+		if ok {
+			parts = append(parts, canonical(e))
+		}
+		return !ok
+	}, nil)
+	return strings.Join(parts, pathSep)
 }
 
 func (w *work) follow(path ...string) *reads {
@@ -106,6 +141,32 @@ func (r *reads) chain(c chain) {
 	}
 }
 
+// imported takes in a package of the repository, with those that it imports. A
+// plugin is pinned by its tree, and is no part of what refers to it.
+func (r *reads) imported(importPath string) {
+	dir, ok := r.batch.resolve(importPath)
+	p := r.batch.packages[dir]
+	if !ok || p == nil || strings.HasPrefix(dir, builtinDir) || strings.HasPrefix(dir, pluginDir("")) {
+		return
+	}
+	for _, f := range p.files {
+		if r.seen[f] {
+			continue
+		}
+		r.seen[f] = true
+		for _, d := range f.Decls {
+			switch d := d.(type) {
+			case *ast.Package, *ast.ImportDecl, *ast.CommentGroup:
+			default:
+				r.texts = append(r.texts, dir+pathSep+canonical(d))
+			}
+		}
+		for spec := range f.ImportSpecs() {
+			r.imported(unquote(spec.Path.Value))
+		}
+	}
+}
+
 // helper follows a reference to a field that is written out somewhere in the unit.
 func (r *reads) helper(c chain) bool {
 	prefix, known := r.all.scopes[c[0].scope]
@@ -134,6 +195,8 @@ func (r *reads) helper(c chain) bool {
 
 func (r *reads) ident(id *ast.Ident) {
 	switch target := id.Node.(type) {
+	case *ast.ImportSpec:
+		r.imported(unquote(target.Path.Value))
 	case *ast.LetClause:
 		r.enter(target.Expr)
 	case *ast.Alias:

@@ -183,7 +183,7 @@ func exprText(e ast.Expr) string { return plain(strings.Join(strings.Fields(cano
 
 // canonical is the text of an expression in a layout of its own and without
 // comments, so that formatting a file changes nothing.
-func canonical(e ast.Expr) string {
+func canonical(e ast.Node) string {
 	if e == nil {
 		return ""
 	}

@@ -12,7 +12,11 @@ type Expr struct {
 	// Reads are the tasks whose outputs it refers to, sorted.
 	Reads []TaskName `json:"reads,omitempty"`
 	// Text is what stands in the file, for messages.
-	Text string   `json:"text,omitempty"`
+	Text string `json:"text,omitempty"`
+	// Seal covers what the text means: the text, the conditions around it, and what it
+	// refers to through lets and helper fields; no comments and no layout. "" when
+	// the value is known.
+	Seal Digest   `json:"seal,omitempty"`
 	Pos  Position `json:"pos,omitzero"`
 }
 

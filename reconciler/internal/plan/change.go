@@ -157,7 +157,9 @@ func edits(old, now *node, path string, pos pipeline.Position) []Edit {
 			return nil
 		}
 		if len(old.parts) == 0 && len(now.parts) == 0 || !old.hollow() && !now.hollow() {
-			return []Edit{{Op: Changed, Path: path, Old: old.summary(), New: now.summary(), Pos: pos}}
+			e := Edit{Op: Changed, Path: path, Old: old.summary(), New: now.summary(), Pos: pos}
+			e.Deep = e.Old == e.New
+			return []Edit{e}
 		}
 	}
 	var out []Edit

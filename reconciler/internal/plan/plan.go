@@ -224,9 +224,11 @@ type Change struct {
 type Edit struct {
 	Op Op `json:"op"`
 	// Path leads to the part, in the author's words: tasks.deploy.fields.image.
-	Path string            `json:"path"`
-	Old  string            `json:"old,omitempty"`
-	New  string            `json:"new,omitempty"`
+	Path string `json:"path"`
+	Old  string `json:"old,omitempty"`
+	New  string `json:"new,omitempty"`
+	// Deep: its text is the same, and what the text refers to has changed.
+	Deep bool              `json:"deep,omitempty"`
 	Pos  pipeline.Position `json:"pos,omitzero"`
 }
 

@@ -306,7 +306,7 @@ func keyOf(v any) (string, bool) {
 func exprTree(x pipeline.Expr) *node {
 	switch {
 	case x.Deferred:
-		n := leaf("="+strings.Join(strings.Fields(x.Text), " "), x.Text)
+		n := leaf("="+cmp.Or(string(x.Seal), strings.Join(strings.Fields(x.Text), " ")), x.Text)
 		n.pos = x.Pos
 		return n
 	case len(x.Value) > 0:

@@ -241,11 +241,13 @@ func numbered(lines []string, i int) string {
 // change is an edit on one line.
 func (e *Edit) change(most int) string {
 	old, now := e.values(most)
-	switch e.Op {
-	case Added:
+	switch {
+	case e.Op == Added:
 		return now
-	case Removed:
+	case e.Op == Removed:
 		return old
+	case e.Deep:
+		return "what it refers to has changed: " + now
 	}
 	return old + " -> " + now
 }
