@@ -121,6 +121,11 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err := d.follow(ctx, commit); err != nil {
 		return err
 	}
+	if d.from == "" {
+		if commit, err = d.change(ctx); err != nil {
+			return err
+		}
+	}
 	if err := d.prove(ctx, commit); err != nil {
 		return err
 	}
@@ -317,22 +322,31 @@ func (d *demo) push(ctx context.Context) (pipeline.CommitID, error) {
 			}
 		}
 	}
+	paths := []string{"."}
+	if d.from == "" {
+		paths = append(paths, ":!"+demoSources) // a change brings them
+	}
+	commit, err := d.commit(ctx, "main", "the example's compositions", paths...)
+	if err != nil {
+		return "", err
+	}
+	d.say("git push ops.git main                    commit %s", commit.Short())
+	return commit, nil
+}
+
+// commit commits the paths and pushes them to the branch.
+func (d *demo) commit(ctx context.Context, branch, subject string, paths ...string) (pipeline.CommitID, error) {
 	for _, args := range [][]string{
-		{"add", "-A"},
-		{"-c", "user.name=Demo", "-c", "user.email=demo@example.com", "commit", "--quiet", "-m", "the example's compositions"},
-		{"push", "--quiet", d.bare, "HEAD:refs/heads/main"},
+		append([]string{"add", "-A", "--"}, paths...),
+		{"-c", "user.name=Demo", "-c", "user.email=demo@example.com", "commit", "--quiet", "-m", subject},
+		{"push", "--quiet", d.bare, "HEAD:refs/heads/" + branch},
 	} {
 		if _, err := d.git(ctx, d.work, args...); err != nil {
 			return "", err
 		}
 	}
 	head, err := d.git(ctx, d.work, "rev-parse", "HEAD")
-	if err != nil {
-		return "", err
-	}
-	commit := pipeline.CommitID(strings.TrimSpace(head))
-	d.say("git push ops.git main                    commit %s", commit.Short())
-	return commit, nil
+	return pipeline.CommitID(strings.TrimSpace(head)), err
 }
 
 // follow waits for the verdicts on the commit, then follows its runs to their end.
@@ -355,6 +369,9 @@ func (d *demo) follow(ctx context.Context, commit pipeline.CommitID) error {
 		return fault.New(fault.Invalid, "the commit has errors")
 	}
 	for _, v := range rec.Verdicts {
+		if v.Ref != "refs/heads/main" {
+			continue // what the branch caused when it was pushed
+		}
 		fmt.Fprintf(d.out, "    %-12s %-8s %s\n", v.Composition, v.Outcome, v.Sentence)
 	}
 	var list struct {
@@ -369,6 +386,9 @@ func (d *demo) follow(ctx context.Context, commit pipeline.CommitID) error {
 	failed := 0
 	for i := len(list.Runs) - 1; i >= 0; i-- {
 		r := &list.Runs[i]
+		if r.Event.Cause != nil {
+			continue // whoever called it tells of it
+		}
 		d.say("run %s", runName(r))
 		w := newWatcher(c, d.out, d.out)
 		if w.prefix = "    "; !d.serve {

@@ -84,6 +84,9 @@ func (say teller) note(t *pipeline.RunTask) *pipeline.Note {
 }
 
 func (say teller) running(t *pipeline.RunTask) string {
+	if t.Spec.BuiltIn() {
+		return t.Reason
+	}
 	s := "runs on agent " + say.agent(t.Agent)
 	if since, silent := say.moment.Silent[t.Agent]; silent {
 		limit := time.Duration(t.Spec.LostAfter)
