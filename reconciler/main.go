@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"syscall"
 	"time"
+	_ "time/tzdata" // schedules name time zones, and a small machine may know none
 
 	"github.com/spf13/cobra"
 

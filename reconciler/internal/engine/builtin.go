@@ -297,7 +297,7 @@ func (m *machine) begin(t *pipeline.RunTask) {
 		if !s.Deferred {
 			t.Message = messageIn(s.Fields)
 		}
-		m.move(t, pipeline.Held, waitsForReviews(t))
+		m.move(t, pipeline.Held, m.waitsForReviews(t))
 	case s.Wait != nil:
 		which := "a run of " + string(s.Wait.Composition)
 		if !s.Wait.AnyCommit {
@@ -328,15 +328,26 @@ func (m *machine) call(kind string, t *pipeline.RunTask, c pipeline.CompositionN
 		out.Task = t.Name
 		e.Cause.Task, e.Cause.State, e.Cause.Reason = t.Name, t.State, t.Reason
 	}
-	for i := range r.Tasks {
-		if o := r.Tasks[i].Outputs; kind == pipeline.EventFailure && len(o) > 0 {
-			if e.Cause.Outputs == nil {
-				e.Cause.Outputs = map[pipeline.TaskName]json.RawMessage{}
-			}
-			e.Cause.Outputs[r.Tasks[i].Name] = o
-		}
+	if kind == pipeline.EventFailure {
+		e.Cause.Outputs = Reported(r)
 	}
 	out.Event = e
+	return out
+}
+
+// mostReported bounds what the event of a run carries of another's outputs.
+const mostReported = 1 << 20
+
+// Reported is what the tasks of a run have reported, for a run that follows it: the
+// first tasks first, and 1 MiB in all.
+func Reported(r *pipeline.Run) map[pipeline.TaskName]json.RawMessage {
+	out, room := map[pipeline.TaskName]json.RawMessage{}, mostReported
+	for i := range r.Tasks {
+		if o := r.Tasks[i].Outputs; len(o) > 0 && len(o) <= room {
+			out[r.Tasks[i].Name] = o
+			room -= len(o)
+		}
+	}
 	return out
 }
 

@@ -126,14 +126,14 @@ func TestGateCountsDifferentPeople(t *testing.T) {
 	w := newWorld(gate("g", 2), task("after", "g"))
 	w.must(t, engine.Created{})
 	g := w.run.Task("g")
-	if g.Reason != "waits for 2 more approvals of ops" || g.Message != "deploy?" || w.run.State != pipeline.Held {
+	if g.Reason != "waits for 2 more approvals of ops: reconciler review c#0/g" || g.Message != "deploy?" || w.run.State != pipeline.Held {
 		t.Errorf("gate = %+v, run %s", g, w.run.State)
 	}
 	w.must(t, approve("g", "ana"))
 	if err := w.do(approve("g", "ana")); !errors.Is(err, engine.ErrStale) {
 		t.Errorf("the same review again: %v", err)
 	}
-	if got := w.run.Task("g").Reason; got != "waits for 1 more approval of ops (approved by ana)" {
+	if got := w.run.Task("g").Reason; got != "waits for 1 more approval of ops (approved by ana): reconciler review c#0/g" {
 		t.Errorf("reason = %q", got)
 	}
 	w.must(t, approve("g", "bo"))

@@ -50,7 +50,7 @@ func (m *machine) reviewed(e Reviewed) error {
 		return nil
 	}
 	if missing(t) > 0 {
-		m.move(t, pipeline.Held, waitsForReviews(t))
+		m.move(t, pipeline.Held, m.waitsForReviews(t))
 		return nil
 	}
 	by, comment := approvers(t), ""
@@ -88,7 +88,7 @@ func approvers(t *pipeline.RunTask) []string {
 
 func missing(t *pipeline.RunTask) int { return max(t.Spec.Gate.Count, 1) - len(approvers(t)) }
 
-func waitsForReviews(t *pipeline.RunTask) string {
+func (m *machine) waitsForReviews(t *pipeline.RunTask) string {
 	s := fmt.Sprintf("waits for %d more approval", missing(t))
 	if missing(t) > 1 {
 		s += "s"
@@ -99,5 +99,5 @@ func waitsForReviews(t *pipeline.RunTask) string {
 	if by := approvers(t); len(by) > 0 {
 		s += " (approved by " + strings.Join(by, ", ") + ")"
 	}
-	return s
+	return fmt.Sprintf("%s: reconciler review %s/%s", s, nameOf(m.run), t.Name)
 }

@@ -113,6 +113,9 @@ func (l *Runs) wanted(ctx context.Context, run *pipeline.Run, of *pipeline.Compo
 	switch w.Part {
 	case pipeline.PartOutputs:
 		v, err := fill(pipeline.PartOutputs)
+		if len(v) > pipeline.MaxOutputs {
+			err = fault.New(fault.Invalid, "its outputs are %d bytes, most is %d", len(v), pipeline.MaxOutputs)
+		}
 		return engine.Returned{Outputs: v}, err
 	case pipeline.PartFields:
 		v, err := fill(pipeline.PartFields)

@@ -373,7 +373,7 @@ func TestGateHasAStatusOfItsOwn(t *testing.T) {
 	}
 	r := w.await(pipeline.Running)
 	w.quiet()
-	status("pending #1 held: waits for 1 more approval of ops")
+	status("pending #1 held: waits for 1 more approval of ops: reconciler review c#1/g")
 	w.runs.Review(r.ID, "g", pipeline.Review{By: "ana", Approve: true, Comment: "fine"})
 	w.awaitRun("c", 1, func(r *pipeline.Run) bool { return r.Task("g").State == pipeline.Success })
 	status("success #1 success: approved by ana: fine")

@@ -67,6 +67,8 @@ type Commits struct {
 	mu   sync.Mutex
 	live *pipeline.Config // of the default branch; nil before the first
 
+	woken chan struct{} // receives when another configuration is in force
+
 	// Owned by Run.
 	following         bool
 	followed, savedTo pipeline.Seq // see followRuns
@@ -74,7 +76,7 @@ type Commits struct {
 }
 
 // NewCommits returns Commits; nothing happens before Observe.
-func NewCommits(cfg CommitsConfig) *Commits { return &Commits{cfg: cfg} }
+func NewCommits(cfg CommitsConfig) *Commits { return &Commits{cfg: cfg, woken: make(chan struct{}, 1)} }
 
 // Live returns the configuration in force, or nil before the first. The caller
 // must not change it.
@@ -170,6 +172,10 @@ func (c *Commits) goLive(cfg pipeline.Config) {
 	c.mu.Lock()
 	c.live = &cfg
 	c.mu.Unlock()
+	select {
+	case c.woken <- struct{}{}:
+	default: // one is waiting already
+	}
 	if c.cfg.Live != nil {
 		c.cfg.Live(cfg)
 	}

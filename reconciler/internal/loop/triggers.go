@@ -51,6 +51,8 @@ func (c *Commits) Run(ctx context.Context) error {
 			return nil
 		case <-changed:
 			timer.Stop()
+		case <-c.woken:
+			timer.Stop()
 		case <-timer.C:
 		}
 	}
@@ -142,7 +144,7 @@ func (c *Commits) after(ctx context.Context, live *pipeline.Config, ended *pipel
 		Author: ended.Event.Author, Subject: ended.Event.Subject, Proposal: ended.Event.Proposal, Target: ended.Event.Target,
 		Cause: &pipeline.Cause{
 			Run: ended.ID, Composition: ended.Composition, Number: ended.Number, State: ended.State, Reason: ended.Reason,
-			Outputs: outputsOf(whole),
+			Outputs: engine.Reported(whole),
 		},
 	}
 	in := plan.Input{Default: c.cfg.Default, Base: live, Head: &cfg, Event: e, Now: time.Now()}
