@@ -105,6 +105,9 @@ func (w *work) checkChain(by referrer, c chain, direct map[pipeline.Position]str
 	switch c[0].name {
 	case "params":
 		if get(w.v, "params", name.name).Exists() || child(get(w.v, "params"), name.name).Exists() && w.declaresParam(name.name) {
+			if f := w.param(name.name); f != nil && len(c) == 2 {
+				w.checkSupplied(by, c, direct[last.pos], f.Type)
+			}
 			return
 		}
 		d := diag(codeParamRef, name.pos, "%s refers to param %q, which composition %q does not declare", by.who, name.name, w.name)
@@ -114,6 +117,32 @@ func (w *work) checkChain(by referrer, c chain, direct map[pipeline.Position]str
 	case "tasks":
 		w.checkTaskRef(by, c, direct[last.pos])
 	}
+}
+
+// checkSupplied warns when what starts a run may give a value that the field which
+// takes it does not.
+func (w *work) checkSupplied(by referrer, c chain, field string, got pipeline.Type) {
+	if by.task == nil || by.task.def == nil || field == "" || by.task.spec.BuiltIn() {
+		return
+	}
+	f := by.task.def.field(field)
+	if f == nil {
+		return
+	}
+	want, err := compileType(f.value)
+	if err != nil || !meets(want, got) || covers(want, got) || f.value.Subsume(get(w.v, "params", c[1].name), cue.Raw()) == nil {
+		return
+	}
+	text := f.Type.Text
+	if text == "" {
+		text = want.String()
+	}
+	d := warn(codeUnproved, c[0].pos, "%s: field %q takes %s, which is %s: that it fits %s is checked when the task starts", by.who, field, c.text(), shown(got), text)
+	d.Note = declaredAt(f.pos)
+	if !strings.Contains(text, "#") {
+		d.Help = fmt.Sprintf("declare the param as params: %s: %s, and a wrong value is refused before there is a run", quoteLabel(c[1].name), text)
+	}
+	w.complain(d)
 }
 
 func (w *work) declaresParam(name string) bool {

@@ -3,7 +3,6 @@ package config
 import (
 	"bytes"
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"path"
 	"slices"
@@ -164,76 +163,6 @@ func (r *repository) complain(unit string, c pipeline.CompositionName, d pipelin
 	d.Unit = unit
 	r.cfg.Diagnostics = append(r.cfg.Diagnostics, d)
 	r.unusable[c] = true
-}
-
-// checkAgents reports tasks that no agent could ever take, as far as pools
-// promise facts. A fact that a pool does not promise may still be reported.
-func (r *repository) checkAgents(c *pipeline.Composition) {
-	if slices.ContainsFunc(c.Tasks, func(t pipeline.Task) bool { return !t.BuiltIn() && r.cfg.Plugin(t.Plugin) == nil }) {
-		r.unusable[c.Name] = true // what is wrong with the plugin is said there
-	}
-	for i := range c.Tasks {
-		t := &c.Tasks[i]
-		var why []string
-		possible := false
-		for j := range r.cfg.Pools {
-			p := &r.cfg.Pools[j]
-			if t.Requirement.Pool != "" && t.Requirement.Pool != p.Name {
-				continue
-			}
-			clash := promiseBroken(t.Requirement, p)
-			if clash == "" {
-				possible = true
-				break
-			}
-			why = append(why, fmt.Sprintf("pool %q promises %s", p.Name, clash))
-		}
-		if possible || len(why) == 0 {
-			continue
-		}
-		pos := t.Pos
-		if len(t.Requirement.Facts) > 0 && t.Requirement.Facts[0].Pos.File != "" {
-			pos = t.Requirement.Facts[0].Pos
-		}
-		d := diag(codeNoAgent, pos, "no agent can ever take task %q", t.Name)
-		d.Note = strings.Join(why, "; ")
-		r.complain(c.Unit, c.Name, d)
-	}
-}
-
-// promiseBroken names the first promised fact that does not fit a requirement.
-func promiseBroken(req pipeline.Requirement, p *pipeline.Pool) string {
-	if len(p.Facts) == 0 {
-		return ""
-	}
-	facts, err := pipeline.DecodeJSON(p.Facts)
-	if err != nil {
-		return ""
-	}
-	for _, c := range req.Facts {
-		v, ok := lookup(facts, c.Path)
-		if ok && !c.Type.Fits(v) {
-			b, err := json.Marshal(v)
-			if err != nil {
-				continue
-			}
-			return fmt.Sprintf("%s: %s, and the task requires %s", strings.Join(c.Path, "."), plain(string(b)), c.Type)
-		}
-	}
-	return ""
-}
-
-func lookup(v any, p []string) (any, bool) {
-	for _, name := range p {
-		m, ok := v.(map[string]any)
-		if !ok {
-			return nil, false
-		}
-		if v, ok = m[name]; !ok {
-			return nil, false
-		}
-	}
-	return v, true
 }
 
 // vendored warns when the copy of the schema in the repository is another one:
