@@ -328,3 +328,48 @@ func TestRefusalAndMergeWithoutApprovalAreSaid(t *testing.T) {
 		return st.State == "success" && strings.HasPrefix(st.Description, "merged although it was refused; "), fmt.Sprintf("%+v", st)
 	})
 }
+
+func TestHostileRefsAreContained(t *testing.T) {
+	real(t)
+	repo := testkit.NewRepo(t)
+	repo.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("build", "true", ""), map[string]string{"policy/policy.cue": policy}))
+	s := testkit.Serve(t, repo.Bare, nil, "--unsigned-reviews")
+	s.StartAgent(t, "one", "default", "")
+	head := repo.Push("x", testkit.Shell("build", "echo x", ""))
+	awaitChange(t, s, "x", "is planned", func(p pipeline.Proposal) bool { return p.Digest != "" })
+
+	// A gate's folder that is a file, refs that are no reviews, and thousands that are.
+	blob := repo.Git(repo.Bare, "hash-object", "-w", repo.Bare+"/HEAD")
+	huge, _ := testkit.RunShell(t, repo.Bare, nil, "(printf 'object %s\\ntype commit\\ntag x\\ntagger E <e@x> 1 +0000\\n\\napprove\\n' "+string(head)+
+		"; head -c 3000000 /dev/zero | tr '\\0' x) | git hash-object -w -t tag --stdin")
+	var b strings.Builder
+	for name, id := range map[string]string{
+		"refs/maestro/gates/release": string(head), "refs/maestro/requests/eve": string(head), "refs/maestro/requests/eve2/blob": blob,
+		"refs/maestro/requests/eve3/huge": strings.TrimSpace(huge), "refs/maestro/else": blob,
+		"refs/reviews/" + string(head) + "/huge": strings.TrimSpace(huge), "refs/reviews/" + string(head) + "/blob": blob,
+		"refs/reviews/" + string(head) + "/-rf": string(head), "refs/reviews/" + string(head) + "/<script>": string(head),
+		"refs/reviews/main/ana": string(head), "refs/reviews/" + strings.Repeat("0", 40) + "/ana": string(head),
+		"refs/heads/refs/reviews/" + string(head) + "/bo": string(head), "refs/heads/-x": string(head), "refs/heads/<b>100%": string(head),
+	} {
+		fmt.Fprintf(&b, "create %s %s\n", name, id)
+	}
+	for i := range 3000 {
+		fmt.Fprintf(&b, "create refs/reviews/%040x/u%d %s\n", i+1, i, head)
+	}
+	repo.Write(map[string]string{"refs.txt": b.String()})
+	if out, exit := testkit.RunShell(t, repo.Bare, nil, "git update-ref --stdin < "+repo.Work+"/refs.txt"); exit != 0 {
+		t.Fatal(out)
+	}
+	// Pushes run as before, a gate opens although its ref cannot be made, and the page
+	// of a branch with a strange name is there.
+	review(repo, head, "ana", "approve")
+	p := awaitChange(t, s, "x", "is approved", func(p pipeline.Proposal) bool { return p.Approval == pipeline.ApprovalGiven })
+	if len(p.Reviews) != 3 {
+		t.Errorf("%+v", p.Reviews)
+	}
+	commit := repo.Push("main", map[string]string{"compositions/release/release.cue": release})
+	s.AwaitTask(t, commit, "build", "work", pipeline.Success)
+	s.AwaitTask(t, commit, "release", "confirm", pipeline.Held)
+	awaitChange(t, s, "<b>100%", "is there", func(p pipeline.Proposal) bool { return p.Head == head })
+	repo.Git(repo.Bare, "fsck", "--connectivity-only")
+}
