@@ -304,3 +304,30 @@ func BenchmarkPushToObserved(b *testing.B) {
 	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "µs/median")
 	b.ReportMetric(float64(took[len(took)*95/100].Microseconds()), "µs/p95")
 }
+
+func TestReviewsAndRequestsAreNoticedAsTheyArrive(t *testing.T) {
+	t.Parallel()
+	work, bare := pair(t)
+	refs, _ := follow(t, bare.dir, time.Hour)
+	deadline := time.After(10 * time.Second)
+	await := func(name pipeline.Ref) {
+		t.Helper()
+		for {
+			select {
+			case s := <-refs:
+				if s.refs.Own[name] != "" {
+					return
+				}
+			case <-deadline:
+				t.Fatalf("%s was not noticed", name)
+			}
+		}
+	}
+	head := work.run("rev-parse", "HEAD")
+	for _, user := range []string{"ana", "bo"} { // the second into a folder that is there
+		for _, ref := range []string{"refs/reviews/" + head + "/" + user, "refs/maestro/requests/" + user + "/1"} {
+			work.run("push", "-q", "origin", "HEAD:"+ref)
+			await(pipeline.Ref(ref))
+		}
+	}
+}
