@@ -26,7 +26,9 @@ const (
 	armorBegin = "-----BEGIN SSH SIGNATURE-----"
 	armorEnd   = "-----END SSH SIGNATURE-----"
 	magic      = "SSHSIG"
-	version    = 1
+	// algoDSA is written out because the library wants nobody to use it.
+	algoDSA = "ssh-dss"
+	version = 1
 	// maxArmored bounds a signature: that of a 16,384 bit RSA key has some 6 KiB.
 	maxArmored = 16 << 10
 )
@@ -108,7 +110,7 @@ func check(key ssh.PublicKey, s signature, message []byte) error {
 	if err := ssh.Unmarshal(s.Signature, &inner); err != nil {
 		return fault.New(fault.Invalid, "the signature is malformed: %w", err)
 	}
-	if inner.Format == ssh.KeyAlgoRSA || inner.Format == ssh.InsecureKeyAlgoDSA {
+	if inner.Format == ssh.KeyAlgoRSA || inner.Format == algoDSA {
 		return fault.New(fault.Invalid, "the signature uses %s, which can be forged; use a newer ssh-keygen or an ed25519 key", inner.Format)
 	}
 	var sum []byte
