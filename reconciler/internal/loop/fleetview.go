@@ -33,5 +33,8 @@ func (l *Runs) Fleet(ctx context.Context) (*plan.Fleet, error) {
 			})
 		}
 	})
-	return f, err
+	if err != nil {
+		return nil, err // the loop may be at it still
+	}
+	return f, nil
 }

@@ -104,8 +104,11 @@ func (l *Runs) Active(ctx context.Context) ([]*pipeline.Run, error) {
 			out = append(out, ar.run)
 		}
 	})
+	if err != nil {
+		return nil, err // the loop may be at it still
+	}
 	slices.SortFunc(out, func(a, b *pipeline.Run) int { return -cmp.Compare(a.ID, b.ID) })
-	return out, err
+	return out, nil
 }
 
 // Connections returns when each connected agent last renewed.
