@@ -204,6 +204,9 @@ func (w *work) readTriggerParams(i int, t *pipeline.Trigger, v cue.Value) {
 	if v.Exists() {
 		t.Params = w.expr(v, at...)
 	}
+	if t.Manual != nil {
+		return // the person who asks gives the others
+	}
 	for _, f := range w.out.Params {
 		has := slices.ContainsFunc(gs, func(g given) bool { return g.Name == f.Name })
 		if !has && !whole && f.Default == nil && !f.Optional {

@@ -350,3 +350,35 @@ func TestReadmeServes(t *testing.T) {
 		t.Errorf("check says\n%s", out)
 	}
 }
+
+// TestGuideIsOneCleanRepository checks all that docs/compositions.md shows, together.
+func TestGuideIsOneCleanRepository(t *testing.T) {
+	real(t)
+	files := []map[string]string{testkit.Ops()}
+	n := 0
+	for _, m := range blockRE.FindAllStringSubmatch(document(t, "docs/compositions.md"), -1) {
+		if m[1] != "cue" || m[2] == "" {
+			t.Errorf("a block of %q %q is not checked", m[1], m[2])
+			continue
+		}
+		n++
+		files = append(files, map[string]string{m[2]: m[3]})
+	}
+	if n < 8 {
+		t.Fatalf("the guide shows %d files", n)
+	}
+	dir := t.TempDir()
+	for name, text := range testkit.Files(files...) {
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bin := testkit.Programs(t)
+	if out, exit := testkit.RunShell(t, dir, nil, bin+"/reconciler vet . && "+bin+"/reconciler fmt --check compositions pools policy secrets templates"); exit != 0 || !strings.Contains(out, ": 0 errors, 0 warnings") {
+		t.Errorf("exit %d:\n%s", exit, out)
+	}
+}
