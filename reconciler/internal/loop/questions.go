@@ -77,7 +77,10 @@ func (l *Runs) Moment(ctx context.Context, run pipeline.RunID, limit int) (Momen
 			m.Queue = append(m.Queue, Waiting{it.Run, it.Task, w.Blocked, w.Sentence})
 		}
 	})
-	return m, err
+	if err != nil {
+		return Moment{}, err
+	}
+	return m, nil
 }
 
 // offlineAfter is when people are told of an agent that is not connected: longer than
@@ -105,7 +108,11 @@ func (l *Runs) Active(ctx context.Context) ([]*pipeline.Run, error) {
 		}
 	})
 	if err != nil {
+<<<<<<< reconciler/internal/loop/questions.go
+		return nil, err // who stopped waiting must not look at what is being made
+=======
 		return nil, err // the loop may be at it still
+>>>>>>> /tmp/fwork/n
 	}
 	slices.SortFunc(out, func(a, b *pipeline.Run) int { return -cmp.Compare(a.ID, b.ID) })
 	return out, nil
@@ -121,5 +128,8 @@ func (l *Runs) Connections(ctx context.Context) (map[pipeline.AgentID]time.Time,
 			}
 		}
 	})
-	return out, err
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
