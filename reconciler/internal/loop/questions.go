@@ -108,11 +108,7 @@ func (l *Runs) Active(ctx context.Context) ([]*pipeline.Run, error) {
 		}
 	})
 	if err != nil {
-<<<<<<< reconciler/internal/loop/questions.go
-		return nil, err // who stopped waiting must not look at what is being made
-=======
 		return nil, err // the loop may be at it still
->>>>>>> /tmp/fwork/n
 	}
 	slices.SortFunc(out, func(a, b *pipeline.Run) int { return -cmp.Compare(a.ID, b.ID) })
 	return out, nil
