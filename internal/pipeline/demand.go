@@ -1,7 +1,6 @@
 package pipeline
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -67,18 +66,17 @@ func (d *Demand) Met(h *Host) bool {
 
 // Key is equal for demands that the same hosts meet.
 func (d *Demand) Key() string {
-	key, err := json.Marshal([]any{d.pool, d.clauseKey(), d.plugin, d.programs})
-	if err != nil {
-		return d.String() // plain data always marshals
+	b := appendString(nil, string(d.pool))
+	if d.clause != nil {
+		b = d.clause.Type.AppendKey(appendStrings(b, 'c', d.clause.Path))
 	}
-	return string(key)
-}
-
-func (d *Demand) clauseKey() any {
-	if d.clause == nil {
-		return nil
+	for i := range d.programs {
+		b = appendString(appendString(append(b, 'p'), d.programs[i].OS), d.programs[i].Arch)
 	}
-	return []any{d.clause.Path, d.clause.Type}
+	if d.programs != nil {
+		b = appendString(b, string(d.plugin)) // which is named in the words
+	}
+	return string(b)
 }
 
 // Lacks returns what keeps the host from running the task, in words; nothing when

@@ -190,4 +190,4 @@ func field(list []pipeline.Field, name string) *pipeline.Field {
 	return nil
 }
 
-func sameType(a, b pipeline.Type) bool { return marshal(bare(a)) == marshal(bare(b)) }
+func sameType(a, b pipeline.Type) bool { return string(a.AppendKey(nil)) == string(b.AppendKey(nil)) }

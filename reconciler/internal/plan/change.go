@@ -14,7 +14,7 @@ import (
 type thing struct {
 	kind, name string
 	digest     pipeline.Digest // "" when only the value tells
-	value      any
+	value      any             // a pointer
 	pos        pipeline.Position
 	tasks      int
 }
@@ -28,21 +28,21 @@ func things(cfg *pipeline.Config) map[[2]string]thing {
 	add := func(t thing) { out[[2]string{t.kind, t.name}] = t }
 	for i := range cfg.Compositions {
 		c := &cfg.Compositions[i]
-		add(thing{KindComposition, string(c.Name), c.Digest, *c, c.Pos, len(c.Tasks)})
+		add(thing{KindComposition, string(c.Name), c.Digest, c, c.Pos, len(c.Tasks)})
 	}
 	for i := range cfg.Plugins {
 		p := &cfg.Plugins[i]
-		add(thing{kind: KindPlugin, name: string(p.Name), value: *p, pos: p.Pos})
+		add(thing{kind: KindPlugin, name: string(p.Name), value: p, pos: p.Pos})
 	}
 	for i := range cfg.Pools {
 		p := &cfg.Pools[i]
-		add(thing{kind: KindPool, name: string(p.Name), value: *p, pos: p.Pos})
+		add(thing{kind: KindPool, name: string(p.Name), value: p, pos: p.Pos})
 	}
 	for i := range cfg.Secrets {
 		s := &cfg.Secrets[i]
-		add(thing{kind: KindSecret, name: string(s.Name), value: *s, pos: s.Pos})
+		add(thing{kind: KindSecret, name: string(s.Name), value: s, pos: s.Pos})
 	}
-	add(thing{kind: KindPolicy, value: cfg.Policy})
+	add(thing{kind: KindPolicy, value: &cfg.Policy})
 	return out
 }
 
@@ -74,7 +74,7 @@ func (s *seal) compare(base, head *pipeline.Config) (changes []Change, unchanged
 			c.Op, c.Tasks, now = Added, is.tasks, s.treeOf(is.value)
 		case !has:
 			c.Op, c.Tasks, c.Pos, old = Removed, was.tasks, was.pos, s.treeOf(was.value)
-			if w, ok := was.value.(pipeline.Composition); ok && broken(head, w.Unit) {
+			if w, ok := was.value.(*pipeline.Composition); ok && broken(head, w.Unit) {
 				c.Op = Broken
 			}
 		default:
@@ -99,7 +99,7 @@ func (s *seal) compare(base, head *pipeline.Config) (changes []Change, unchanged
 			c.Edits = edits(orEmpty(old), orEmpty(now), "", c.Pos)
 		}
 		if c.Op == Changed {
-			c.Tasks = sameTasks(old, now)
+			c.Tasks = sameTasks(now, c.Edits)
 		}
 		s.add("change", k[0], k[1], string(oldCode), string(newCode))
 		changes = append(changes, c)
@@ -114,14 +114,25 @@ func orEmpty(n *node) *node {
 	return n
 }
 
-func (n *node) encodes(o *node) bool { return bytes.Equal(n.encode(nil), o.encode(nil)) }
+func (n *node) encodes(o *node) bool {
+	if len(n.parts)+len(o.parts) == 0 {
+		return n.code == o.code
+	}
+	return bytes.Equal(n.encode(nil), o.encode(nil))
+}
 
-// sameTasks counts the tasks that are in both and equal.
-func sameTasks(old, now *node) int {
+// sameTasks counts the tasks that no edit is about.
+func sameTasks(now *node, edits []Edit) int {
+	touched := map[string]bool{}
+	for i := range edits {
+		if rest, ok := strings.CutPrefix(edits[i].Path, "tasks."); ok {
+			name, _, _ := strings.Cut(rest, ".")
+			touched[name] = true
+		}
+	}
 	same := 0
-	was := old.part("tasks")
 	for _, p := range orEmpty(now.part("tasks")).parts {
-		if o := was.part(p.name); o != nil && o.encodes(p.node) {
+		if !touched[p.name] {
 			same++
 		}
 	}

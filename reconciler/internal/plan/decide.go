@@ -11,24 +11,6 @@ import (
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
 
-// Push is a branch that moved, or was made.
-type Push struct {
-	Event pipeline.Event
-	// Paths and PathsUnknown as in Input.
-	Paths        []string
-	PathsUnknown bool
-}
-
-// OfPush plans a moved branch: the runs and verdicts of Of, and nothing else. The
-// policy of cfg itself judges.
-func OfPush(cfg *pipeline.Config, p Push) Plan {
-	var out Plan
-	out.Runs, out.Verdicts, out.Blanks = Decide(Input{
-		Default: p.Event.Ref, Head: cfg, Event: p.Event, Paths: p.Paths, PathsUnknown: p.PathsUnknown,
-	})
-	return out
-}
-
 // Decide is the part of Of that is carried out: the runs that start, a verdict for
 // each composition that the event concerns, and what must be filled first. A push, a
 // tag and a proposed change concern every composition; any other event those that

@@ -21,11 +21,16 @@ func comp(name string, push ...pipeline.PushTrigger) pipeline.Composition {
 	return c
 }
 
-func push(branch string, paths ...string) plan.Push {
-	return plan.Push{
+func push(branch string, paths ...string) plan.Input {
+	return plan.Input{
+		Default: pipeline.Ref("refs/heads/" + branch), Paths: paths,
 		Event: pipeline.Event{Kind: "push", Ref: pipeline.Ref("refs/heads/" + branch), Head: "c0ffee"},
-		Paths: paths,
 	}
+}
+
+func planned(cfg *pipeline.Config, in plan.Input) plan.Plan {
+	in.Head = cfg
+	return plan.Of(in)
 }
 
 func TestPushTriggersDecideAndSayWhy(t *testing.T) {
@@ -34,7 +39,7 @@ func TestPushTriggersDecideAndSayWhy(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
 		c       pipeline.Composition
-		p       plan.Push
+		p       plan.Input
 		outcome string
 		why     string
 	}{
@@ -49,7 +54,7 @@ func TestPushTriggersDecideAndSayWhy(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			got := plan.OfPush(&pipeline.Config{Compositions: []pipeline.Composition{tc.c}}, tc.p)
+			got := planned(&pipeline.Config{Compositions: []pipeline.Composition{tc.c}}, tc.p)
 			if v := got.Verdicts[0]; v.Outcome != tc.outcome || v.Sentence != tc.why {
 				t.Errorf("verdict = %s (%s), want %s (%s)", v.Outcome, v.Sentence, tc.outcome, tc.why)
 			}
@@ -65,7 +70,7 @@ func TestUnknownPathsMeetEveryPathClause(t *testing.T) {
 	c := comp("a", pipeline.PushTrigger{Branches: []string{"main"}, Paths: []string{"src/**"}})
 	p := push("main")
 	p.PathsUnknown = true
-	if got := plan.OfPush(&pipeline.Config{Compositions: []pipeline.Composition{c}}, p); len(got.Runs) != 1 {
+	if got := planned(&pipeline.Config{Compositions: []pipeline.Composition{c}}, p); len(got.Runs) != 1 {
 		t.Error("a push whose paths are unknown was skipped")
 	}
 }
@@ -79,7 +84,7 @@ func TestBrokenUnitIsRejectedAndTheOthersRun(t *testing.T) {
 			{Severity: pipeline.SeverityError, Unit: "compositions/bad", Message: "again"},
 		},
 	}
-	got := plan.OfPush(cfg, push("main"))
+	got := planned(cfg, push("main"))
 	want := []pipeline.Verdict{
 		{Commit: "c0ffee", Ref: "refs/heads/main", Composition: "good", Outcome: "run", Sentence: "push to main"},
 		{Commit: "c0ffee", Ref: "refs/heads/main", Composition: "compositions/bad", Outcome: "rejected", Sentence: "compositions/bad/x.cue:3:1: no"},

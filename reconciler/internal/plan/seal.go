@@ -23,7 +23,7 @@ func newSeal() *seal {
 // code returns the canonical text of a composition of the head.
 func (s *seal) code(c *pipeline.Composition) string {
 	if _, known := s.codes[c.Name]; !known {
-		s.codes[c.Name] = string(s.treeOf(*c).encode(nil))
+		s.codes[c.Name] = string(s.treeOf(c).encode(nil))
 	}
 	return s.codes[c.Name]
 }

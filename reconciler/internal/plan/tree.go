@@ -101,16 +101,17 @@ func (f *forester) meanings(t reflect.Type) []meaning {
 	return out
 }
 
-// treeOf returns the node of a value of the vocabulary, nil for what is absent.
-func (f *forester) treeOf(v any) *node { return f.tree(reflect.ValueOf(v)) }
+// treeOf returns the node of what a pointer leads to, nil for what is absent.
+func (f *forester) treeOf(pointer any) *node { return f.tree(reflect.ValueOf(pointer).Elem()) }
 
 func (f *forester) tree(v reflect.Value) *node {
-	switch x := v.Interface().(type) {
-	case json.RawMessage:
-		return jsonTree(x)
-	case pipeline.Type:
+	// Through its address a value is looked at without being copied.
+	switch x := v.Addr().Interface().(type) {
+	case *json.RawMessage:
+		return jsonTree(*x)
+	case *pipeline.Type:
 		return typeTree(x)
-	case pipeline.Expr:
+	case *pipeline.Expr:
 		return exprTree(x)
 	case encoding.TextMarshaler:
 		text, err := x.MarshalText()
@@ -132,7 +133,9 @@ func (f *forester) tree(v reflect.Value) *node {
 	case reflect.Map:
 		n := &node{}
 		for _, k := range v.MapKeys() {
-			n.add(k.String(), f.tree(v.MapIndex(k)))
+			e := reflect.New(v.Type().Elem()).Elem() // what is in a map has no address
+			e.Set(v.MapIndex(k))
+			n.add(k.String(), f.tree(e))
 		}
 		return n.sorted()
 	}
@@ -140,11 +143,16 @@ func (f *forester) tree(v reflect.Value) *node {
 	return leaf(code, code)
 }
 
-func typeTree(t pipeline.Type) *node {
-	code := marshal(bare(t))
-	text := cmp.Or(t.Text, code)
-	if code == marshal(pipeline.Type{Kind: t.Kind}) {
+// typeTree shows a type in its author's words; one that has none is its kind, or all
+// that it says.
+func typeTree(t *pipeline.Type) *node {
+	code, kind := string(t.AppendKey(nil)), pipeline.Type{Kind: t.Kind}
+	text := t.Text
+	switch {
+	case code == string(kind.AppendKey(nil)):
 		text = string(t.Kind)
+	case text == "":
+		text = marshal(t)
 	}
 	return leaf(code, text)
 }
@@ -192,12 +200,14 @@ func (n *node) sorted() *node {
 
 func (f *forester) structTree(v reflect.Value) *node {
 	means := f.meanings(v.Type())
-	n := &node{parts: make([]part, 0, len(means))}
+	n := &node{parts: make([]part, 0, 8)}
 	for _, m := range means {
 		field := v.Field(m.index)
 		switch {
 		case m.position:
-			n.pos, _ = field.Interface().(pipeline.Position)
+			if at, ok := field.Addr().Interface().(*pipeline.Position); ok {
+				n.pos = *at
+			}
 		case m.optional && absent(field):
 		case m.list:
 			n.add(m.name, f.listTree(field, m.unordered))
@@ -206,12 +216,12 @@ func (f *forester) structTree(v reflect.Value) *node {
 		}
 	}
 	n.sorted()
-	switch x := v.Interface().(type) {
-	case pipeline.Task:
+	switch x := v.Addr().Interface().(type) {
+	case *pipeline.Task:
 		n.text = x.Uses
 		n.locate("", x.Places)
-	case pipeline.Field:
-		n.text = typeTree(x.Type).text
+	case *pipeline.Field:
+		n.text = typeTree(&x.Type).text
 		if x.Optional {
 			n.text += ", optional"
 		}
@@ -250,7 +260,7 @@ func (f *forester) listTree(v reflect.Value, anyOrder bool) *node {
 	n := &node{}
 	for i := range v.Len() {
 		e := v.Index(i)
-		name, named := keyOf(e.Interface())
+		name, named := keyOf(e.Addr().Interface())
 		if !named {
 			name = fmt.Sprintf("%04d", i) // sorts as it stands
 		}
@@ -279,31 +289,31 @@ func plainList(v reflect.Value, anyOrder bool) *node {
 // keyOf is the name by which a thing in a list is known.
 func keyOf(v any) (string, bool) {
 	switch v := v.(type) {
-	case pipeline.Composition:
+	case *pipeline.Composition:
 		return string(v.Name), true
-	case pipeline.Task:
+	case *pipeline.Task:
 		return string(v.Name), true
-	case pipeline.Field:
+	case *pipeline.Field:
 		return v.Name, true
-	case pipeline.Clause:
+	case *pipeline.Clause:
 		return strings.Join(v.Path, "."), true
-	case pipeline.Binding:
+	case *pipeline.Binding:
 		return v.Field, true
-	case pipeline.PluginTask:
+	case *pipeline.PluginTask:
 		return v.Name, true
-	case pipeline.Group:
+	case *pipeline.Group:
 		return v.Name, true
-	case pipeline.ChangeRule:
+	case *pipeline.ChangeRule:
 		return v.Name, true
-	case pipeline.SecretRule:
+	case *pipeline.SecretRule:
 		return string(v.Secret), true
-	case pipeline.PoolRule:
+	case *pipeline.PoolRule:
 		return string(v.Pool), true
 	}
 	return "", false
 }
 
-func exprTree(x pipeline.Expr) *node {
+func exprTree(x *pipeline.Expr) *node {
 	switch {
 	case x.Deferred:
 		n := leaf("="+cmp.Or(string(x.Seal), strings.Join(strings.Fields(x.Text), " ")), x.Text)
@@ -363,29 +373,6 @@ func plain(v any) any {
 		return out
 	}
 	return v
-}
-
-// bare is a type without the words of its author, which its other fields mean.
-func bare(t pipeline.Type) pipeline.Type {
-	t.Text = ""
-	if t.Elem != nil {
-		e := bare(*t.Elem)
-		t.Elem = &e
-	}
-	if t.Rest != nil {
-		r := bare(*t.Rest)
-		t.Rest = &r
-	}
-	t.Fields = slices.Clone(t.Fields)
-	for i := range t.Fields {
-		t.Fields[i].Type, t.Fields[i].Doc = bare(t.Fields[i].Type), ""
-	}
-	slices.SortFunc(t.Fields, func(a, b pipeline.Field) int { return cmp.Compare(a.Name, b.Name) })
-	t.OneOf = slices.Clone(t.OneOf)
-	for i := range t.OneOf {
-		t.OneOf[i] = bare(t.OneOf[i])
-	}
-	return t
 }
 
 // encode appends the canonical text of the node: equal texts are equal meanings.
