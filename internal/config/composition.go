@@ -75,6 +75,10 @@ type edge struct {
 func (c *checker) compositions() {
 	c.each("compositions", func(name string, v cue.Value) {
 		w := &work{checker: c.withTemplates(name), name: name, v: v, blamed: map[pipeline.Position]bool{}}
+		if len(c.all.at("compositions", name)) == 0 { // its name is made
+			pos, _ := w.all.label("compositions", name)
+			c.res.Declared = append(c.res.Declared, mention{Kind: mentionComposition, Name: name, Pos: pos})
+		}
 		before := len(c.res.Diagnostics)
 		w.run()
 		w.lint()

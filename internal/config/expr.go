@@ -97,11 +97,7 @@ func (w *work) shape(v cue.Value, path ...string) (t pipeline.Type, exact bool) 
 		}
 	}
 	if c, _ := w.read(chainOf(places[0].value, 0)); c != nil && c[0].name != "event" {
-		if t, err := compileType(v); err == nil {
-			t.Text = w.sourceText(c, v)
-			return t, true
-		}
-		return looseType(v), false
+		return w.referred(c, v)
 	}
 	return w.composite(v, places[0].value, path...)
 }
@@ -131,21 +127,27 @@ func looseType(v cue.Value) pipeline.Type {
 	return pipeline.Type{Kind: pipeline.KindAny}
 }
 
-// sourceText is how the type of what a reference leads to was written.
-func (w *work) sourceText(c chain, v cue.Value) string {
-	if c[0].name == "tasks" && len(c) == 4 {
-		if p := w.task(c[1].name); p != nil {
-			if out, ok := p.outputs[c[3].name]; ok {
-				return constraintText(out)
-			}
-		}
-	}
+// referred is the type of what a reference leads to: as it is declared, because
+// where it is used a default would stand for it.
+func (w *work) referred(c chain, v cue.Value) (pipeline.Type, bool) {
 	if c[0].name == "params" && len(c) == 2 {
 		if p := w.param(c[1].name); p != nil {
-			return p.Type.Text
+			return p.Type, true
 		}
 	}
-	return constraintText(v)
+	text := constraintText(v)
+	if c[0].name == "tasks" && len(c) == 4 {
+		if p := w.task(c[1].name); p != nil && p.outputs[c[3].name].Exists() {
+			v = p.outputs[c[3].name]
+			text = constraintText(v)
+		}
+	}
+	t, err := compileType(v)
+	if err != nil {
+		return looseType(v), false
+	}
+	t.Text = text
+	return t, true
 }
 
 // comparisons make a bool of whatever they compare.

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +18,8 @@ type index struct {
 	places map[string][]place
 	// names are the fields in a path, in the order of the files.
 	names map[string][]string
+	// made are the fields below a path whose names are made, as in "test-\(x)".
+	made map[string][]madeField
 	// scopes are the paths of the structs that are written out, and of the files.
 	scopes map[ast.Node]string
 }
@@ -29,12 +32,42 @@ type place struct {
 	guards []ast.Node
 }
 
+// madeField is a field whose name is made of something.
+type madeField struct {
+	pattern *regexp.Regexp
+	place   place
+}
+
+// madeName is what a made name looks like, nil for a pattern on names.
+func madeName(label ast.Label) *regexp.Regexp {
+	text := "^"
+	switch l := label.(type) {
+	case *ast.Interpolation:
+		for _, part := range l.Elts {
+			if lit, ok := part.(*ast.BasicLit); ok {
+				text += regexp.QuoteMeta(strings.TrimSuffix(strings.TrimPrefix(strings.Trim(lit.Value, `"`), ")"), `\(`))
+				continue
+			}
+			text += ".*"
+		}
+	case *ast.ParenExpr:
+		text += ".*"
+	default:
+		return nil
+	}
+	pattern, err := regexp.Compile(text + "$")
+	if err != nil {
+		return nil
+	}
+	return pattern
+}
+
 const pathSep = "\x00"
 
 func keyOf(path []string) string { return strings.Join(path, pathSep) }
 
 func newIndex(files []*ast.File) *index {
-	x := &index{places: map[string][]place{}, names: map[string][]string{}, scopes: map[ast.Node]string{}}
+	x := &index{places: map[string][]place{}, names: map[string][]string{}, made: map[string][]madeField{}, scopes: map[ast.Node]string{}}
 	for _, f := range files {
 		x.scopes[f] = ""
 		x.decls("", f.Decls, nil)
@@ -72,6 +105,9 @@ func (x *index) field(prefix string, f *ast.Field, guards []ast.Node) {
 	}
 	name, _, err := ast.LabelName(label)
 	if err != nil {
+		if pattern := madeName(label); pattern != nil {
+			x.made[prefix] = append(x.made[prefix], madeField{pattern, place{label: label.Pos(), value: f.Value, guards: guards}})
+		}
 		return
 	}
 	x.add(prefix, name, place{label: label.Pos(), value: f.Value, guards: guards})

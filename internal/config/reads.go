@@ -72,7 +72,7 @@ func (w *work) follow(path ...string) *reads {
 	for n := 0; n < len(path); n++ {
 		for _, p := range w.all.at(w.path(path[:n]...)...) {
 			r.walk(p.guards...)
-			r.walk(looseParts(p.value)...)
+			r.walk(w.opaque(looseParts(p.value))...)
 		}
 	}
 	for _, p := range w.all.at(w.path(path...)...) {
@@ -82,6 +82,14 @@ func (w *work) follow(path ...string) *reads {
 		}
 	}
 	return r
+}
+
+// opaque leaves out the templates: what they say stands where they are used.
+func (w *work) opaque(nodes []ast.Node) []ast.Node {
+	return slices.DeleteFunc(nodes, func(n ast.Node) bool {
+		e, ok := n.(ast.Expr)
+		return ok && w.templates && w.batch.template(e) != nil
+	})
 }
 
 // reads collects references to outputs, through lets, aliases and helper fields.

@@ -20,11 +20,13 @@ const maxTemplates = 8
 func (c *checker) withTemplates(name string) *checker {
 	o := &overlay{batch: c.batch, base: c.all, seen: map[string]bool{}}
 	top := []string{"compositions", name}
-	for _, p := range c.all.at(top...) {
+	o.made("compositions", name)
+	for _, p := range o.index().at(top...) {
 		o.graft(keyOf(top), p.value, 0)
 	}
 	tasks := append(top, "tasks")
-	for _, task := range o.index().children(tasks...) {
+	for _, task := range fieldNames(get(c.root, tasks...)) {
+		o.made(keyOf(tasks), task)
 		at := append(slices.Clone(tasks), task)
 		for _, p := range o.index().at(at...) {
 			o.graft(keyOf(at), p.value, 0)
@@ -72,9 +74,24 @@ func (o *overlay) graft(key string, e ast.Expr, depth int) {
 	}
 }
 
+// made adds the declarations of a field whose name is made, as in "test-\(x)": all
+// that look like it.
+func (o *overlay) made(prefix, name string) {
+	if len(o.index().places[prefix+pathSep+name]) > 0 {
+		return
+	}
+	for _, m := range o.index().made[prefix] {
+		if m.pattern.MatchString(name) {
+			x := newIndex(nil)
+			x.add(prefix, name, m.place)
+			o.merge(x)
+		}
+	}
+}
+
 func (o *overlay) merge(x *index) {
 	if o.own == nil {
-		o.own = &index{places: maps.Clone(o.base.places), names: maps.Clone(o.base.names), scopes: maps.Clone(o.base.scopes)}
+		o.own = &index{places: maps.Clone(o.base.places), names: maps.Clone(o.base.names), made: maps.Clone(o.base.made), scopes: maps.Clone(o.base.scopes)}
 	}
 	for key, places := range x.places {
 		// The author's own word comes last: it is the one to blame.
@@ -88,6 +105,9 @@ func (o *overlay) merge(x *index) {
 			}
 		}
 		o.own.names[key] = have
+	}
+	for key, made := range x.made {
+		o.own.made[key] = append(slices.Clone(made), o.own.made[key]...)
 	}
 	maps.Copy(o.own.scopes, x.scopes)
 }
