@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"strings"
 	"sync"
@@ -71,6 +72,12 @@ func (d *discussion) Statement(ctx context.Context, object string, base pipeline
 	}
 	if s.Signers, err = sshsig.Verify(signers, t.Signed, t.Signature, sshsig.GitNamespace, time.Now()); err != nil {
 		s.Forged = err.Error()
+		switch {
+		case len(signers.Names()) == 0 && len(signers.Refused) == 0:
+			s.Forged += "; the default branch has no " + allowedSigners
+		case len(signers.Refused) > 0:
+			s.Forged += fmt.Sprintf("; %s, %s", allowedSigners, strings.Join(signers.Refused[:min(3, len(signers.Refused))], "; "))
+		}
 	}
 	return s, nil
 }

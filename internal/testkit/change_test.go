@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/testkit"
@@ -256,11 +257,14 @@ func TestOnlyAKeyProvesAReview(t *testing.T) {
 	real(t)
 	repo, keys := testkit.NewRepo(t), t.TempDir()
 	signers := ""
-	for _, name := range []string{"ana", "eve"} {
+	for _, name := range []string{"ana", "eve", "fay"} {
 		if out, exit := testkit.RunShell(t, keys, nil, "ssh-keygen -q -t ed25519 -N '' -f "+name); exit != 0 {
 			t.Fatal(out)
 		}
 		out, _ := testkit.RunShell(t, keys, nil, "cut -d' ' -f1,2 "+name+".pub")
+		if name == "fay" {
+			name = "*"
+		}
 		signers += fmt.Sprintf("%s,%s@example.com namespaces=\"git\" %s", name, name, out)
 	}
 	repo.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("build", "true", ""), map[string]string{
@@ -281,6 +285,13 @@ func TestOnlyAKeyProvesAReview(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
+	fay := clone(t, repo, "fay", keys+"/fay") // her line is not understood, and that is said
+	if out, exit := testkit.RunIn(t, fay, nil, "reconciler", "review", "x", "--server", s.Web); exit != 0 {
+		t.Fatalf("exit %d\n%s", exit, out)
+	}
+	awaitChange(t, s, "x", "has hers", func(p pipeline.Proposal) bool {
+		return len(p.Reviews) == 3 && strings.HasSuffix(p.Reviews[2].Why, "of nobody in the list of allowed signers; allowed_signers, line 3: names must be written out, without patterns")
+	})
 	if out, exit := testkit.RunIn(t, ana, nil, "reconciler", "review", "x", "--server", s.Web); exit != 0 {
 		t.Fatalf("exit %d\n%s", exit, out)
 	}
@@ -308,6 +319,14 @@ func TestRefusalAndMergeWithoutApprovalAreSaid(t *testing.T) {
 	s.StartAgent(t, "one", "default", "")
 	head := repo.Push("x", testkit.Shell("build", "echo x", ""))
 	awaitChange(t, s, "x", "is planned", func(p pipeline.Proposal) bool { return p.Digest != "" })
+	old := fmt.Sprintf("GIT_COMMITTER_DATE=@%d +0000", time.Now().Add(-25*time.Hour).Unix())
+	if out, exit := testkit.RunShell(t, repo.Work, []string{old}, fmt.Sprintf(
+		"git -c user.name=Ana -c user.email=ana@x tag -a -m approve old %s; git push -q %s old:refs/reviews/%s/ana", head, repo.Remote, head)); exit != 0 {
+		t.Fatal(out)
+	}
+	awaitChange(t, s, "x", "has a review that is too old", func(p pipeline.Proposal) bool {
+		return len(p.Reviews) == 1 && !p.Reviews[0].Counts && strings.Contains(p.Reviews[0].Why, "older than 24 hours")
+	})
 	review(repo, head, "bo", "refuse\n\nnot like this")
 	if st := repo.AwaitStatus(head, "maestro", "failure"); !strings.Contains(st.Description, "refused by bo: not like this") {
 		t.Errorf("%+v", st)
