@@ -136,15 +136,17 @@ func playCalls(t *testing.T, what string, at int) (messages int) {
 	bad.Continue, bad.OnFailure = true, &pipeline.Hook{Composition: "tell"}
 	last := shellTask("last", "build", "lint")
 	last.Bindings = []pipeline.Binding{{Field: "war", From: "build", Output: "war"}}
+	aside := callTask("aside", "note", "first")
+	aside.Call.Join = false
 	commit := w.config("c1",
-		pushed("c", shellTask("first"), callTask("build", "build", "first"), lintCall, maybe, bad, last),
-		build, lint, composed("tell", shellTask("say")),
+		pushed("c", aside, shellTask("first"), callTask("build", "build", "first"), lintCall, maybe, bad, last),
+		build, lint, composed("tell", shellTask("say")), composed("note", shellTask("write")),
 	)
 	w.push(commit)
 	signal, stop := w.db.Watch()
 	defer func() { stop() }()
 	deadline := time.After(patience)
-	want := []string{"build#1 success", "c#1 success", "lint#1 success", "tell#1 success"}
+	want := []string{"build#1 success", "c#1 success", "lint#1 success", "note#1 success", "tell#1 success"}
 	for {
 		if slices.Equal(w.allRuns(), want) {
 			w.checkCalls(p)
@@ -172,7 +174,7 @@ func playCalls(t *testing.T, what string, at int) (messages int) {
 
 func (w *world) checkCalls(p *player) {
 	w.t.Helper()
-	for _, name := range []pipeline.TaskName{"first", "compile", "check", "bad", "last", "say"} {
+	for _, name := range []pipeline.TaskName{"first", "compile", "check", "bad", "last", "say", "write"} {
 		if p.starts[name] != 1 {
 			w.t.Errorf("task %s was started %d times", name, p.starts[name])
 		}
@@ -181,6 +183,9 @@ func (w *world) checkCalls(p *player) {
 	build := w.awaitRun("build", 1, in(pipeline.Success))
 	if k := r.Task("build"); k.Child != build.ID || string(k.Outputs) != `{"war":"a.war"}` || !strings.HasPrefix(k.Reason, "build#1: ") {
 		w.t.Errorf("call = %+v", k)
+	}
+	if k := r.Task("aside"); k.State != pipeline.Success || string(k.Outputs) != fmt.Sprintf(`{"run":%q}`, k.Child) || k.Reason != "started note#1" {
+		w.t.Errorf("call that nobody waits for = %+v", k)
 	}
 	if got := r.Task("maybe").Reason; got != "its condition is false: false" {
 		w.t.Errorf("maybe: %s", got)
