@@ -101,8 +101,12 @@ func TestCalledRunsAreMadeOnceWhateverFails(t *testing.T) {
 	if messages < 15 {
 		t.Fatalf("the runs took %d messages", messages)
 	}
+	step := 2
+	if testing.Short() {
+		step = 7
+	}
 	for _, what := range []string{"message lost", "restart before", "restart after", "write fails"} {
-		for at := 1; at <= messages; at += 2 {
+		for at := 1; at <= messages; at += step {
 			t.Run(fmt.Sprintf("%s %d", strings.ReplaceAll(what, " ", "-"), at), func(t *testing.T) {
 				t.Parallel()
 				playCalls(t, what, at)
@@ -398,5 +402,21 @@ func TestCalledRunsSpeakThroughTheirCallers(t *testing.T) {
 	all, err := w.db.StatusesOf(t.Context(), "c1")
 	if err != nil || len(all) != 2 || all[0].State != "success" || all[1].Context != "maestro/run/c" || all[1].State != "success" {
 		t.Errorf("statuses = %+v, %v", all, err)
+	}
+}
+
+func TestPolicyInForceJudgesWhatIsCalled(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	work := shellTask("work")
+	work.Requirement.Pool = "prod"
+	w.config("c1", pushed("c", callTask("build", "build")), composed("build", work))
+	cfg := w.repo.configs["c1"]
+	cfg.Policy.Pools = []pipeline.PoolRule{{Pool: "prod", Compositions: []string{"release"}}}
+	w.repo.configs["c1"] = cfg
+	w.push("c1")
+	if r := w.await(pipeline.Error); !strings.Contains(r.Reason, "task work: pool prod is for release") {
+		t.Errorf("reason = %q", r.Reason)
 	}
 }
