@@ -52,6 +52,12 @@ type (
 		Behind []pipeline.RunID
 		Why    string
 	}
+	// Stuck: what the run wants, or a draft needs, cannot be computed now, and is tried
+	// again. The task is that of the Want.
+	Stuck struct {
+		Task pipeline.TaskName
+		Why  string
+	}
 	// Moved: the run waits for others than before, or for none.
 	Moved struct {
 		Behind []pipeline.RunID
@@ -66,6 +72,7 @@ func (Reviewed) event() {}
 func (Made) event()     {}
 func (Seen) event()     {}
 func (Expired) event()  {}
+func (Stuck) event()    {}
 func (Prepared) event() {}
 func (Moved) event()    {}
 
@@ -166,6 +173,14 @@ func (m *machine) applyBuiltIn(ev Event) error {
 		}
 		m.run.Draft, m.run.Params, m.run.Group = false, e.Params, e.Group
 		m.run.Behind, m.behind = e.Behind, e.Why
+		return nil
+	case Stuck:
+		t := m.run.Task(e.Task)
+		waits := m.run.Draft || e.Task == "" && m.returns() || t != nil && t.State == pipeline.Pending
+		if !waits || m.run.Reason == e.Why || t != nil && t.Reason == e.Why {
+			return ErrStale
+		}
+		m.stuck = &e
 		return nil
 	case Moved:
 		if m.run.Draft || len(m.run.Behind) == 0 || m.run.State.Terminal() {

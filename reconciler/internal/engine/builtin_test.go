@@ -584,3 +584,32 @@ func (p *player) move(k *pipeline.RunTask) bool {
 	}
 	return true
 }
+
+func TestWhatCannotBeComputedNowIsSaid(t *testing.T) {
+	t.Parallel()
+	w := newWorld(when(task("c"), pipeline.Expr{Deferred: true}))
+	w.of = &pipeline.Composition{Returns: pipeline.Expr{Deferred: true}}
+	w.run.Draft = true
+	w.must(t, engine.Created{})
+	w.must(t, engine.Stuck{Why: "the disk is away"})
+	if w.run.Reason != "the disk is away" || w.run.Task("c").Reason != "the disk is away" {
+		t.Errorf("draft: %s", w.run.Reason)
+	}
+	if err := w.do(engine.Stuck{Why: "the disk is away"}); !errors.Is(err, engine.ErrStale) {
+		t.Errorf("said again: %v", err)
+	}
+	w.must(t, engine.Prepared{})
+	w.must(t, engine.Stuck{Task: "c", Why: "the child is away"})
+	if got := w.run.Task("c").Reason; got != "the child is away" {
+		t.Errorf("condition: %s", got)
+	}
+	w.must(t, engine.Decided{Task: "c", If: json.RawMessage("true")})
+	w.end(t, "c", pipeline.Success)
+	w.must(t, engine.Stuck{Why: "the child is away"})
+	if w.run.State != pipeline.Running || w.run.Reason != "the child is away" {
+		t.Errorf("outputs: %s %s", w.run.State, w.run.Reason)
+	}
+	if err := w.do(engine.Stuck{Task: "c", Why: "late"}); !errors.Is(err, engine.ErrStale) {
+		t.Errorf("of a task that has ended: %v", err)
+	}
+}

@@ -138,7 +138,8 @@ type machine struct {
 	decided  *Decided
 	gentles  map[pipeline.TaskName]bool // see gentle
 	behind   string                     // why the run waits in line, when the event says
-	state    pipeline.State             // the run's, where its tasks do not say; why is its reason
+	stuck    *Stuck
+	state    pipeline.State // the run's, where its tasks do not say; why is its reason
 	why      string
 }
 
@@ -470,6 +471,9 @@ func (m *machine) finish(before *pipeline.Run) {
 		r.Reason = m.line(before)
 	case r.State == pipeline.Running && pipeline.RunState(r.Tasks).Terminal():
 		r.Reason = "computes its outputs"
+		if m.stuck != nil {
+			r.Reason = m.stuck.Why
+		}
 	default:
 		r.Reason = Sentence(r)
 	}

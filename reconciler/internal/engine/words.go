@@ -61,6 +61,8 @@ func (m *machine) line(before *pipeline.Run) string {
 	switch {
 	case m.behind != "":
 		return m.behind
+	case m.stuck != nil:
+		return m.stuck.Why
 	case m.run.Draft:
 		return "waits for its params and its place in line, which are being worked out"
 	}
@@ -76,6 +78,9 @@ func (m *machine) waitsFor(before *pipeline.Run, t *pipeline.RunTask) string {
 		if nt := m.run.Task(n); nt != nil && !nt.State.Terminal() {
 			names = append(names, string(n))
 		}
+	}
+	if m.stuck != nil && m.stuck.Task == t.Name {
+		return m.stuck.Why
 	}
 	if len(names) == 0 {
 		return "waits for its condition, which is being computed"

@@ -101,6 +101,7 @@ func (l *Runs) answered(p *pass, a *answer) {
 		q.busy, q.again = false, time.Now().Add(min(first<<min(q.tries, 10), most))
 		q.tries++
 		l.inquiries[a.key] = q
+		l.apply(p, a.key.run, engine.Stuck{Task: a.key.task, Why: "waits for what cannot be computed now, and is tried again: " + a.err.Error()})
 		l.cfg.Log.Warn("value not computed, tried again", "run_id", a.key.run, "part", a.key.part, "task", a.key.task, "err", a.err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/wire"
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
@@ -419,4 +420,21 @@ func TestPolicyInForceJudgesWhatIsCalled(t *testing.T) {
 	if r := w.await(pipeline.Error); !strings.Contains(r.Reason, "task work: pool prod is for release") {
 		t.Errorf("reason = %q", r.Reason)
 	}
+}
+
+func TestConditionThatCannotBeComputedNowIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	w.set(&w.noFields, fault.New(fault.Unavailable, "the evaluator is away"))
+	a := w.agent("one")
+	maybe := shellTask("maybe")
+	maybe.If = &pipeline.Expr{Deferred: true}
+	w.push(w.config("c1", pushed("c", maybe)))
+	w.awaitRun("c", 1, func(r *pipeline.Run) bool { return strings.Contains(r.Task("maybe").Reason, "the evaluator is away") })
+	w.mu.Lock()
+	w.blanks = map[string]string{"c: when of maybe": "true"}
+	w.mu.Unlock()
+	w.runs.Message(a.ID, success(w.accept(a), `{}`))
+	w.await(pipeline.Success)
 }
