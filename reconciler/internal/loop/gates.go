@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
@@ -88,7 +90,7 @@ func (p *Proposals) gates(ctx context.Context, m *moment) error {
 		}
 	}
 	for ref, object := range m.Own {
-		if !strings.HasPrefix(string(ref), gateSpace) || wanted[ref] {
+		if !strings.HasPrefix(string(ref), gateSpace) || wanted[ref] || !p.mayTry("remove "+string(ref), m.now) {
 			continue
 		}
 		if err := p.cfg.Discussion.Remove(ctx, ref, object); err != nil && !fault.Is(err, fault.Conflict) {
@@ -97,6 +99,19 @@ func (p *Proposals) gates(ctx context.Context, m *moment) error {
 		delete(p.published, ref)
 	}
 	return errors.Join(errs...)
+}
+
+// restOfRef is how long nothing is done to the ref of a gate again: the refs that were
+// observed last do not show yet that it was, and a server that refuses does so again.
+const restOfRef = 10 * time.Second
+
+func (p *Proposals) mayTry(what string, now time.Time) bool {
+	if now.Sub(p.tried[what]) < restOfRef {
+		return false
+	}
+	maps.DeleteFunc(p.tried, func(_ string, at time.Time) bool { return now.Sub(at) >= restOfRef })
+	p.tried[what] = now
+	return true
 }
 
 // gate publishes one gate and takes in its reviews.
@@ -110,7 +125,7 @@ func (p *Proposals) gate(ctx context.Context, m *moment, ref pipeline.Ref, r *pi
 		return err
 	}
 	m.heads[head] = true
-	if m.Own[ref] != string(head) && (p.published[ref] != head || m.Own[ref] != "") {
+	if m.Own[ref] != string(head) && (p.published[ref] != head || m.Own[ref] != "") && p.mayTry("publish "+string(ref), m.now) {
 		if err := p.cfg.Discussion.Publish(ctx, ref, d); err != nil {
 			// Its id is known all the same, and who knows it may review it.
 			p.cfg.Log.Warn("gate not published", "ref", ref, "head", head, "err", err)

@@ -114,6 +114,7 @@ type Proposals struct {
 	settled   map[string]settled // by branch
 	said      map[string]statement
 	published map[pipeline.Ref]pipeline.CommitID // gates
+	tried     map[string]time.Time               // when the ref of a gate was last written
 	dismissed map[string]bool                    // what reviewers were told
 	failures  int
 }
@@ -142,7 +143,7 @@ const (
 func NewProposals(cfg ProposalsConfig) *Proposals {
 	return &Proposals{
 		cfg: cfg, wake: make(chan struct{}, 1), settled: map[string]settled{}, said: map[string]statement{},
-		published: map[pipeline.Ref]pipeline.CommitID{}, dismissed: map[string]bool{},
+		published: map[pipeline.Ref]pipeline.CommitID{}, tried: map[string]time.Time{}, dismissed: map[string]bool{},
 	}
 }
 
