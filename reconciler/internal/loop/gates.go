@@ -89,6 +89,7 @@ func (p *Proposals) gates(ctx context.Context, m *moment) error {
 			}
 		}
 	}
+	m.gated = true
 	for ref, object := range m.Own {
 		if !strings.HasPrefix(string(ref), gateSpace) || wanted[ref] || !p.mayTry("remove "+string(ref), m.now) {
 			continue

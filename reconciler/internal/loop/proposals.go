@@ -203,8 +203,9 @@ type moment struct {
 	seen map[seenKey]store.SeenReview
 	// shown are the digests of the plans that there were to see before this pass.
 	shown map[pipeline.CommitID]pipeline.Digest
-	// heads are under review: those of open changes, and of gates.
+	// heads may be under review: those of branches, and of gates once gated.
 	heads map[pipeline.CommitID]bool
+	gated bool
 	next  time.Time // when something becomes too old, zero for never
 }
 
@@ -240,10 +241,16 @@ func (p *Proposals) moment() *moment {
 	if o == nil || live == nil {
 		return nil
 	}
-	return &moment{
+	m := &moment{
 		Observed: o, live: live, tip: o.Tips[p.cfg.Default], now: time.Now().UTC(),
 		shown: map[pipeline.CommitID]pipeline.Digest{}, heads: map[pipeline.CommitID]bool{},
 	}
+	for ref, id := range o.Tips {
+		if ref.Branch() != "" && ref != p.cfg.Default {
+			m.heads[id] = true
+		}
+	}
+	return m
 }
 
 func (p *Proposals) gatesAlone(ctx context.Context) error {
@@ -273,10 +280,10 @@ func (p *Proposals) look(ctx context.Context, m *moment) error {
 		errs = append(errs, p.branches(ctx, m, open))
 	}
 	errs = append(errs, p.gates(ctx, m), p.requests(ctx, m))
-	if err := errors.Join(errs...); err != nil {
-		return err // not all heads are known, so nothing is voided
+	if m.gated { // or else not all heads are known
+		errs = append(errs, p.forget(ctx, m))
 	}
-	return p.forget(ctx, m)
+	return errors.Join(errs...)
 }
 
 // branches brings every proposed change up to date.
@@ -366,7 +373,6 @@ func (p *Proposals) branch(ctx context.Context, m *moment, known *store.StoredPr
 	if known == nil {
 		return nil // it proposes nothing
 	}
-	m.heads[head] = true
 	if err := p.judge(ctx, m, known, at); err != nil {
 		return err
 	}

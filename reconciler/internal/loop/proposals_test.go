@@ -30,7 +30,7 @@ type forum struct {
 	plans      map[pipeline.CommitID]string
 	told       []string
 	refs       map[pipeline.Ref]string
-	away       bool
+	away, mute bool
 }
 
 func (f *forum) ancestors(id pipeline.CommitID) []pipeline.CommitID {
@@ -84,6 +84,9 @@ func (f *forum) WritePlan(_ context.Context, head pipeline.CommitID, text string
 func (f *forum) TellRequester(_ context.Context, _ pipeline.CommitID, line string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.mute {
+		return fault.New(fault.Unavailable, "the server takes no notes")
+	}
 	f.told = append(f.told, line)
 	return nil
 }
@@ -351,6 +354,10 @@ func TestApprovalIsVoidForEverAfterAnotherHead(t *testing.T) {
 	a.awaitProposal("x", "is planned", planned(c1))
 	a.review(c1, "ana", "approve")
 	a.awaitProposal("x", "is approved", approval(c1, pipeline.ApprovalGiven))
+	a.f.mu.Lock()
+	a.f.mute = true // what goes wrong elsewhere keeps nothing valid
+	a.f.mu.Unlock()
+	a.say("refs/maestro/requests/eve/1", c1, "eve", "run nothing")
 	a.propose("x", c2)
 	a.awaitProposal("x", "moved on", approval(c2, pipeline.ApprovalWaiting))
 	a.status(c2, "pending", "needs 1 approval")
