@@ -100,3 +100,10 @@ func SyntaxOf(name, text string) []pipeline.Diagnostic {
 	}
 	return nil
 }
+
+// CheckInProcess evaluates one unit without a child, and without its limits.
+func CheckInProcess(module string, texts map[string][]byte, dir string) ([]pipeline.Diagnostic, []pipeline.Composition) {
+	b := newBatch(&request{Module: module, Files: texts, MaxTasks: 100})
+	res := checkSafely(b, unitRef{kindOps, dir})
+	return res.Diagnostics, res.Compositions
+}
