@@ -121,11 +121,15 @@ func (s *secrets) Secret(name pipeline.SecretName) (string, error) {
 
 func valueOf(d pipeline.Secret) (string, error) {
 	if d.Env == "" {
-		return secretFile(d.File)
+		v, err := secretFile(d.File)
+		if err != nil {
+			return "", fmt.Errorf("secret %s: %w", d.Name, err)
+		}
+		return v, nil
 	}
 	v := os.Getenv(d.Env)
 	if v == "" {
-		return "", fault.New(fault.Invalid, "secret %s: the reconciler has no environment variable %s", d.Name, d.Env)
+		return "", fault.New(fault.Invalid, "secret %s: there is no environment variable %s; the reconciler's own environment must have it", d.Name, d.Env)
 	}
 	return v, nil
 }

@@ -259,13 +259,13 @@ func (s *server) listenOn(addr, flag string) (net.Listener, error) {
 // run serves until ctx ends, then stops in order: nothing new comes in, what is
 // under way is written, and the record is closed last, by close.
 func (s *server) run(ctx context.Context, ready func(addresses)) error {
+	at := addresses{Web: "http://" + s.web.Addr().String(), Intake: "http://" + s.intake.Addr().String(), PID: os.Getpid()}
 	pages, err := web.New(web.Config{
-		Source: &view{s}, Version: version(), Public: s.opt.public, Log: s.log,
+		Source: &view{s}, Version: version(), Public: s.opt.public, Intake: at.Intake, Log: s.log,
 	})
 	if err != nil {
 		return err
 	}
-	at := addresses{Web: "http://" + s.web.Addr().String(), Intake: "http://" + s.intake.Addr().String(), PID: os.Getpid()}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.runs.Run(ctx) })
 	g.Go(func() error { return s.watcher.Run(ctx) })

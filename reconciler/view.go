@@ -312,7 +312,29 @@ func (v *view) Proposal(ctx context.Context, branch string) (pipeline.Proposal, 
 }
 
 func (v *view) Verdicts(ctx context.Context, id pipeline.CommitID) ([]pipeline.Verdict, error) {
-	return v.s.db.Verdicts(ctx, id)
+	verdicts, err := v.s.db.Verdicts(ctx, id)
+	return nameRejected(verdicts, v.live()), err
+}
+
+// nameRejected puts the names of compositions in the place of a folder that could not
+// be evaluated, where the live configuration knows which it held.
+func nameRejected(verdicts []pipeline.Verdict, live *pipeline.Config) []pipeline.Verdict {
+	var out []pipeline.Verdict
+	for _, d := range verdicts {
+		folder := d.Composition
+		named := false
+		for i := range live.Compositions {
+			if c := &live.Compositions[i]; d.Outcome == pipeline.VerdictRejected && c.Unit == string(folder) && !pipeline.ValidName(c.Unit) {
+				d.Composition, named = c.Name, true
+				out = append(out, d)
+			}
+		}
+		if !named {
+			out = append(out, d)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b pipeline.Verdict) int { return cmp.Compare(a.Composition, b.Composition) })
+	return out
 }
 
 func (v *view) LastSeq(ctx context.Context) (pipeline.Seq, error) { return v.s.db.LastSeq(ctx) }

@@ -115,6 +115,29 @@ func TestASilentAgentIsNamedWithWhatEndsTheWait(t *testing.T) {
 	everywhere(t, handler(t, f), "counts as lost at 11:20:00Z", "in doubt")
 }
 
+func TestOnlyACompositionThatHasAPageIsLinkedFromItsVerdict(t *testing.T) {
+	t.Parallel()
+	f := sample()
+	f.verdicts = []pipeline.Verdict{
+		{Commit: shaLive, Composition: "compositions/broken", Outcome: pipeline.VerdictRejected, Sentence: "a mistake"},
+		{Commit: shaLive, Composition: "never-live", Outcome: pipeline.VerdictSkipped, Sentence: "no trigger"},
+		{Commit: shaLive, Composition: "hello", Outcome: pipeline.VerdictRejected, Sentence: "a mistake"},
+	}
+	h := handler(t, f)
+	_, body := get(t, h, "/commits/"+string(shaLive))
+	for path, want := range map[string]bool{"/c/compositions/broken": false, "/c/never-live": false, "/c/hello": true} {
+		if got := strings.Contains(body, `href="`+path+`"`); got != want {
+			t.Errorf("%s is linked: %t, want %t", path, got, want)
+		}
+		if res, _ := get(t, h, path); (res.StatusCode == http.StatusOK) != want {
+			t.Errorf("%s: status %d", path, res.StatusCode)
+		}
+	}
+	if !strings.Contains(body, "compositions/broken") {
+		t.Error("the folder is not named")
+	}
+}
+
 func TestATaskThatNeverStartedHasAWholeSentence(t *testing.T) {
 	t.Parallel()
 	f := under(pipeline.Skipped)
