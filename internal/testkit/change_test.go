@@ -321,7 +321,8 @@ func TestRefusalAndMergeWithoutApprovalAreSaid(t *testing.T) {
 	awaitChange(t, s, "x", "is planned", func(p pipeline.Proposal) bool { return p.Digest != "" })
 	old := fmt.Sprintf("GIT_COMMITTER_DATE=@%d +0000", time.Now().Add(-25*time.Hour).Unix())
 	if out, exit := testkit.RunShell(t, repo.Work, []string{old}, fmt.Sprintf(
-		"git -c user.name=Ana -c user.email=ana@x tag -a -m approve old %s; git push -q %s old:refs/reviews/%s/ana", head, repo.Remote, head)); exit != 0 {
+		"git -c user.name=Ana -c user.email=ana@x tag -a -m approve old %s; git push -q %s old:refs/reviews/%s/ana", head, repo.Remote, head,
+	)); exit != 0 {
 		t.Fatal(out)
 	}
 	awaitChange(t, s, "x", "has a review that is too old", func(p pipeline.Proposal) bool {
