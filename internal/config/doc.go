@@ -16,6 +16,9 @@
 //
 // Reading order: survey.go finds the units and what each imports; evaluator.go
 // decides which must be evaluated; crew.go runs children; serve.go is the child;
-// load.go builds CUE instances from text; check.go and its neighbours turn a
-// value into a pipeline.Composition; cross.go compares the results of all units.
+// load.go builds CUE instances from text; check.go, composition.go and their
+// neighbours turn a value into a pipeline.Composition: template.go adds what its
+// templates say, checkrefs.go looks at every reference, graph.go and context.go at
+// the order of tasks; cross.go and crosscalls.go compare the results of all units.
+// blank.go and fill.go compute what waits for a run.
 package config
