@@ -153,6 +153,19 @@ func (w *work) referred(c chain, v cue.Value) (pipeline.Type, bool) {
 // comparisons make a bool of whatever they compare.
 var comparisons = []token.Token{token.EQL, token.NEQ, token.LSS, token.LEQ, token.GTR, token.GEQ, token.LAND, token.LOR}
 
+// readsAsText reports whether an expression is a text by its form.
+func readsAsText(e ast.Expr) bool {
+	switch e := e.(type) {
+	case *ast.Interpolation:
+		return true
+	case *ast.BasicLit:
+		return e.Kind == token.STRING
+	case *ast.BinaryExpr:
+		return e.Op == token.ADD && (readsAsText(e.X) || readsAsText(e.Y))
+	}
+	return false
+}
+
 // composite is the type of an expression by its form.
 func (w *work) composite(v cue.Value, e ast.Expr, path ...string) (pipeline.Type, bool) {
 	switch e := e.(type) {
@@ -163,6 +176,9 @@ func (w *work) composite(v cue.Value, e ast.Expr, path ...string) (pipeline.Type
 	case *ast.BinaryExpr:
 		if slices.Contains(comparisons, e.Op) {
 			return pipeline.Type{Kind: pipeline.KindBool}, false
+		}
+		if e.Op == token.ADD && (readsAsText(e.X) || readsAsText(e.Y)) {
+			return pipeline.Type{Kind: pipeline.KindString}, false
 		}
 	case *ast.StructLit:
 		if len(looseParts(e)) > 0 || slices.ContainsFunc(e.Elts, func(d ast.Decl) bool { _, ok := d.(*ast.Comprehension); return ok }) {
