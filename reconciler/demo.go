@@ -369,8 +369,8 @@ func (d *demo) follow(ctx context.Context, commit pipeline.CommitID) error {
 		return fault.New(fault.Invalid, "the commit has errors")
 	}
 	for _, v := range rec.Verdicts {
-		if v.Ref != "refs/heads/main" {
-			continue // what the branch caused when it was pushed
+		if v.Ref != "refs/heads/main" || v.Kind != pipeline.EventPush {
+			continue // what its branch caused, or what came after the merge
 		}
 		fmt.Fprintf(d.out, "    %-12s %-8s %s\n", v.Composition, v.Outcome, v.Sentence)
 	}

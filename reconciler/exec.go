@@ -309,7 +309,7 @@ func (x *trial) await(ctx context.Context, commit pipeline.CommitID) (pipeline.R
 	}
 	for _, v := range rec.Verdicts {
 		switch {
-		case v.Composition != x.name:
+		case v.Composition != x.name || v.Kind != pipeline.EventPush:
 		case v.Outcome == pipeline.VerdictRun:
 			return v.Run, nil
 		default:

@@ -79,8 +79,8 @@ func whyCommit(ctx context.Context, w io.Writer, c *client, args []string, asJSO
 	for _, d := range rec.Diagnostics {
 		fmt.Fprintln(w, oneLine(d.String()))
 	}
-	return print(w, output{format: "table"}, "COMPOSITION\tVERDICT\tWHY", rec.Verdicts, func(v *pipeline.Verdict) []string {
-		return []string{string(v.Composition), v.Outcome, oneLine(v.Sentence)}
+	return print(w, output{format: "table"}, "COMPOSITION\tEVENT\tVERDICT\tWHY", rec.Verdicts, func(v *pipeline.Verdict) []string {
+		return []string{string(v.Composition), v.Kind, v.Outcome, oneLine(v.Sentence)}
 	}, nil)
 }
 

@@ -36,11 +36,14 @@ type Agent struct {
 	Revoked    bool      `json:"revoked,omitempty"`
 }
 
-// Verdict is why a commit did or did not start a composition: the ledger.
+// Verdict is why an event at a commit did or did not start a composition: the ledger.
 type Verdict struct {
 	Commit      CommitID        `json:"commit"`
 	Ref         Ref             `json:"ref"`
 	Composition CompositionName `json:"composition"`
+	// Kind is that of the event, see the Event… constants. What one kind was answered
+	// says nothing of another: a push may be skipped where the clock starts a run.
+	Kind string `json:"kind"`
 	// Outcome is "run", "skipped" or "rejected".
 	Outcome  string `json:"outcome"`
 	Sentence string `json:"sentence"`

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -224,6 +225,12 @@ func TestGatesAndRequestsGoThroughGit(t *testing.T) {
 	}
 	awaitNote(t, repo, "requests", commit, "eve: not done: eve asked for it, who is not in ops")
 	awaitNote(t, repo, "requests", commit, "ana: starts release#2")
+	out, exit = testkit.RunIn(t, ana, nil, "reconciler", "why", string(commit), "release", "--server", s.Web)
+	asked := regexp.MustCompile(`(?m)^release +manual +run +asked for by ana$`).MatchString(out)
+	pushed := regexp.MustCompile(`(?m)^release +push +run +push to main$`).MatchString(out)
+	if exit != 0 || !asked || !pushed {
+		t.Errorf("exit %d, want what the push and the request were answered\n%s", exit, out)
+	}
 	bo := clone(t, repo, "bo", "")
 	testkit.Eventually(t, "ana cannot approve what she asked for, and bo refuses", func() (bool, string) {
 		out, exit := testkit.RunIn(t, bo, nil, "reconciler", "review", "release#2", "--refuse", "-m", "too early", "--server", s.Web)

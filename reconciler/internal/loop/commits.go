@@ -271,15 +271,14 @@ func (c *Commits) input(ctx context.Context, cfg *pipeline.Config, rec pipeline.
 	return p, nil
 }
 
-// known returns what the record has of the commit on other branches: all of it
-// speaks for the one commit at the forge.
+// known returns what the record has of the commit: what came of it on other branches
+// and by other events speaks for it at the forge too.
 func (c *Commits) known(ctx context.Context, rec pipeline.CommitRecord) (plan.Facts, error) {
 	f := plan.Facts{Commit: rec.Commit, Diagnostics: rec.Diagnostics, URL: c.cfg.URL}
-	verdicts, err := c.cfg.DB.Verdicts(ctx, rec.Commit)
-	if err != nil {
+	var err error
+	if f.Verdicts, err = c.cfg.DB.Verdicts(ctx, rec.Commit); err != nil {
 		return f, err
 	}
-	f.Verdicts = slices.DeleteFunc(verdicts, func(v pipeline.Verdict) bool { return v.Ref == rec.Ref })
 	if f.Runs, err = c.cfg.DB.Runs(ctx, store.Filter{Commit: rec.Commit, Limit: mostOfCommit}); err != nil {
 		return f, err
 	}

@@ -21,7 +21,8 @@ type deed struct {
 	depth int
 	// quiet leaves the forge alone: the commit is the past.
 	quiet bool
-	// partly: the verdicts are of some compositions, and those on others stay.
+	// partly: of several events of this kind at the commit, this is one. That it
+	// starts nothing is no news where another has started something.
 	partly bool
 	// also is written with it.
 	also func(*store.Tx) error
@@ -92,9 +93,7 @@ func (c *Commits) enact(ctx context.Context, d deed) ([]*pipeline.Run, error) {
 			}
 		}
 		if d.partly {
-			if verdicts, err = c.among(ctx, d.rec, verdicts, &facts); err != nil {
-				return err
-			}
+			verdicts = slices.DeleteFunc(verdicts, func(v pipeline.Verdict) bool { return outshone(v, facts.Verdicts) })
 		}
 		if err := d.also(tx); err != nil {
 			return err
@@ -105,7 +104,7 @@ func (c *Commits) enact(ctx context.Context, d deed) ([]*pipeline.Run, error) {
 		if d.quiet {
 			return nil
 		}
-		facts.Verdicts = append(verdicts, facts.Verdicts...)
+		facts.Verdicts = merged(facts.Verdicts, verdicts)
 		for _, s := range plan.Statuses(facts) {
 			if err := tx.Desire(s); err != nil {
 				return err
@@ -131,27 +130,23 @@ func (c *Commits) announce(cfg *pipeline.Config, commit pipeline.CommitID, made 
 	}
 }
 
-// among adds to the facts the verdicts on the reference that stay, and leaves out the
-// news that something did not run where something has.
-func (c *Commits) among(ctx context.Context, rec pipeline.CommitRecord, news []pipeline.Verdict, facts *plan.Facts) ([]pipeline.Verdict, error) {
-	old, err := c.cfg.DB.Verdicts(ctx, rec.Commit)
-	if err != nil {
-		return nil, err
-	}
-	var kept []pipeline.Verdict
-	for _, v := range old {
-		if v.Ref != rec.Ref {
-			continue // the facts have it
-		}
-		i := slices.IndexFunc(news, func(n pipeline.Verdict) bool { return n.Composition == v.Composition })
-		switch {
-		case i < 0:
-			kept = append(kept, v)
-		case v.Outcome == pipeline.VerdictRun && news[i].Outcome == pipeline.VerdictSkipped:
-			kept = append(kept, v)
-			news = slices.Delete(news, i, i+1)
-		}
-	}
-	facts.Verdicts = append(facts.Verdicts, kept...)
-	return news, nil
+// outshone reports whether v says that nothing ran where an event of its kind has
+// started something.
+func outshone(v pipeline.Verdict, old []pipeline.Verdict) bool {
+	return v.Outcome == pipeline.VerdictSkipped && slices.ContainsFunc(old, func(o pipeline.Verdict) bool {
+		return sameVerdict(o, v) && o.Outcome == pipeline.VerdictRun
+	})
+}
+
+// merged is what the record has once the news are written.
+func merged(old, news []pipeline.Verdict) []pipeline.Verdict {
+	out := slices.DeleteFunc(slices.Clone(old), func(o pipeline.Verdict) bool {
+		return slices.ContainsFunc(news, func(v pipeline.Verdict) bool { return sameVerdict(o, v) })
+	})
+	return append(out, news...)
+}
+
+// sameVerdict reports whether two verdicts on one commit answer the same question.
+func sameVerdict(a, b pipeline.Verdict) bool {
+	return a.Composition == b.Composition && a.Ref == b.Ref && a.Kind == b.Kind
 }

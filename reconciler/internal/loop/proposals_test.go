@@ -564,6 +564,11 @@ func TestRequestIsDoneOnceAndAnswered(t *testing.T) {
 	if err != nil || string(r.Params) != `{"n":3,"version":"1.0"}` || r.Event.Author != "ana" || r.Event.Kind != pipeline.EventManual || r.Commit != c1 {
 		t.Fatalf("%+v, %v", r, err)
 	}
+	verdicts, err := a.db.Verdicts(t.Context(), c1)
+	if err != nil || len(verdicts) != 2 || verdicts[0].Kind != pipeline.EventManual || verdicts[0].Run != r.ID ||
+		verdicts[1].Kind != pipeline.EventPush || verdicts[1].Sentence != "no push trigger" {
+		t.Errorf("verdicts = %+v, %v", verdicts, err)
+	}
 	a.eventually("the ref is gone", func() (bool, string) {
 		a.f.mu.Lock()
 		defer a.f.mu.Unlock()

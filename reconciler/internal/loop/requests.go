@@ -129,20 +129,29 @@ func (p *Proposals) cancel(ctx context.Context, a store.AnsweredRequest, user st
 
 // run starts a run that somebody asks for, of what is in force.
 func (p *Proposals) run(ctx context.Context, m *moment, a store.AnsweredRequest, user string, asked *review.RunRequest) (store.AnsweredRequest, error) {
-	started, why, err := p.planned(ctx, m, user, a.Object, asked)
+	started, verdict, err := p.planned(ctx, m, user, a.Object, asked)
 	if err != nil {
 		return a, err
 	}
 	var made *pipeline.Run
 	err = p.cfg.DB.Write(ctx, func(tx *store.Tx) error {
 		if started == nil {
-			a.Answer = fmt.Sprintf("%s: not done: %s", user, why)
+			a.Answer = fmt.Sprintf("%s: not done: %s", user, verdict.Sentence)
+			if verdict.Composition != "" {
+				if err := tx.RecordVerdicts([]pipeline.Verdict{verdict}); err != nil {
+					return err
+				}
+			}
 			return tx.AnswerRequest(p.cfg.Name, a)
 		}
 		if made, err = newRun(started); err != nil {
 			return err
 		}
 		if err := tx.CreateRun(made, started.Composition, calledBy(m.live, started.Composition)...); err != nil {
+			return err
+		}
+		verdict.Run = made.ID
+		if err := tx.RecordVerdicts([]pipeline.Verdict{verdict}); err != nil {
 			return err
 		}
 		a.Answer = fmt.Sprintf("%s: starts %s#%d", user, made.Composition, made.Number)
@@ -158,15 +167,19 @@ func (p *Proposals) run(ctx context.Context, m *moment, a store.AnsweredRequest,
 	return a, nil
 }
 
-// planned returns the run to be made, or why there is none.
-func (p *Proposals) planned(ctx context.Context, m *moment, user, object string, asked *review.RunRequest) (*plan.Run, string, error) {
+// planned returns the run to be made, nil when there is none, and the verdict that says
+// why; one without a composition is not for the record.
+func (p *Proposals) planned(
+	ctx context.Context, m *moment, user, object string, asked *review.RunRequest,
+) (run *plan.Run, v pipeline.Verdict, err error) {
 	c := m.live.Composition(asked.Composition)
 	if c == nil {
-		return nil, fmt.Sprintf("there is no composition %s on %s", asked.Composition, p.cfg.Default.Branch()), nil
+		v.Sentence = fmt.Sprintf("there is no composition %s on %s", asked.Composition, p.cfg.Default.Branch())
+		return nil, v, nil
 	}
 	params, err := textParams(c, asked.Params)
 	if err != nil {
-		return nil, "", err
+		return nil, v, err
 	}
 	out, err := p.filled(ctx, plan.Input{
 		Default: p.cfg.Default, Base: m.live, Head: m.live, Params: params, Now: m.now,
@@ -175,19 +188,16 @@ func (p *Proposals) planned(ctx context.Context, m *moment, user, object string,
 		},
 	})
 	if err != nil {
-		return nil, "", err
+		return nil, v, err
 	}
-	for i := range out.Runs {
-		if out.Runs[i].Name == asked.Composition && !out.Runs[i].Open {
-			return &out.Runs[i], "", nil
-		}
+	v.Sentence = fmt.Sprintf("%s has no manual trigger", asked.Composition)
+	if i := slices.IndexFunc(out.Verdicts, func(v pipeline.Verdict) bool { return v.Composition == asked.Composition }); i >= 0 {
+		v = out.Verdicts[i]
 	}
-	for _, v := range out.Verdicts {
-		if v.Composition == asked.Composition {
-			return nil, v.Sentence, nil
-		}
+	if i := slices.IndexFunc(out.Runs, func(r plan.Run) bool { return r.Name == asked.Composition && !r.Open }); i >= 0 {
+		run = &out.Runs[i]
 	}
-	return nil, fmt.Sprintf("%s has no manual trigger", asked.Composition), nil
+	return run, v, nil
 }
 
 // textParams reads text as the composition declares it: as it stands where a string is

@@ -74,16 +74,19 @@ func TestRunFollowsAnotherOnceOverRestarts(t *testing.T) {
 		t.Errorf("runs: %s", got)
 	}
 	verdicts, err := w.db.Verdicts(t.Context(), "c1")
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || len(verdicts) != 7 {
+		t.Fatalf("%+v, %v", verdicts, err)
 	}
 	for _, v := range verdicts {
-		want := map[pipeline.CompositionName]string{
-			"c": "push to main", "d": "c#1 ended in success", "e": "d#1 ended in success",
-			"cry": "runs after failure of c, and c#1 ended in success",
-		}[v.Composition]
+		want, ok := map[string]string{
+			"push of c": "push to main", "after of d": "c#1 ended in success", "after of e": "d#1 ended in success",
+			"after of cry": "runs after failure of c, and c#1 ended in success",
+		}[v.Kind+" of "+string(v.Composition)]
+		if !ok {
+			want = "no push trigger"
+		}
 		if v.Sentence != want {
-			t.Errorf("verdict on %s is %q, want %q", v.Composition, v.Sentence, want)
+			t.Errorf("verdict on the %s of %s is %q, want %q", v.Kind, v.Composition, v.Sentence, want)
 		}
 	}
 }
@@ -122,7 +125,7 @@ func TestRunsThatFollowEachOtherInACircleEnd(t *testing.T) {
 	defer stop()
 	for deadline := time.After(patience); ; {
 		v, err := w.db.Verdicts(t.Context(), "c1")
-		if err == nil && len(v) == 1 && v[0].Outcome == pipeline.VerdictRejected {
+		if err == nil && len(v) == 2 && v[0].Outcome == pipeline.VerdictRejected && v[1].Sentence == "push to main" {
 			break
 		}
 		select {
@@ -210,6 +213,32 @@ func TestMissedFiringsAreMadeUpForOnce(t *testing.T) {
 	fire(all...)
 	at = at.AddDate(0, 0, 1)
 	fire(append([]string{"night 03-10 01:00"}, all...)...)
+}
+
+func TestTheClockLeavesAloneWhatThePushWasAnswered(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	night := triggered(composed("night"), cron("0 2 * * *", ""),
+		pipeline.Trigger{Push: &pipeline.PushTrigger{Branches: []string{"release"}}})
+	night.Params = []pipeline.Field{{Name: "what", Type: pipeline.Type{Kind: pipeline.KindString}}} // which the clock does not give
+	c := w.config("c1", night)
+	w.push(c)
+	told := w.rollUp(c)
+	at := time.Now()
+	for range 2 { // the first look only begins
+		if _, err := w.c.FireSchedules(t.Context(), at); err != nil {
+			t.Fatal(err)
+		}
+		at = at.AddDate(0, 0, 2)
+	}
+	verdicts, err := w.db.Verdicts(t.Context(), c)
+	if err != nil || len(verdicts) != 2 || verdicts[0].Kind != pipeline.EventCron || verdicts[1].Kind != pipeline.EventPush {
+		t.Errorf("verdicts = %+v, %v", verdicts, err)
+	}
+	if now := w.rollUp(c); now != told {
+		t.Errorf("the status was %+v and is %+v", told, now)
+	}
 }
 
 func TestLatestFiringIsTheLast(t *testing.T) {

@@ -20,7 +20,7 @@ func Decide(in Input) (runs []Run, verdicts []pipeline.Verdict, blanks []Blank) 
 	for _, c := range byName(in.Head.Compositions) {
 		d.composition(c)
 	}
-	if in.everybody() {
+	if everybody(in.Event.Kind) {
 		d.rejected()
 	}
 	return d.runs, d.verdicts, d.blanks
@@ -35,9 +35,9 @@ func byName(list []pipeline.Composition) []*pipeline.Composition {
 	return out
 }
 
-// everybody reports whether the event concerns every composition.
-func (in *Input) everybody() bool {
-	switch in.Event.Kind {
+// everybody reports whether events of the kind concern every composition.
+func everybody(kind string) bool {
+	switch kind {
 	case pipeline.EventPush, pipeline.EventTag, pipeline.EventPullRequest:
 		return true
 	}
@@ -62,7 +62,7 @@ type decision struct {
 
 func (d *decision) say(c pipeline.CompositionName, outcome, sentence string) {
 	d.verdicts = append(d.verdicts, pipeline.Verdict{
-		Commit: d.Event.Head, Ref: d.Event.Ref, Composition: c, Outcome: outcome, Sentence: sentence,
+		Commit: d.Event.Head, Ref: d.Event.Ref, Composition: c, Kind: d.Event.Kind, Outcome: outcome, Sentence: sentence,
 	})
 }
 
@@ -74,7 +74,7 @@ func (d *decision) composition(c *pipeline.Composition) {
 		d.say(c.Name, pipeline.VerdictRejected, m.refused)
 		return
 	case m.trigger < 0:
-		if m.concerns || d.everybody() {
+		if m.concerns || everybody(d.Event.Kind) {
 			d.say(c.Name, pipeline.VerdictSkipped, m.sentence)
 		}
 		return
@@ -290,7 +290,7 @@ func (d *decision) match(c *pipeline.Composition) matched {
 			near, m.sentence = r.how, r.text
 		}
 	}
-	if c.Suspend && (m.concerns || d.everybody()) {
+	if c.Suspend && (m.concerns || everybody(d.Event.Kind)) {
 		m.trigger, m.sentence = -1, "suspended"
 	}
 	if d.Event.Kind == pipeline.EventManual && d.Event.Name == string(c.Name) {

@@ -86,8 +86,8 @@ func TestBrokenUnitIsRejectedAndTheOthersRun(t *testing.T) {
 	}
 	got := planned(cfg, push("main"))
 	want := []pipeline.Verdict{
-		{Commit: "c0ffee", Ref: "refs/heads/main", Composition: "good", Outcome: "run", Sentence: "push to main"},
-		{Commit: "c0ffee", Ref: "refs/heads/main", Composition: "compositions/bad", Outcome: "rejected", Sentence: "compositions/bad/x.cue:3:1: no"},
+		{Commit: "c0ffee", Ref: "refs/heads/main", Composition: "good", Kind: "push", Outcome: "run", Sentence: "push to main"},
+		{Commit: "c0ffee", Ref: "refs/heads/main", Composition: "compositions/bad", Kind: "push", Outcome: "rejected", Sentence: "compositions/bad/x.cue:3:1: no"},
 	}
 	if d := cmp.Diff(want, got.Verdicts); d != "" {
 		t.Error(d)
@@ -162,6 +162,26 @@ func TestNothingToRunIsASuccessThatSaysSo(t *testing.T) {
 	want := []pipeline.Status{{Commit: "c", Context: "maestro", State: "success", Description: "0 runs: a: branch x is not main"}}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestWhatTheClockWasAnsweredIsNotWhyAPushStartedNothing(t *testing.T) {
+	t.Parallel()
+	of := func(kinds ...string) string {
+		f := plan.Facts{Commit: "c"}
+		for _, k := range kinds {
+			f.Verdicts = append(f.Verdicts, pipeline.Verdict{Composition: "a", Kind: k, Sentence: "told a " + k})
+		}
+		return plan.RollUp(f).Description
+	}
+	for want, kinds := range map[string][]string{
+		"0 runs: a: told a push": {"after", "cron", "push", "webhook"},
+		"0 runs: a: told a tag":  {"manual", "tag"},
+		"0 runs: a: told a cron": {"cron", "manual"},
+	} {
+		if got := of(kinds...); got != want {
+			t.Errorf("of %v: %q, want %q", kinds, got, want)
+		}
 	}
 }
 

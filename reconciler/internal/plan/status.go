@@ -130,8 +130,15 @@ func ofRuns(f Facts) pipeline.Status {
 	return s
 }
 
-// nothing says why a commit started no run.
-func nothing(vs []pipeline.Verdict) string {
+// nothing says why a commit started no run. Where a push, a tag or a change was
+// answered, that is why, whatever the clock or a person was answered later.
+func nothing(all []pipeline.Verdict) string {
+	vs := slices.DeleteFunc(slices.Clone(all), func(v pipeline.Verdict) bool { return !everybody(v.Kind) })
+	if len(vs) == 0 {
+		vs = slices.Clone(all)
+	}
+	slices.SortStableFunc(vs, func(a, b pipeline.Verdict) int { return cmp.Compare(a.Composition, b.Composition) })
+	vs = slices.CompactFunc(vs, func(a, b pipeline.Verdict) bool { return a.Composition == b.Composition })
 	switch len(vs) {
 	case 0:
 		return "the repository declares no composition"

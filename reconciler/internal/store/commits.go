@@ -54,13 +54,14 @@ func (tx *Tx) RecordCommit(repo string, c pipeline.CommitRecord) error {
 }
 
 // RecordVerdicts keeps why a commit did or did not start each composition; a later
-// verdict on the same commit, reference and composition replaces the earlier one.
+// verdict on the same commit, reference, composition and kind of event replaces the
+// earlier one.
 // A run that a verdict names must be there when the transaction is committed.
 func (tx *Tx) RecordVerdicts(list []pipeline.Verdict) error {
 	for _, v := range list {
-		if _, err := tx.exec(`INSERT INTO verdicts (commit_id, composition, ref, outcome, sentence, run_id)
-			VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO UPDATE SET outcome = ?4, sentence = ?5, run_id = ?6`,
-			string(v.Commit), string(v.Composition), string(v.Ref), v.Outcome, v.Sentence, orNull(v.Run)); err != nil {
+		if _, err := tx.exec(`INSERT INTO verdicts (commit_id, composition, ref, kind, outcome, sentence, run_id)
+			VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO UPDATE SET outcome = ?5, sentence = ?6, run_id = ?7`,
+			string(v.Commit), string(v.Composition), string(v.Ref), v.Kind, v.Outcome, v.Sentence, orNull(v.Run)); err != nil {
 			return fmt.Errorf("record the verdict on commit %s for %s: %w", v.Commit, v.Composition, err)
 		}
 	}
@@ -173,12 +174,13 @@ func (db *DB) LiveCommit(ctx context.Context, repo string) (pipeline.CommitRecor
 	return c, db.read(err, "the live commit of %s", repo)
 }
 
-// Verdicts returns what a commit did to each composition, sorted by composition.
+// Verdicts returns what a commit did to each composition, sorted by composition,
+// reference and kind of event.
 func (db *DB) Verdicts(ctx context.Context, commit pipeline.CommitID) ([]pipeline.Verdict, error) {
 	list, err := query(ctx, db.file.reader, func(row scanner) (v pipeline.Verdict, err error) {
-		err = row.Scan(&v.Commit, &v.Ref, &v.Composition, &v.Outcome, &v.Sentence, &v.Run)
+		err = row.Scan(&v.Commit, &v.Ref, &v.Composition, &v.Kind, &v.Outcome, &v.Sentence, &v.Run)
 		return v, err
-	}, `SELECT commit_id, ref, composition, outcome, sentence, coalesce(run_id, '') FROM verdicts
-		WHERE commit_id = ? ORDER BY composition, ref`, string(commit))
+	}, `SELECT commit_id, ref, composition, kind, outcome, sentence, coalesce(run_id, '') FROM verdicts
+		WHERE commit_id = ? ORDER BY composition, ref, kind`, string(commit))
 	return list, db.read(err, "verdicts on commit %s", commit)
 }

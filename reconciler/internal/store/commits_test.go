@@ -94,25 +94,26 @@ func TestLastLiveCommitIsInForce(t *testing.T) {
 	}
 }
 
-func TestVerdictsAreReplacedAndNameRunsOfTheSameTransaction(t *testing.T) {
+func TestVerdictsAreReplacedByKindAndNameRunsOfTheSameTransaction(t *testing.T) {
 	t.Parallel()
 	db := open(t, t.TempDir())
 	c := composition("build", 1)
 	r := newRun(c, 1)
-	first := pipeline.Verdict{Commit: "c1", Ref: "refs/heads/main", Composition: "build", Outcome: pipeline.VerdictSkipped, Sentence: "no path matches"}
+	first := pipeline.Verdict{Commit: "c1", Ref: "refs/heads/main", Composition: "build", Kind: pipeline.EventPush, Outcome: pipeline.VerdictSkipped, Sentence: "no path matches"}
 	second := first
 	second.Outcome, second.Run = pipeline.VerdictRun, r.ID
-	other := first
+	other, night := first, second
 	other.Composition = "deploy"
+	night.Kind, night.Outcome, night.Run = pipeline.EventCron, pipeline.VerdictRejected, ""
 	write(t, db, func(tx *store.Tx) error { return tx.RecordVerdicts([]pipeline.Verdict{other, first}) })
 	write(t, db, func(tx *store.Tx) error {
-		if err := tx.RecordVerdicts([]pipeline.Verdict{second}); err != nil {
+		if err := tx.RecordVerdicts([]pipeline.Verdict{second, night}); err != nil {
 			return err
 		}
 		return tx.CreateRun(r, c)
 	})
 	got, err := db.Verdicts(t.Context(), "c1")
-	if d := cmp.Diff([]pipeline.Verdict{second, other}, got); d != "" || err != nil {
+	if d := cmp.Diff([]pipeline.Verdict{night, second, other}, got); d != "" || err != nil {
 		t.Errorf("%v: want - got +\n%s", err, d)
 	}
 	stray := first

@@ -119,9 +119,9 @@ func TestOnlyACompositionThatHasAPageIsLinkedFromItsVerdict(t *testing.T) {
 	t.Parallel()
 	f := sample()
 	f.verdicts = []pipeline.Verdict{
-		{Commit: shaLive, Composition: "compositions/broken", Outcome: pipeline.VerdictRejected, Sentence: "a mistake"},
-		{Commit: shaLive, Composition: "never-live", Outcome: pipeline.VerdictSkipped, Sentence: "no trigger"},
-		{Commit: shaLive, Composition: "hello", Outcome: pipeline.VerdictRejected, Sentence: "a mistake"},
+		{Commit: shaLive, Composition: "compositions/broken", Kind: pipeline.EventPush, Outcome: pipeline.VerdictRejected, Sentence: "a mistake"},
+		{Commit: shaLive, Composition: "never-live", Kind: pipeline.EventPush, Outcome: pipeline.VerdictSkipped, Sentence: "no trigger"},
+		{Commit: shaLive, Composition: "hello", Kind: pipeline.EventPush, Outcome: pipeline.VerdictRejected, Sentence: "a mistake"},
 	}
 	h := handler(t, f)
 	_, body := get(t, h, "/commits/"+string(shaLive))

@@ -40,9 +40,10 @@ func sample() *fakeSource {
 	f.commits = sampleCommits()
 	f.proposals = sampleProposals()
 	f.verdicts = []pipeline.Verdict{
-		{Commit: shaLive, Ref: "refs/heads/main", Composition: "acceptance", Outcome: pipeline.VerdictRun, Sentence: "the push to main changed app/pom.xml, which its trigger names", Run: runIDOf(128)},
-		{Commit: shaLive, Ref: "refs/heads/main", Composition: "hello", Outcome: pipeline.VerdictSkipped, Sentence: "no changed path matches compositions/hello/**"},
-		{Commit: shaLive, Ref: "refs/heads/main", Composition: "release", Outcome: pipeline.VerdictRejected, Sentence: "compositions/release/release.cue has an error"},
+		{Commit: shaLive, Ref: "refs/heads/main", Composition: "acceptance", Kind: pipeline.EventPush, Outcome: pipeline.VerdictRun, Sentence: "the push to main changed app/pom.xml, which its trigger names", Run: runIDOf(128)},
+		{Commit: shaLive, Ref: "refs/heads/main", Composition: "hello", Kind: pipeline.EventPush, Outcome: pipeline.VerdictSkipped, Sentence: "no changed path matches compositions/hello/**"},
+		{Commit: shaLive, Ref: "refs/heads/main", Composition: "release", Kind: pipeline.EventPush, Outcome: pipeline.VerdictRejected, Sentence: "compositions/release/release.cue has an error"},
+		{Commit: shaLive, Ref: "refs/heads/main", Composition: "release", Kind: pipeline.EventCron, Outcome: pipeline.VerdictSkipped, Sentence: "suspended"},
 	}
 	f.board = sampleBoard(f)
 	for _, a := range f.attempts {

@@ -183,10 +183,11 @@ CREATE TABLE verdicts (
   commit_id   TEXT NOT NULL CHECK (commit_id <> ''),
   composition TEXT NOT NULL CHECK (composition <> ''),
   ref         TEXT NOT NULL,
+  kind        TEXT NOT NULL CHECK (kind <> ''),
   outcome     TEXT NOT NULL CHECK (outcome IN ('run', 'skipped', 'rejected')),
   sentence    TEXT NOT NULL,
   run_id      TEXT REFERENCES runs (id) DEFERRABLE INITIALLY DEFERRED,
-  PRIMARY KEY (commit_id, composition, ref)
+  PRIMARY KEY (commit_id, composition, ref, kind)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE refs (
