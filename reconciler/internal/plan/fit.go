@@ -145,6 +145,9 @@ func (p *Plan) place(in *Input) {
 	wanted := map[pipeline.CompositionName]bool{}
 	for i := range p.Runs {
 		wanted[p.Runs[i].Name] = true
+		for _, name := range p.Runs[i].Calls {
+			wanted[name] = true
+		}
 	}
 	for i := range p.Changes {
 		if c := &p.Changes[i]; c.Kind == KindComposition {

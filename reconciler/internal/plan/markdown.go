@@ -130,7 +130,7 @@ func (m *markdown) table() {
 	var rows []row
 	for i := range m.Runs {
 		r := &m.Runs[i]
-		rows = append(rows, row{"+ start", string(r.Name), r.Why, m.fits(r.Name), waits(r), gatesOf(r)})
+		rows = append(rows, row{"+ start", string(r.Name), r.Why, m.fits(r), waits(r), gatesOf(r)})
 	}
 	for i := range m.Verdicts {
 		if v := &m.Verdicts[i]; v.Outcome == pipeline.VerdictRejected {
@@ -154,8 +154,8 @@ func (m *markdown) table() {
 	m.line("")
 }
 
-func (m *markdown) fits(c pipeline.CompositionName) string {
-	list, blocked := m.where(c)
+func (m *markdown) fits(r *Run) string {
+	list, blocked := m.whereAll(r)
 	switch {
 	case m.FleetAt.IsZero():
 		return "not asked"
@@ -183,7 +183,7 @@ func waits(r *Run) string {
 func gatesOf(r *Run) string {
 	var out []string
 	for i := range r.Gates {
-		out = append(out, fmt.Sprintf("%s by %s", r.Gates[i].Task, r.Gates[i].who()))
+		out = append(out, fmt.Sprintf("%s by %s", r.Gates[i].name(), r.Gates[i].who()))
 	}
 	if len(out) == 0 {
 		return "-"

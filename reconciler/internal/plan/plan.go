@@ -157,7 +157,9 @@ type Run struct {
 	Behind  []RunName `json:"behind,omitempty"`
 	Cancels []RunName `json:"cancels,omitempty"`
 	Full    bool      `json:"full,omitempty"`
-	// Gates hold the run for people.
+	// Calls are the compositions that it calls, and those that they call in turn, by name.
+	Calls []pipeline.CompositionName `json:"calls,omitempty"`
+	// Gates hold the run for people, or one that it calls.
 	Gates []Held `json:"gates,omitempty"`
 	// Waits and Takes are what earlier runs took.
 	Waits Estimate `json:"waits,omitzero"`
@@ -170,11 +172,12 @@ type RunName struct {
 	Number      int                      `json:"number,omitempty"`
 }
 
-// Held is a gate of a run.
+// Held is a gate of a run. Composition is "" when it is the run's own.
 type Held struct {
-	Task      pipeline.TaskName `json:"task"`
-	Approvers []string          `json:"approvers,omitempty"`
-	Count     int               `json:"count"`
+	Composition pipeline.CompositionName `json:"composition,omitempty"`
+	Task        pipeline.TaskName        `json:"task"`
+	Approvers   []string                 `json:"approvers,omitempty"`
+	Count       int                      `json:"count"`
 }
 
 // Estimate is the median and the 90th percentile of Of earlier runs; the zero value
@@ -308,6 +311,7 @@ func Of(in Input) Plan {
 	s := newSeal()
 	p.Runs, p.Verdicts, p.Blanks = Decide(in)
 	line(p.Runs, in.Fleet)
+	p.calls(in.Head)
 	p.Changes, p.Unchanged = s.compare(in.Base, in.Head)
 	p.approvals(&in)
 	p.reaches(&in)

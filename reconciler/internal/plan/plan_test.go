@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -199,4 +200,40 @@ func TestDescriptionsNeverExceedTheForgesLimit(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestPlanShowsWhatARunCalls(t *testing.T) {
+	t.Parallel()
+	task := func(name, call string) pipeline.Task {
+		return pipeline.Task{
+			Name: pipeline.TaskName(name), Plugin: pipeline.CorePlugin,
+			Call: &pipeline.Call{Composition: pipeline.CompositionName(call), Digest: "sha256:1", Join: true},
+		}
+	}
+	cfg := &pipeline.Config{Compositions: []pipeline.Composition{
+		{Name: "a", Tasks: []pipeline.Task{task("one", "b"), task("two", "c")}, Triggers: []pipeline.Trigger{{Push: &pipeline.PushTrigger{Branches: []string{"main"}}}}},
+		{Name: "b", Tasks: []pipeline.Task{task("deep", "c"), task("back", "a"), {Name: "ok", Plugin: pipeline.CorePlugin, Gate: &pipeline.Gate{}}}},
+		{Name: "c", Tasks: []pipeline.Task{{Name: "work", Plugin: "shell", Requirement: pipeline.Requirement{Pool: "big"}}}},
+		{Name: "d", Tasks: []pipeline.Task{{Name: "idle", Plugin: "shell"}}},
+	}}
+	in := push("main")
+	in.Head, in.Fleet = cfg, &plan.Fleet{At: time.Unix(1, 0), Agents: []plan.Agent{{Pool: "small", Online: true}, {Pool: "big", Online: true}}}
+	p := plan.Of(in)
+	if d := cmp.Diff([]pipeline.CompositionName{"b", "c"}, p.Runs[0].Calls); d != "" {
+		t.Errorf("calls (-want +got):\n%s", d)
+	}
+	text := p.Text(plan.TextOptions{})
+	for _, want := range []string{"calls c: 1 of 2 agents", "gate b/ok"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	again := in
+	changed := *cfg
+	changed.Compositions = append([]pipeline.Composition(nil), cfg.Compositions...)
+	changed.Compositions[2].Tasks = []pipeline.Task{{Name: "work", Plugin: "shell", Requirement: pipeline.Requirement{Pool: "small"}}}
+	again.Head = &changed
+	if plan.Of(again).Digest == p.Digest {
+		t.Error("the digest is the same with another text of what is called")
+	}
 }

@@ -218,7 +218,7 @@ type place struct {
 // meaningless are the fields that mean nothing by themselves: they repeat what
 // others say, or are words for people.
 var meaningless = []string{
-	"Config.Commit", "Config.Diagnostics", "Composition.Unit", "Composition.Digest", "Task.Deferred", "Task.Places",
+	"Config.Commit", "Config.Diagnostics", "Composition.Unit", "Composition.Digest", "Call.Digest", "Hook.Digest", "Task.Deferred", "Task.Places",
 	"Task.Tree", "Task.Programs", "Plugin.Dir", "Field.Doc", "Type.Text", "Expr.Text", "Expr.Reads", "Expr.Deferred", "Expr.Value",
 }
 

@@ -10,9 +10,6 @@ import (
 
 // line says of each run what it waits for and how long such runs took.
 func line(runs []Run, f *Fleet) {
-	for i := range runs {
-		runs[i].Gates = gates(runs[i].Composition)
-	}
 	if f == nil {
 		return
 	}
@@ -36,17 +33,6 @@ func line(runs []Run, f *Fleet) {
 			})
 		}
 	}
-}
-
-func gates(c *pipeline.Composition) []Held {
-	var out []Held
-	for i := range c.Tasks {
-		if t := &c.Tasks[i]; t.Gate != nil {
-			out = append(out, Held{t.Name, t.Gate.Approvers, max(t.Gate.Count, 1)})
-		}
-	}
-	slices.SortFunc(out, func(a, b Held) int { return cmp.Compare(a.Task, b.Task) })
-	return out
 }
 
 // wait finds those of the unfinished runs that r waits for, or ends.

@@ -123,7 +123,7 @@ func (b *Break) row() string {
 
 func (t *text) run(r *Run) string {
 	cells := []string{fmt.Sprintf("  + %s", r.Name), safe(r.Why)}
-	fits, _ := t.where(r.Name)
+	fits, _ := t.whereAll(r)
 	notes := make([]string, 0, len(fits)+4)
 	for _, f := range fits {
 		notes = append(notes, safe(f))
@@ -135,7 +135,7 @@ func (t *text) run(r *Run) string {
 		notes = append(notes, "its params are known when it starts")
 	}
 	for i := range r.Gates {
-		notes = append(notes, fmt.Sprintf("gate %s: %s", r.Gates[i].Task, safe(r.Gates[i].who())))
+		notes = append(notes, fmt.Sprintf("gate %s: %s", r.Gates[i].name(), safe(r.Gates[i].who())))
 	}
 	if s := r.Waits.String(); s != "" {
 		notes = append(notes, "waits "+s)

@@ -70,6 +70,24 @@ func (p *Plan) where(c pipeline.CompositionName) (list []string, blocked bool) {
 	return list, blocked
 }
 
+// whereAll is where for a run and all that it calls. What blocks comes first.
+func (p *Plan) whereAll(r *Run) (list []string, blocked bool) {
+	list, blocked = p.where(r.Name)
+	for _, name := range r.Calls {
+		theirs, stuck := p.where(name)
+		if len(theirs) == 0 {
+			continue
+		}
+		s := fmt.Sprintf("calls %s: %s", name, strings.Join(theirs, ", "))
+		if stuck && !blocked {
+			list, blocked = slices.Insert(list, 0, s), true
+			continue
+		}
+		list = append(list, s)
+	}
+	return list, blocked
+}
+
 func taskNames(list []pipeline.TaskName) string {
 	const most = 3
 	var out []string
@@ -180,6 +198,13 @@ func (a *Approval) because() string {
 		return "every change"
 	}
 	return "touches " + strings.Join(a.Because, ", ")
+}
+
+func (h *Held) name() string {
+	if h.Composition == "" {
+		return string(h.Task)
+	}
+	return string(h.Composition) + "/" + string(h.Task)
 }
 
 func (h *Held) who() string {
