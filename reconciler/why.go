@@ -135,6 +135,13 @@ func whyRun(ctx context.Context, w io.Writer, c *client, args []string, asJSON b
 // trigger says what started a run: the sentence of the verdict that did, or, of a run
 // that another of the same commit replaced, the event.
 func trigger(ctx context.Context, c *client, r *shownRun) (string, error) {
+	if by := r.Event.Cause; by != nil {
+		s := fmt.Sprintf("%s of %s#%d", r.Event.Kind, by.Composition, by.Number)
+		if by.Task != "" {
+			s += ", task " + string(by.Task)
+		}
+		return s + ",", nil
+	}
 	var rec struct {
 		Verdicts []pipeline.Verdict `json:"verdicts"`
 	}
