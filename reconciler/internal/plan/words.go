@@ -53,6 +53,10 @@ func (p *Plan) where(c pipeline.CompositionName) (list []string, blocked bool) {
 	}
 	fits := slices.Clone(at.Fits)
 	slices.SortStableFunc(fits, func(a, b Fit) int { return cmp.Compare(a.Agents, b.Agents) })
+	if fits[0].Agents == p.Agents && p.Agents > 0 {
+		fits = fits[:1] // every agent fits every task
+		fits[0].Tasks = nil
+	}
 	for i := range fits {
 		f := &fits[i]
 		what := ""
@@ -78,7 +82,7 @@ func (p *Plan) whereAll(r *Run) (list []string, blocked bool) {
 		if len(theirs) == 0 {
 			continue
 		}
-		s := fmt.Sprintf("calls %s: %s", name, strings.Join(theirs, ", "))
+		s := fmt.Sprintf("calls %s: %s", name, theirs[0]) // the tasks with the fewest agents
 		if stuck && !blocked {
 			list, blocked = slices.Insert(list, 0, s), true
 			continue
