@@ -397,6 +397,46 @@ func TestApprovalIsVoidForEverAfterAnotherPlan(t *testing.T) {
 	a.awaitProposal("x", "is not approved again", approval(c1, pipeline.ApprovalWaiting))
 }
 
+func TestAReviewThatWasTakenBackDoesNotComeBack(t *testing.T) {
+	t.Parallel()
+	a := newAssembly(t)
+	a.make(c1, c0, "eve", touched("one"))
+	a.propose("x", c1)
+	a.awaitProposal("x", "is planned", planned(c1))
+	const ref = pipeline.Ref("refs/reviews/" + c1 + "/ana")
+	push := func(object string) {
+		a.f.mu.Lock()
+		defer a.f.mu.Unlock()
+		if object == "" {
+			delete(a.f.refs, ref)
+		} else {
+			a.f.refs[ref] = object
+		}
+	}
+	for _, meanwhile := range []string{"", "refuse"} {
+		object := a.say(ref, c1, "ana", "approve")
+		a.awaitProposal("x", "is approved", approval(c1, pipeline.ApprovalGiven))
+		if meanwhile == "" {
+			push("")
+			a.see()
+		} else {
+			a.say(ref, c1, "ana", meanwhile)
+		}
+		a.awaitProposal("x", "has another word of hers, or none", func(p pipeline.Proposal) bool { return p.Approval != pipeline.ApprovalGiven })
+		push(object) // somebody else has kept her tag
+		a.see()
+		p := a.awaitProposal("x", "has her old tag", func(p pipeline.Proposal) bool {
+			return p.Approval == pipeline.ApprovalWaiting && len(p.Reviews) == 1 && p.Reviews[0].Approve
+		})
+		if !strings.Contains(p.Reviews[0].Why, "taken back or replaced") {
+			t.Errorf("%+v", p.Reviews)
+		}
+		a.reopen()
+	}
+	a.review(c1, "ana", "approve")
+	a.awaitProposal("x", "is approved anew", approval(c1, pipeline.ApprovalGiven))
+}
+
 func TestReviewBeforeThePlanCountsOnlyWhenItNamesIt(t *testing.T) {
 	t.Parallel()
 	a := newAssembly(t)

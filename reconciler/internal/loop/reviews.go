@@ -29,9 +29,11 @@ func (p *Proposals) recall(ctx context.Context, m *moment) error {
 	return nil
 }
 
-// forget drops what is known of reviews whose refs are gone, and of objects that no
-// ref points at. A review whose head is no longer proposed is void for as long as its
-// ref stays: when the head comes back, it needs another one.
+// forget drops what is known of objects that no ref points at, and voids reviews for
+// good: those whose head is not proposed, which need another one when it comes back,
+// and those that were taken back or replaced. Whoever may push can push an old tag
+// again, so such a one is remembered for as long as it would count; a commit that is
+// pointed at again is a new review, because it cannot be told from one.
 func (p *Proposals) forget(ctx context.Context, m *moment) error {
 	kept := make(map[string]statement, len(p.said))
 	for _, object := range m.Own {
@@ -42,11 +44,13 @@ func (p *Proposals) forget(ctx context.Context, m *moment) error {
 	p.said = kept
 	var gone, void []store.SeenReview
 	for k, r := range m.seen {
-		switch {
-		case m.Own[k.ref] != k.object:
-			if !m.Truncated {
-				gone = append(gone, r)
-			}
+		switch there := m.Own[k.ref] == k.object; {
+		case !there && m.Truncated:
+		case !there && (k.object == string(r.Head) || m.now.Sub(r.At) > review.Lifetime):
+			gone = append(gone, r)
+		case !there && r.Void == "":
+			r.Void = "it was taken back or replaced meanwhile; review again"
+			void = append(void, r)
 		case r.Void == "" && !m.heads[r.Head]:
 			r.Void = "the head was another one meanwhile; review again"
 			void = append(void, r)

@@ -164,8 +164,7 @@ func (tx *Tx) SeeReview(repo string, r SeenReview) error {
 	return nil
 }
 
-// ForgetReview drops a review whose ref is gone or points elsewhere: pushed again, it
-// is a new one.
+// ForgetReview drops what is kept of a review: pushed again, it is a new one.
 func (tx *Tx) ForgetReview(repo string, ref pipeline.Ref, object string) error {
 	if _, err := tx.exec(`DELETE FROM reviews WHERE repo = ? AND ref = ? AND object = ?`, repo, string(ref), object); err != nil {
 		return fmt.Errorf("forget review %s: %w", ref, err)
