@@ -40,6 +40,7 @@ cross: ## agentd runs where the reconciler does not
 
 bench: build ## the table of figures, with the machine named
 	$(GO) test -count=1 -timeout 30m -run '^TestFigures$$' ./reconciler -figures
+	$(GO) test -run '^$$' -bench . -benchtime 1x ./internal/config ./reconciler/internal/plan
 
 update: ## rewrite golden files
 	UPDATE=1 $(GO) test ./...
