@@ -15,6 +15,9 @@ type Entrant struct {
 	Of  *pipeline.Composition
 	// Enters: the run is a draft whose group is known, and asks for its place.
 	Enters bool
+	// Live: it is a run of the branch that is in force. The others declare their own
+	// groups and limits: they may wait for it, and neither end it nor crowd it out.
+	Live bool
 }
 
 // Place is where a run stands in line.
@@ -99,7 +102,7 @@ func (l *line) admit(x *entrant, before []*entrant) {
 	}
 	waiting := 0
 	for _, b := range before {
-		if b.Run.Composition == x.Run.Composition && len(b.behind) > 0 && b.cancel == "" {
+		if b.Run.Composition == x.Run.Composition && len(b.behind) > 0 && b.cancel == "" && (b.Live || !x.Live) {
 			waiting++
 		}
 	}
@@ -114,7 +117,7 @@ func (l *line) overtake(x *entrant, before []*entrant, kin map[pipeline.RunID]bo
 		return
 	}
 	for _, b := range before {
-		if b.Run.Group != x.Run.Group || x.Run.Group == "" || b.cancel != "" || b.Run.Cancel {
+		if b.Run.Group != x.Run.Group || x.Run.Group == "" || b.cancel != "" || b.Run.Cancel || b.Live && !x.Live {
 			continue
 		}
 		waits := len(b.behind) > 0

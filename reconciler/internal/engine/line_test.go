@@ -20,6 +20,9 @@ type queue struct {
 	cancelled map[pipeline.RunID]string
 }
 
+// branchRef is not in force.
+const branchRef pipeline.Ref = "refs/heads/x"
+
 // enter adds a run and returns it.
 func (q *queue) enter(of *pipeline.Composition, group string, event pipeline.Event) *pipeline.Run {
 	q.n++
@@ -27,7 +30,7 @@ func (q *queue) enter(of *pipeline.Composition, group string, event pipeline.Eve
 		ID: pipeline.RunID(fmt.Sprintf("%04d", q.n)), Number: q.n, Composition: of.Name, Group: group, Draft: true, Event: event,
 		State: pipeline.Pending,
 	}
-	q.all = append(q.all, engine.Entrant{Run: r, Of: of, Enters: true})
+	q.all = append(q.all, engine.Entrant{Run: r, Of: of, Enters: true, Live: event.Ref != branchRef})
 	q.settle()
 	return r
 }
@@ -112,6 +115,35 @@ func TestRunsOfAGroupTakeTurns(t *testing.T) {
 	q.end("0001")
 	if d := cmp.Diff([]int{3, 4}, q.going()); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestARunOfABranchNeitherEndsNorCrowdsOutOneThatIsInForce(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []pipeline.Overtake{pipeline.CancelRunning, pipeline.LatestOnly} {
+		q := newQueue(t)
+		q.enter(grouped("a", pipeline.Queue), "prod", pipeline.Event{})
+		q.enter(grouped("a", pipeline.Queue), "prod", pipeline.Event{})
+		q.enter(grouped("a", policy), "prod", pipeline.Event{Ref: branchRef})
+		if len(q.cancelled) > 0 || q.all[2].Run.Behind == nil {
+			t.Errorf("%s of a branch: cancelled %v\n%s", policy, q.cancelled, q)
+		}
+		q.enter(grouped("a", pipeline.LatestOnly), "prod", pipeline.Event{})
+		if q.cancelled["0002"] == "" || q.cancelled["0003"] == "" || len(q.cancelled) != 2 {
+			t.Errorf("what is in force overtakes both that wait: cancelled %v", q.cancelled)
+		}
+	}
+	limited := &pipeline.Composition{Name: "a", MaxRunning: 1, MaxQueued: 1}
+	q := newQueue(t)
+	q.enter(limited, "", pipeline.Event{})
+	q.enter(limited, "", pipeline.Event{Ref: branchRef})
+	q.enter(limited, "", pipeline.Event{})
+	if len(q.cancelled) > 0 {
+		t.Errorf("a branch fills the queue: cancelled %v", q.cancelled)
+	}
+	q.enter(limited, "", pipeline.Event{Ref: branchRef})
+	if q.cancelled["0004"] == "" {
+		t.Errorf("the queue has no end:\n%s", q)
 	}
 }
 

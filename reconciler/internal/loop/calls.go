@@ -255,7 +255,7 @@ func inLine(r *pipeline.Run, of *pipeline.Composition) bool {
 func (l *Runs) entrants(x *pipeline.Run) []engine.Entrant {
 	out := make([]engine.Entrant, 0, len(l.active))
 	for _, ar := range l.sorted() {
-		e := engine.Entrant{Run: ar.run, Of: ar.of}
+		e := engine.Entrant{Run: ar.run, Of: ar.of, Live: ar.run.Ref == l.cfg.Default}
 		if x != nil && x.ID == ar.run.ID {
 			e.Run, e.Enters = x, true
 		}
