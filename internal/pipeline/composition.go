@@ -180,8 +180,9 @@ type Call struct {
 // WaitFor waits for a run of another composition.
 type WaitFor struct {
 	Composition CompositionName `json:"composition"`
-	// AnyCommit: a run of any commit that ends after the task began counts; else
-	// only the latest run of the waiting run's commit does, ended or not.
+	// AnyCommit: a run of any commit of this run's branch or the default one counts
+	// that ends after the task began; else only the latest run of the waiting run's
+	// commit does, ended or not.
 	AnyCommit bool `json:"any_commit,omitempty"`
 	// AnyResult: the run need not succeed.
 	AnyResult bool     `json:"any_result,omitempty"`

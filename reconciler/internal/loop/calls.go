@@ -141,7 +141,7 @@ func (l *Runs) reportEnd(p *pass, r *pipeline.Run) {
 			continue
 		}
 		t := ar.run.Task(key.task)
-		if w := t.Spec.Wait; w.AnyCommit && w.Composition == r.Composition && !r.FinishedAt.Before(t.StartedAt) {
+		if w := t.Spec.Wait; w.AnyCommit && w.Composition == r.Composition && (r.Ref == ar.run.Ref || r.Ref == l.cfg.Default) && !r.FinishedAt.Before(t.StartedAt) {
 			l.apply(p, key.run, engine.Seen{Task: key.task, Run: r})
 		}
 	}

@@ -335,6 +335,49 @@ func TestWaitForAnyCommitTakesARunThatEndsAfterItBegan(t *testing.T) {
 	w.await(pipeline.Success)
 }
 
+func TestWhatARunOfABranchCameToIsNothingToWhatIsInForce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	a := w.agent("one")
+	lint := pushed("lint", shellTask("check"))
+	lint.Triggers[0].Push.Branches = []string{"main", "x"}
+	wait := coreTask("w")
+	wait.Wait = &pipeline.WaitFor{Composition: "lint", AnyCommit: true, Within: pipeline.Duration(time.Hour)}
+	refs := map[pipeline.Ref]pipeline.CommitID{mainRef: w.config("c1", pushed("c", wait))}
+	see := func() {
+		t.Helper()
+		if err := w.c.Observe(t.Context(), refs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	see()
+	w.await(pipeline.Running)
+	refs["refs/heads/x"] = w.config("x1", lint)
+	see()
+	w.runs.Message(a.ID, success(w.accept(a), `{"of":"x"}`))
+	w.awaitRun("lint", 1, in(pipeline.Success))
+	if r, err := w.db.RunByNumber(t.Context(), "c", 1); err != nil || r.State != pipeline.Running {
+		t.Fatalf("a run of a branch ended it: %+v, %v", r, err)
+	}
+	refs["refs/heads/x"] = w.config("x2", lint)
+	see()
+	o := w.accept(a)
+	if string(o.Spec.Previous) != `{"of":"x"}` {
+		t.Errorf("previous outputs on the branch: %s", o.Spec.Previous)
+	}
+	w.runs.Message(a.ID, success(o, `{"of":"x"}`))
+	w.awaitRun("lint", 2, in(pipeline.Success))
+	refs[mainRef] = w.config("c2", lint)
+	see()
+	o = w.accept(a)
+	if o.Spec.Previous != nil {
+		t.Errorf("what is in force goes by a branch: %s", o.Spec.Previous)
+	}
+	w.runs.Message(a.ID, success(o, `{}`))
+	w.await(pipeline.Success)
+}
+
 func TestGateExpiresOverARestart(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

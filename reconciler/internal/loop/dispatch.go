@@ -159,7 +159,8 @@ func (l *Runs) spec(ctx context.Context, r *pipeline.Run, t *pipeline.RunTask, g
 	if err != nil || !ready {
 		return s, false, err
 	}
-	previous, err := l.cfg.DB.LastOutputs(ctx, r.Composition, t.Name)
+	// A branch may go by what is in force did, and what is in force by no branch.
+	previous, err := l.cfg.DB.LastOutputs(ctx, r.Composition, t.Name, r.Ref, l.cfg.Default)
 	if err != nil {
 		return s, false, err
 	}

@@ -123,8 +123,11 @@ func BenchmarkWithManyRuns(b *testing.B) {
 			return err
 		},
 		"RunByNumber": func() error { _, err := db.RunByNumber(b.Context(), "build", 5000); return err },
-		"LastOutputs": func() error { _, err := db.LastOutputs(b.Context(), "build", "t3"); return err },
-		"Changes":     func() error { _, err := db.Changes(b.Context(), 50_000, 100); return err },
+		"LastOutputs": func() error {
+			_, err := db.LastOutputs(b.Context(), "build", "t3", "refs/heads/main", "refs/heads/main")
+			return err
+		},
+		"Changes": func() error { _, err := db.Changes(b.Context(), 50_000, 100); return err },
 	}
 	for name, read := range reads {
 		b.Run(name, func(b *testing.B) {

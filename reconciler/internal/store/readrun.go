@@ -258,11 +258,11 @@ func median(ctx context.Context, q querier, c pipeline.CompositionName) (time.Du
 }
 
 // LastOutputs returns the outputs of a task in the last successful run of its
-// composition, nil when there are none or when it failed in that run and was forgiven.
-func (db *DB) LastOutputs(ctx context.Context, c pipeline.CompositionName, task pipeline.TaskName) (out json.RawMessage, err error) {
+// composition on one of two refs, nil when there are none or when it failed in that run and was forgiven.
+func (db *DB) LastOutputs(ctx context.Context, c pipeline.CompositionName, task pipeline.TaskName, on, or pipeline.Ref) (out json.RawMessage, err error) {
 	err = db.file.reader.QueryRowContext(ctx, `SELECT outputs FROM tasks WHERE name = ?2 AND state = 'success' AND run_id =
-			(SELECT id FROM runs WHERE composition = ?1 AND state = 'success' ORDER BY number DESC LIMIT 1)`,
-		string(c), string(task)).Scan(raw(&out))
+			(SELECT id FROM runs WHERE composition = ?1 AND state = 'success' AND ref IN (?3, ?4) ORDER BY number DESC LIMIT 1)`,
+		string(c), string(task), string(on), string(or)).Scan(raw(&out))
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}

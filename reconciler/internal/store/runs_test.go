@@ -472,7 +472,7 @@ func TestLastOutputsAndUsualDurationComeFromSuccesses(t *testing.T) {
 	t.Parallel()
 	db := open(t, t.TempDir())
 	c := composition("build", 1)
-	if out, err := db.LastOutputs(t.Context(), "build", "t0"); out != nil || err != nil {
+	if out, err := db.LastOutputs(t.Context(), "build", "t0", "refs/heads/main", "refs/heads/main"); out != nil || err != nil {
 		t.Errorf("before any run: got %s, %v", out, err)
 	}
 	for i, outcome := range []pipeline.State{pipeline.Success, pipeline.Success, pipeline.Success, pipeline.Failure} {
@@ -486,11 +486,14 @@ func TestLastOutputsAndUsualDurationComeFromSuccesses(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	out, err := db.LastOutputs(t.Context(), "build", "t0")
+	out, err := db.LastOutputs(t.Context(), "build", "t0", "refs/heads/main", "refs/heads/main")
 	if string(out) != `{"n":2}` || err != nil {
 		t.Errorf("got %s, %v", out, err)
 	}
-	if out, err := db.LastOutputs(t.Context(), "build", "t9"); out != nil || err != nil {
+	if out, err := db.LastOutputs(t.Context(), "build", "t0", "refs/heads/x", "refs/heads/y"); out != nil || err != nil {
+		t.Errorf("of other branches: got %s, %v", out, err)
+	}
+	if out, err := db.LastOutputs(t.Context(), "build", "t9", "refs/heads/main", "refs/heads/main"); out != nil || err != nil {
 		t.Errorf("a task that is not there: got %s, %v", out, err)
 	}
 	d, err := db.UsualDuration(t.Context(), "build")
