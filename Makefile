@@ -39,7 +39,7 @@ cross: ## agentd runs where the reconciler does not
 	CGO_ENABLED=0 GOOS=windows GOARCH=amd64 $(GO) build -o /dev/null ./agentd
 
 bench: build ## the table of figures, with the machine named
-	$(GO) test -count=1 -timeout 30m -run '^TestFigures$$' ./reconciler -figures
+	$(GO) test -count=1 -v -timeout 30m -run '^TestFigures$$' ./reconciler -figures
 	$(GO) test -run '^$$' -bench . -benchtime 1x ./internal/config ./reconciler/internal/plan
 
 update: ## rewrite golden files
