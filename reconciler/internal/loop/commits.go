@@ -67,7 +67,8 @@ type Commits struct {
 	mu   sync.Mutex
 	live *pipeline.Config // of the default branch; nil before the first
 
-	woken chan struct{} // receives when another configuration is in force
+	woken      chan struct{} // receives when another configuration is in force
+	delivering chan struct{} // is full while a delivery is carried out
 
 	// Owned by Run.
 	following         bool
@@ -76,7 +77,9 @@ type Commits struct {
 }
 
 // NewCommits returns Commits; nothing happens before Observe.
-func NewCommits(cfg CommitsConfig) *Commits { return &Commits{cfg: cfg, woken: make(chan struct{}, 1)} }
+func NewCommits(cfg CommitsConfig) *Commits {
+	return &Commits{cfg: cfg, woken: make(chan struct{}, 1), delivering: make(chan struct{}, 1)}
+}
 
 // Live returns the configuration in force, or nil before the first. The caller
 // must not change it.

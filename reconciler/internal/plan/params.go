@@ -60,10 +60,16 @@ func undeclared(c *pipeline.Composition, have map[string]json.RawMessage) []stri
 // Key identifies the run that an event asks for: SHA-256 over length-prefixed
 // parts, so that no two lists of parts collide. Seeing the same event again, after
 // a restart or by redelivery, gives the same key. generation tells runs apart that
-// were asked for again.
+// were asked for again. The delivery of a webhook is the same whatever is in force when
+// it comes again, so of its key the commit, the composition's digest and the params are
+// no part.
 func Key(e pipeline.Event, c *pipeline.Composition, params json.RawMessage, generation int64) pipeline.RunKey {
+	head, digest := e.Head, c.Digest
+	if e.Kind == pipeline.EventWebhook {
+		head, digest, params = "", "", nil
+	}
 	parts := []string{
-		e.Kind, e.Repo, string(e.Ref), string(e.Head), string(c.Name), string(c.Digest), string(params), fmt.Sprint(generation),
+		e.Kind, e.Repo, string(e.Ref), string(head), string(c.Name), string(digest), string(params), fmt.Sprint(generation),
 	}
 	h := sha256.New()
 	for _, part := range append(parts, distinctions(e)...) {

@@ -138,6 +138,31 @@ func TestKeyIsStableAndTellsEveryPartApart(t *testing.T) {
 	}
 }
 
+func TestADeliveryHasOneKeyOnAnyCommit(t *testing.T) {
+	t.Parallel()
+	c := comp("a")
+	e := pipeline.Event{Kind: pipeline.EventWebhook, Ref: "refs/heads/main", Head: "c0ffee", Name: "deploy", ID: "1"}
+	base := plan.Key(e, &c, []byte(`{"a":1}`), 0)
+	later, other := e, e
+	later.Head = "beef"
+	changed := c
+	changed.Digest = "sha256:2"
+	if plan.Key(later, &changed, nil, 0) != base {
+		t.Error("the same delivery has two keys")
+	}
+	other.ID = "2"
+	elsewhere := e
+	elsewhere.Name = "release"
+	b := comp("b")
+	for _, k := range []pipeline.RunKey{
+		plan.Key(other, &c, nil, 0), plan.Key(elsewhere, &c, nil, 0), plan.Key(e, &b, nil, 0), plan.Key(e, &c, nil, 1),
+	} {
+		if k == base {
+			t.Error("two deliveries have one key")
+		}
+	}
+}
+
 func TestStatusesRollUpTheWorstFirst(t *testing.T) {
 	t.Parallel()
 	run := func(name string, n int, s pipeline.State, why string) *pipeline.Run {

@@ -62,6 +62,16 @@ func (db *DB) RunByNumber(ctx context.Context, c pipeline.CompositionName, n int
 	return r, db.read(err, "run %d of %s", n, c)
 }
 
+// RunByKey returns the run that was made for an event, with tasks and specs. When there
+// is none, the error is a fault.NotFound.
+func (db *DB) RunByKey(ctx context.Context, key pipeline.RunKey) (*pipeline.Run, error) {
+	r, err := db.oneRun(ctx, `r.run_key = ?`, string(key))
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, fault.New(fault.NotFound, "no run with key %s is in the record", key)
+	}
+	return r, db.read(err, "the run with key %s", key)
+}
+
 func (db *DB) oneRun(ctx context.Context, where string, args ...any) (r *pipeline.Run, err error) {
 	err = db.snapshot(ctx, func(q querier) error {
 		r, err = scanRun(q.QueryRowContext(ctx, `SELECT `+runColumns+` FROM runs r WHERE `+where, args...))

@@ -56,7 +56,13 @@ func TestRunComesBackAsItWasWritten(t *testing.T) {
 	if d := cmp.Diff(after, byNumber); d != "" || err != nil {
 		t.Errorf("by number: %v\n%s", err, d)
 	}
+	byKey, err := db.RunByKey(t.Context(), r.Key)
+	if d := cmp.Diff(after, byKey); d != "" || err != nil {
+		t.Errorf("by key: %v\n%s", err, d)
+	}
 	_, err = db.Run(t.Context(), "nobody")
+	want(t, err, fault.NotFound)
+	_, err = db.RunByKey(t.Context(), "nobody")
 	want(t, err, fault.NotFound)
 	_, err = db.RunByNumber(t.Context(), "build", 2)
 	want(t, err, fault.NotFound)
