@@ -119,6 +119,23 @@ func (s *secrets) Secret(name pipeline.SecretName) (string, error) {
 	return v, redact.Check(redact.Secret{Name: string(name), Value: v})
 }
 
+// hookSecret returns the secret of the webhook in force under the id. One that two
+// triggers share has one secret, or its configuration would not be in force.
+func (s *server) hookSecret(id string) (string, error) {
+	live := s.commits.Live()
+	if live == nil {
+		return "", fault.New(fault.Unavailable, "no configuration is in force yet")
+	}
+	for i := range live.Compositions {
+		for _, t := range live.Compositions[i].Triggers {
+			if t.Webhook != nil && t.Webhook.ID == id {
+				return s.secrets.Secret(t.Webhook.Secret)
+			}
+		}
+	}
+	return "", fault.New(fault.NotFound, "no trigger in force is of webhook %s", id)
+}
+
 func valueOf(d pipeline.Secret) (string, error) {
 	if d.Env == "" {
 		v, err := secretFile(d.File)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 	"github.com/maestro-cd/maestro/internal/wire"
 	"github.com/maestro-cd/maestro/reconciler/internal/fleet"
 	"github.com/maestro-cd/maestro/reconciler/internal/forge"
+	"github.com/maestro-cd/maestro/reconciler/internal/hooks"
 	"github.com/maestro-cd/maestro/reconciler/internal/loop"
 	"github.com/maestro-cd/maestro/reconciler/internal/sources"
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
@@ -275,7 +277,7 @@ func (s *server) run(ctx context.Context, ready func(addresses)) error {
 		g.Go(func() error { return s.converger.Run(ctx) })
 	}
 	s.serveHTTP(ctx, g, s.web, pages)
-	s.serveHTTP(ctx, g, s.intake, s.fleet.Handler())
+	s.serveHTTP(ctx, g, s.intake, s.intakeHandler())
 	s.serveHTTP(ctx, g, s.admin, s.adminHandler())
 	g.Go(func() error {
 		<-ctx.Done()
@@ -292,6 +294,20 @@ func (s *server) run(ctx context.Context, ready func(addresses)) error {
 		return nil
 	}
 	return err
+}
+
+// intakeHandler serves what comes in: webhooks, and all else to the agents' paths.
+// Neither side may get a path that was cleaned.
+func (s *server) intakeHandler() http.Handler {
+	posts := hooks.New(hooks.Config{Secret: s.hookSecret, Deliver: s.commits.Deliver, Log: s.log})
+	agents := s.fleet.Handler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.EscapedPath(), hooks.Path) {
+			posts.ServeHTTP(w, r)
+			return
+		}
+		agents.ServeHTTP(w, r)
+	})
 }
 
 func (s *server) announce(at addresses) error {

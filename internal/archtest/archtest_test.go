@@ -50,6 +50,7 @@ var rooms = map[string][]string{
 	"reconciler/internal/sources": {"internal/pipeline", "internal/fault", "internal/gitrepo"},
 	"reconciler/internal/forge":   {"internal/pipeline", "internal/fault", "internal/gitrepo"},
 	"reconciler/internal/fleet":   {"internal/pipeline", "internal/fault", "internal/wire", "internal/wsconn"},
+	"reconciler/internal/hooks":   {"internal/pipeline", "internal/fault"},
 	"reconciler/internal/web": {
 		"internal/pipeline", "internal/fault", "ui",
 		"reconciler/internal/web/ansi", "reconciler/internal/web/graph",
