@@ -270,7 +270,12 @@ func (s *server) run(ctx context.Context, ready func(addresses)) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.runs.Run(ctx) })
-	g.Go(func() error { return s.watcher.Run(ctx) })
+	g.Go(func() error {
+		if err := s.commits.Resume(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("what was in force is not known yet", "err", err)
+		}
+		return s.watcher.Run(ctx)
+	})
 	g.Go(func() error { return s.commits.Run(ctx) })
 	g.Go(func() error { return s.proposals.Run(ctx) })
 	if s.converger != nil {

@@ -151,6 +151,11 @@ func (c *Commits) order(refs map[pipeline.Ref]pipeline.CommitID) []pipeline.Ref 
 	return out
 }
 
+// Resume puts in force what was in force when the program stopped, whether the
+// repository can be reached or not. It is not called at the same time as Observe,
+// which does the same where this has failed.
+func (c *Commits) Resume(ctx context.Context) error { return c.ensureLive(ctx) }
+
 // ensureLive evaluates the live commit again after a start.
 func (c *Commits) ensureLive(ctx context.Context) error {
 	if c.Live() != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/maestro-cd/maestro/internal/wire"
 	"github.com/maestro-cd/maestro/reconciler/internal/engine"
 	"github.com/maestro-cd/maestro/reconciler/internal/place"
+	"github.com/maestro-cd/maestro/reconciler/internal/plan"
 )
 
 // place gives ready tasks to agents and adds the offers to the pass.
@@ -42,14 +43,30 @@ func (l *Runs) board() *place.Board {
 	}
 	slices.SortFunc(runs, func(a, b *pipeline.Run) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	agents := make([]place.Agent, 0, len(l.agents))
+	closed := l.closed()
 	for _, a := range l.agents {
 		agents = append(agents, place.Agent{
 			ID: a.ID, Pool: a.Pool, Untrusted: a.Untrusted, Facts: a.facts, Warm: a.warm, Load: a.load,
-			Usable: a.connected && !a.Revoked && !a.stalled(time.Now()),
+			Usable: a.connected && !a.Revoked && !a.stalled(time.Now()), Closed: closed(a.Pool),
 		})
 	}
 	slices.SortFunc(agents, func(a, b place.Agent) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	return place.New(runs, agents, time.Now(), l.refused)
+}
+
+// closed tells from which compositions the policy in force keeps a pool. While nobody
+// knows what is in force, it is kept from all.
+func (l *Runs) closed() func(pipeline.PoolName) func(pipeline.CompositionName) bool {
+	law, err := l.cfg.Law()
+	return func(pool pipeline.PoolName) func(pipeline.CompositionName) bool {
+		switch {
+		case err != nil:
+			return func(pipeline.CompositionName) bool { return true }
+		case slices.ContainsFunc(law.Pools, func(r pipeline.PoolRule) bool { return r.Pool == pool }):
+			return func(c pipeline.CompositionName) bool { return plan.Closed(law, pool, c) }
+		}
+		return nil
+	}
 }
 
 // offer turns an assignment into an attempt. It reports whether the run changed;

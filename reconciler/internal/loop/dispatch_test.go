@@ -9,6 +9,34 @@ import (
 	"github.com/maestro-cd/maestro/internal/wire"
 )
 
+func TestAPoolIsKeptFromACompositionThatDoesNotNameItEither(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	a := w.agent("one")
+	id := w.config("c1", pushed("c", shellTask("a")), pushed("release", shellTask("b")))
+	w.repo.mu.Lock()
+	cfg := w.repo.configs[id]
+	cfg.Policy.Pools = []pipeline.PoolRule{{Pool: "default", Compositions: []string{"rel*"}}}
+	w.repo.configs[id] = cfg
+	w.repo.mu.Unlock()
+	w.push(id)
+	o := w.accept(a)
+	if o.Spec.Composition != "release" {
+		t.Fatalf("offered %s", o.Spec.Composition)
+	}
+	w.runs.Message(a.ID, success(o, `{}`))
+	w.awaitRun("release", 1, in(pipeline.Success))
+	m, err := w.runs.Moment(t.Context(), "", 10)
+	if err != nil || len(m.Queue) != 1 || !m.Queue[0].Blocked || m.Queue[0].Sentence != "no agent fits: 1 of 1 lack leave of the policy to run c" {
+		t.Errorf("queue %+v, %v", m.Queue, err)
+	}
+	w.push(w.config("c2", pushed("release", shellTask("b")))) // a policy without the rule
+	if o = w.accept(a); o.Spec.Composition != "c" {
+		t.Errorf("offered %s, and the older run waits", o.Spec.Composition)
+	}
+}
+
 func TestTearDownOfAFailedTaskGetsWhatItReportedAndNoMore(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -50,6 +50,8 @@ type world struct {
 	dropped chan pipeline.AgentID
 	// blanks are the values of parts, as in "build: fields of test".
 	blanks map[string]string
+	// inForce is the policy that was last seen in force.
+	inForce *pipeline.Policy
 }
 
 // memoryDir is a folder in memory where there is one: what a disk does at a crash
@@ -169,8 +171,13 @@ func (w *world) Fill(_ context.Context, _ *pipeline.Composition, run *pipeline.R
 }
 
 func (w *world) law() (*pipeline.Policy, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if live := w.c.Live(); live != nil {
-		return &live.Policy, nil
+		w.inForce = &live.Policy
+	}
+	if w.inForce != nil { // a restart knows what was in force
+		return w.inForce, nil
 	}
 	return nil, fault.New(fault.Unavailable, "no configuration is live yet")
 }

@@ -156,7 +156,7 @@ func (a *assembly) open() {
 	}
 	a.db, a.sent = db, make(chan sent, 1000)
 	a.runs = loop.New(loop.Config{
-		DB: db, Logs: a, Fleet: a, Filler: a, Secrets: a, Log: log, Default: mainRef, Repo: repoName, Proposals: true,
+		DB: db, Logs: a, Fleet: a, Filler: a, Secrets: a, Law: a.law, Log: log, Default: mainRef, Repo: repoName, Proposals: true,
 	})
 	a.c = loop.NewCommits(loop.CommitsConfig{
 		DB: db, Repository: a.repo, Runs: a.runs, Log: log, Name: repoName, Default: mainRef, Proposals: true,

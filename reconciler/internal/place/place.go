@@ -27,6 +27,9 @@ type Agent struct {
 	Untrusted bool
 	// Facts is the decoded JSON object that the agent reported.
 	Facts any
+	// Closed reports whether the policy keeps its pool from a composition, whether a
+	// task names the pool or none; nil where it keeps it from nobody.
+	Closed func(pipeline.CompositionName) bool
 	// Usable: connected, renewing and not draining.
 	Usable bool
 	// Warm are the compositions that have a workspace on it.
@@ -148,7 +151,7 @@ func (b *Board) goesOnAt(r *pipeline.Run, agent pipeline.AgentID) bool {
 		}
 		soon := t.State == pipeline.Ready && !t.NotBefore.After(b.now) ||
 			t.State == pipeline.Pending && needsOnlyRunning(r, t)
-		if soon && b.mayTake(a, t) && pinned(r, t, agent) && !b.turnedDown(r, t, agent) {
+		if soon && b.mayTake(a, r, t) && pinned(r, t, agent) && !b.turnedDown(r, t, agent) {
 			return true
 		}
 	}
@@ -263,7 +266,7 @@ func (b *Board) choose(it Item) *Agent {
 	for i := range b.agents {
 		a := &b.agents[i]
 		holder, held := b.seats[a.ID]
-		if !a.Usable || held && holder != it.Run.ID || !b.mayTake(a, it.Task) || !pinned(it.Run, it.Task, a.ID) ||
+		if !a.Usable || held && holder != it.Run.ID || !b.mayTake(a, it.Run, it.Task) || !pinned(it.Run, it.Task, a.ID) ||
 			b.turnedDown(it.Run, it.Task, a.ID) {
 			continue
 		}
@@ -314,7 +317,10 @@ func (b *Board) slot(run *pipeline.Run, agent pipeline.AgentID) int {
 
 // mayTake reports whether the agent is one that the task may run on at all,
 // remembering the answer for tasks with the same requirement.
-func (b *Board) mayTake(a *Agent, t *pipeline.RunTask) bool {
+func (b *Board) mayTake(a *Agent, r *pipeline.Run, t *pipeline.RunTask) bool {
+	if a.closed(r) {
+		return false
+	}
 	req := &t.Spec.Requirement
 	k := fitKey{agent: a.ID, pool: req.Pool, clauses: len(req.Facts)}
 	// Specs are shared by the runs of one composition, so equal pointers are equal specs.
@@ -331,6 +337,8 @@ func (b *Board) mayTake(a *Agent, t *pipeline.RunTask) bool {
 	}
 	return ok
 }
+
+func (a *Agent) closed(r *pipeline.Run) bool { return a.Closed != nil && a.Closed(r.Composition) }
 
 // Excluded returns what keeps the agent from running the task, clause by clause;
 // nothing when it may.
@@ -364,7 +372,11 @@ func (b *Board) Why(run *pipeline.Run, t *pipeline.RunTask) Wait {
 	var declined []string
 	for i := range b.agents {
 		a := &b.agents[i]
-		if why := Excluded(a, &t.Spec); len(why) > 0 {
+		why := Excluded(a, &t.Spec)
+		if len(why) == 0 && a.closed(run) {
+			why = append(why, "leave of the policy to run "+string(run.Composition))
+		}
+		if len(why) > 0 {
 			for _, w := range why {
 				if count[w] == 0 {
 					order = append(order, w)

@@ -223,10 +223,8 @@ func Forbidden(law *pipeline.Policy, c *pipeline.Composition, ref, main pipeline
 	tasks := slices.SortedFunc(slices.Values(c.Tasks), func(a, b pipeline.Task) int { return cmp.Compare(a.Name, b.Name) })
 	for i := range tasks {
 		t := &tasks[i]
-		for _, r := range law.Pools {
-			if r.Pool == t.Requirement.Pool && !anyMatch(r.Compositions, string(c.Name)) {
-				return fmt.Sprintf("task %s: pool %s is for %s (%s)", t.Name, r.Pool, either(r.Compositions), r.Pos)
-			}
+		if r := closed(law, t.Requirement.Pool, c.Name); r != nil {
+			return fmt.Sprintf("task %s: pool %s is for %s (%s)", t.Name, r.Pool, either(r.Compositions), r.Pos)
 		}
 		for _, r := range law.Secrets {
 			if !slices.Contains(t.Secrets, r.Secret) {
@@ -245,6 +243,22 @@ func Forbidden(law *pipeline.Policy, c *pipeline.Composition, ref, main pipeline
 		}
 	}
 	return ""
+}
+
+// Closed reports whether the policy keeps a pool from a composition. A task that names
+// no pool must not come to an agent of such a one either.
+func Closed(law *pipeline.Policy, pool pipeline.PoolName, c pipeline.CompositionName) bool {
+	return closed(law, pool, c) != nil
+}
+
+// closed returns the rule that keeps a pool from a composition, nil when none does.
+func closed(law *pipeline.Policy, pool pipeline.PoolName, c pipeline.CompositionName) *pipeline.PoolRule {
+	for i := range law.Pools {
+		if r := &law.Pools[i]; r.Pool == pool && !anyMatch(r.Compositions, string(c)) {
+			return r
+		}
+	}
+	return nil
 }
 
 func either(list []string) string { return strings.Join(list, " or ") }

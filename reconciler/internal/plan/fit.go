@@ -32,6 +32,7 @@ func (h hosts) and(o hosts) hosts {
 // demands that are equal are one.
 type matcher struct {
 	agents  []pipeline.Host
+	law     *pipeline.Policy
 	free    hosts
 	met     map[string]*met
 	plugins map[pipeline.PluginName][]pipeline.Program
@@ -44,8 +45,8 @@ type met struct {
 	lacked int
 }
 
-func newMatcher(agents []Agent, plugins []pipeline.Plugin) *matcher {
-	m := &matcher{met: map[string]*met{}, plugins: map[pipeline.PluginName][]pipeline.Program{}, free: make(hosts, (len(agents)+63)/64)}
+func newMatcher(agents []Agent, plugins []pipeline.Plugin, law *pipeline.Policy) *matcher {
+	m := &matcher{law: law, met: map[string]*met{}, plugins: map[pipeline.PluginName][]pipeline.Program{}, free: make(hosts, (len(agents)+63)/64)}
 	for i, a := range agents {
 		m.agents = append(m.agents, pipeline.Host{Pool: a.Pool, Untrusted: a.Untrusted, Facts: a.Facts})
 		if a.Online && !a.Busy {
@@ -76,11 +77,25 @@ func (m *matcher) ask(d *pipeline.Demand) (key string, found *met) {
 	return key, found
 }
 
+// open returns the agents whose pools the policy does not keep from c.
+func (m *matcher) open(c pipeline.CompositionName) *met {
+	o := &met{text: "leave of the policy to run " + string(c), hosts: make(hosts, len(m.free))}
+	for i := range m.agents {
+		if Closed(m.law, m.agents[i].Pool, c) {
+			o.lacked++
+		} else {
+			o.hosts[i/64] |= 1 << (i % 64)
+		}
+	}
+	return o
+}
+
 // fits returns how many agents can take the tasks of c, those that require the same
 // together, in the order of the first of them.
 func (m *matcher) fits(c *pipeline.Composition) []Fit {
 	var out []Fit
 	at := map[string]int{}
+	open := m.open(c.Name)
 	for i := range c.Tasks {
 		t := &c.Tasks[i]
 		if t.BuiltIn() {
@@ -92,6 +107,9 @@ func (m *matcher) fits(c *pipeline.Composition) []Fit {
 			continue
 		}
 		at[keys] = len(out)
+		if t.Requirement.Pool == "" { // one that names a pool was judged by its name
+			all = append(all, open)
+		}
 		out = append(out, m.fit(t, all))
 	}
 	for i := range out {
@@ -154,7 +172,7 @@ func (p *Plan) place(in *Input) {
 			wanted[pipeline.CompositionName(c.Name)] = true
 		}
 	}
-	m := newMatcher(in.Fleet.Agents, in.Head.Plugins)
+	m := newMatcher(in.Fleet.Agents, in.Head.Plugins, in.law())
 	for _, c := range byName(in.Head.Compositions) {
 		if wanted[c.Name] {
 			if fits := m.fits(c); len(fits) > 0 {
