@@ -49,6 +49,23 @@ func (l *Runs) Cancel(id pipeline.RunID, reason string) {
 	l.queue(message{cancel: &Cancel{id, reason}})
 }
 
+// CancelNow is Cancel that waits until the record says so; fault.Unavailable when it
+// does not, and then the caller asks again.
+func (l *Runs) CancelNow(ctx context.Context, id pipeline.RunID, reason string) error {
+	l.Cancel(id, reason)
+	// The first question may be taken up with the request, before it is written.
+	for range 2 {
+		if err := l.ask(ctx, func() {}); err != nil {
+			return err
+		}
+	}
+	r, err := l.cfg.DB.Run(ctx, id)
+	if err == nil && !r.Cancel && !r.State.Terminal() {
+		return fault.New(fault.Unavailable, "run %s is not cancelled yet", id)
+	}
+	return err
+}
+
 func (l *Runs) agentConnected(ctx context.Context, p *pass, c *connected) {
 	a := l.know(c.agent)
 	a.connected, a.renewedAt = true, time.Now()

@@ -345,3 +345,22 @@ func TestCancelSurvivesAWriteThatFails(t *testing.T) {
 		t.Errorf("reason = %q", r.Reason)
 	}
 }
+
+func TestACancelThatIsNotWrittenIsNotAnswered(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	w.push(w.config("c1", pushed("c", shellTask("a"))))
+	r := w.await(pipeline.Ready)
+	w.breakWrite(int(r.Version))
+	if err := w.runs.CancelNow(t.Context(), r.ID, "cancelled by ana"); !fault.Is(err, fault.Unavailable) {
+		t.Errorf("with a record that takes nothing: %v", err)
+	}
+	w.mendWrite()
+	if err := w.runs.CancelNow(t.Context(), r.ID, "cancelled by ana"); err != nil {
+		t.Error(err)
+	}
+	if r, err := w.db.Run(t.Context(), r.ID); err != nil || r.State != pipeline.Cancelled {
+		t.Errorf("it is %s, %v", r.State, err)
+	}
+}

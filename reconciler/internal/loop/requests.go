@@ -119,8 +119,11 @@ func (p *Proposals) cancel(ctx context.Context, a store.AnsweredRequest, user st
 		if asked.Reason != "" {
 			reason += ": " + asked.Reason
 		}
-		// Before it is recorded: to cancel twice does no harm.
-		p.cfg.Runs.Cancel(r.ID, reason)
+		// In the record before the answer, which would be all that a crash leaves of it;
+		// to cancel twice does no harm.
+		if err := p.cfg.Runs.CancelNow(ctx, r.ID, reason); err != nil {
+			return a, err
+		}
 		a.Answer = fmt.Sprintf("%s: cancels %s", user, name)
 	}
 	p.cfg.Log.Info("request answered", "user", user, "answer", a.Answer)
