@@ -275,11 +275,11 @@ func (p *Proposals) look(ctx context.Context, m *moment) error {
 	if err := p.recall(ctx, m); err != nil {
 		return err
 	}
-	var errs []error
+	// What people wait for comes before the plans, of which there may be many.
+	errs := []error{p.gates(ctx, m), p.requests(ctx, m)}
 	if p.cfg.Branches && m.tip != "" {
 		errs = append(errs, p.branches(ctx, m, open))
 	}
-	errs = append(errs, p.gates(ctx, m), p.requests(ctx, m))
 	if m.gated { // or else not all heads are known
 		errs = append(errs, p.forget(ctx, m))
 	}

@@ -31,6 +31,9 @@ type forum struct {
 	told       []string
 	refs       map[pipeline.Ref]string
 	away, mute bool
+	// planning, unless nil, says whether a branch may be looked at; late: it was anyway.
+	planning func() bool
+	late     bool
 }
 
 func (f *forum) ancestors(id pipeline.CommitID) []pipeline.CommitID {
@@ -42,7 +45,9 @@ func (f *forum) ancestors(id pipeline.CommitID) []pipeline.CommitID {
 }
 
 func (f *forum) Between(_ context.Context, base, head pipeline.CommitID) (loop.Span, error) {
+	early := f.planning != nil && !f.planning()
 	f.mu.Lock()
+	f.late = f.late || early
 	defer f.mu.Unlock()
 	if f.away {
 		return loop.Span{}, fault.New(fault.Unavailable, "the server is away")
@@ -636,6 +641,28 @@ func TestRequestIsDoneOnceAndAnswered(t *testing.T) {
 	})
 	if _, err := a.db.RunByNumber(t.Context(), "c", 3); !fault.Is(err, fault.NotFound) {
 		t.Errorf("a request was carried out twice: %v", err)
+	}
+}
+
+func TestPeopleAreHeardBeforeBranchesArePlanned(t *testing.T) {
+	t.Parallel()
+	a := newAssembly(t)
+	a.make(c1, c0, "eve", touched("one"))
+	a.f.mu.Lock()
+	a.f.planning = func() bool { // while a branch is looked at
+		a.f.mu.Lock()
+		defer a.f.mu.Unlock()
+		return len(a.f.told) == 1
+	}
+	a.f.statements["asked"] = loop.Statement{Target: c0, Message: "run nothing", Signers: []string{"ana"}, At: time.Now()}
+	a.f.refs["refs/maestro/requests/ana/1"] = "asked"
+	a.f.mu.Unlock()
+	a.propose("x", c1)
+	a.awaitProposal("x", "is planned", planned(c1))
+	a.f.mu.Lock()
+	defer a.f.mu.Unlock()
+	if a.f.late {
+		t.Error("a request waited for a plan")
 	}
 }
 
