@@ -282,7 +282,8 @@ type matched struct {
 	sentence, refused string
 }
 
-// match finds the trigger of c that the event fires.
+// match finds the trigger of c that the event fires: the first that must not is passed
+// over for one that may.
 func (d *decision) match(c *pipeline.Composition) matched {
 	m := matched{trigger: -1, sentence: "no " + word(d.Event.Kind) + " trigger"}
 	near := 0
@@ -297,10 +298,15 @@ func (d *decision) match(c *pipeline.Composition) matched {
 		}
 		m.concerns = true
 		if r.how == fires {
-			m.trigger, m.sentence, m.refused = i, r.text, r.refused
-			break
+			if m.trigger < 0 || r.refused == "" {
+				m.trigger, m.sentence, m.refused = i, r.text, r.refused
+			}
+			if r.refused == "" {
+				break
+			}
+			continue
 		}
-		if r.how > near {
+		if m.trigger < 0 && r.how > near {
 			near, m.sentence = r.how, r.text
 		}
 	}

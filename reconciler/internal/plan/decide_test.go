@@ -284,3 +284,25 @@ func TestEstimatesAreNearestRanks(t *testing.T) {
 		t.Error("an estimate without history")
 	}
 }
+
+func TestATriggerThatMustNotFireLeavesItToOneThatMay(t *testing.T) {
+	t.Parallel()
+	hook := func(field string) pipeline.Trigger {
+		return pipeline.Trigger{Webhook: &pipeline.WebhookTrigger{ID: "deploy", Payload: &pipeline.Type{
+			Kind: pipeline.KindStruct, Fields: []pipeline.Field{{Name: field, Type: pipeline.Type{Kind: pipeline.KindString}}},
+		}}}
+	}
+	cfg := &pipeline.Config{Compositions: []pipeline.Composition{with("a", hook("version"), hook("tag"), hook("branch"))}}
+	for body, want := range map[string]string{
+		`{"version":"1"}`: "run: webhook deploy", `{"tag":"v1"}`: "run: webhook deploy", `{"branch":"b"}`: "run: webhook deploy",
+		`{"x":1}`: `rejected: webhook deploy: payload: version: is missing; "x": is not declared`,
+	} {
+		p := decide(cfg, pipeline.Event{Kind: pipeline.EventWebhook, Name: "deploy", Payload: json.RawMessage(body)})
+		if got := says(p); got != want {
+			t.Errorf("%s: %q, want %q", body, got, want)
+		}
+	}
+	if p := decide(cfg, pipeline.Event{Kind: pipeline.EventWebhook, Name: "deploy", Payload: json.RawMessage(`{"tag":"v1"}`)}); p.Runs[0].Trigger != 1 {
+		t.Errorf("trigger %d fires", p.Runs[0].Trigger)
+	}
+}
