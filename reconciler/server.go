@@ -210,10 +210,14 @@ func (s *server) observe(ctx context.Context, refs gitrepo.Refs) error {
 		s.problem(ctx, err)
 		return nil
 	}
-	if err == nil {
-		s.problem(ctx, nil)
+	if err != nil {
+		return err
 	}
-	return err
+	s.problem(ctx, nil)
+	if s.commits.Behind() {
+		return sources.ErrMore
+	}
+	return nil
 }
 
 // problem records why the repository cannot be read, nil when it can.

@@ -70,6 +70,10 @@ type Commits struct {
 	woken      chan struct{} // receives when another configuration is in force
 	delivering chan struct{} // is full while a delivery is carried out
 
+	// Owned by who calls Observe.
+	slice  time.Duration // how long Observe goes on with branches
+	behind bool          // see Behind
+
 	// Owned by Run.
 	following         bool
 	followed, savedTo pipeline.Seq // see followRuns
@@ -78,7 +82,7 @@ type Commits struct {
 
 // NewCommits returns Commits; nothing happens before Observe.
 func NewCommits(cfg CommitsConfig) *Commits {
-	return &Commits{cfg: cfg, woken: make(chan struct{}, 1), delivering: make(chan struct{}, 1)}
+	return &Commits{cfg: cfg, woken: make(chan struct{}, 1), delivering: make(chan struct{}, 1), slice: time.Second}
 }
 
 // Live returns the configuration in force, or nil before the first. The caller
@@ -89,10 +93,15 @@ func (c *Commits) Live() *pipeline.Config {
 	return c.live
 }
 
+// Behind reports whether the last Observe left branches or tags to another one, because
+// these took long: who calls it at once, with how the refs are then, does not let the
+// default branch wait for all of them.
+func (c *Commits) Behind() bool { return c.behind }
+
 // Observe compares the refs, as they are now, with what the record has seen, and
 // carries out every difference. It is called by one goroutine at a time. What it
 // could not do it returns, and does at the next call; the branches after it are
-// looked at all the same.
+// looked at all the same, as many as there is time for: see Behind.
 func (c *Commits) Observe(ctx context.Context, refs map[pipeline.Ref]pipeline.CommitID) error {
 	seen, err := c.cfg.DB.ObservedRefs(ctx, c.cfg.Name)
 	if err != nil {
@@ -105,14 +114,20 @@ func (c *Commits) Observe(ctx context.Context, refs map[pipeline.Ref]pipeline.Co
 	delete(seen, baseline)
 	delete(seen, baselineTags)
 	old := map[pipeline.Ref]pipeline.CommitID{}
+	began, done := time.Now(), 0 // what fails does not keep the others from their turn
+	c.behind = false
 	for _, ref := range c.order(refs) {
 		switch {
 		case refs[ref] == seen[ref]:
 		case isTag(ref) && !tagsKnown, ref.Branch() != "" && !known && ref != c.cfg.Default:
 			old[ref] = refs[ref]
+		case done > 0 && time.Since(began) >= c.slice:
+			c.behind = true
 		default:
 			if err := c.moved(ctx, ref, seen[ref], refs[ref], !known); err != nil {
 				errs = append(errs, fmt.Errorf("%s at %s: %w", ref, refs[ref].Short(), err))
+			} else if ref != c.cfg.Default {
+				done++
 			}
 		}
 	}
@@ -121,7 +136,7 @@ func (c *Commits) Observe(ctx context.Context, refs map[pipeline.Ref]pipeline.Co
 			errs = append(errs, c.deleted(ctx, ref))
 		}
 	}
-	if err := errors.Join(errs...); err != nil || known && tagsKnown {
+	if err := errors.Join(errs...); err != nil || known && tagsKnown || c.behind {
 		return err
 	}
 	old[baseline], old[baselineTags] = "seen", "seen"

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"testing"
 
+	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/wire"
 )
@@ -16,6 +17,39 @@ func (w *world) rollUp(c pipeline.CommitID) pipeline.Status {
 		w.t.Fatalf("statuses of %s: %v, %v", c, all, err)
 	}
 	return all[0]
+}
+
+func TestTheDefaultBranchDoesNotWaitForManyOthers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.c.Hurry()
+	w.push("")
+	refs := map[pipeline.Ref]pipeline.CommitID{mainRef: w.config("c1", pushed("c", shellTask("a")))}
+	see := func(fails, behind bool, want ...pipeline.CommitID) {
+		t.Helper()
+		if err := w.c.Observe(t.Context(), refs); (err != nil) != fails || w.c.Behind() != behind {
+			t.Errorf("err = %v, behind %t", err, w.c.Behind())
+		}
+		for _, id := range want {
+			if _, err := w.db.Commit(t.Context(), id); err != nil {
+				t.Errorf("not carried out: %v", err)
+			}
+		}
+	}
+	for _, b := range []string{"w", "x", "y", "z"} {
+		refs[pipeline.Ref("refs/heads/"+b)] = w.config(pipeline.CommitID("of-"+b), pushed("c", shellTask("a")))
+	}
+	w.repo.lost, refs["refs/heads/a"] = "lost", "lost" // what cannot be read has its turn each time, and takes nobody's
+	see(true, true, "c1", "of-w")
+	delete(refs, "refs/heads/a")
+	refs[mainRef] = w.config("c2", pushed("c", shellTask("a"))) // and moves meanwhile
+	see(false, true, "c2", "of-x")
+	if _, err := w.db.Commit(t.Context(), "of-y"); !fault.Is(err, fault.NotFound) {
+		t.Errorf("a branch came before the refs were read again: %v", err)
+	}
+	see(false, true, "of-y")
+	see(false, false, "of-z")
+	see(false, false)
 }
 
 func TestBranchAtTheSameCommitLeavesItsStatusAlone(t *testing.T) {

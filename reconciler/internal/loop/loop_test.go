@@ -195,11 +195,15 @@ type fakeRepository struct {
 	mu      sync.Mutex
 	configs map[pipeline.CommitID]pipeline.Config
 	fail    error
+	lost    pipeline.CommitID // cannot be read
 }
 
 func (r *fakeRepository) Evaluate(_ context.Context, id pipeline.CommitID) (pipeline.Config, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if id == r.lost && id != "" {
+		return pipeline.Config{}, fault.New(fault.Unavailable, "commit %s cannot be read", id)
+	}
 	return r.configs[id], r.fail
 }
 

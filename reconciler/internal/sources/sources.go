@@ -9,6 +9,7 @@ package sources
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"time"
@@ -35,7 +36,7 @@ type Config struct {
 	// Observe is called with all refs: first of all, whenever they differ from
 	// what it last took without an error, and every Resync. It is never called
 	// twice at a time. After an error it is called again: at once for
-	// fault.Conflict, otherwise after a pause that grows from 1 s to 5 min, or
+	// ErrMore and fault.Conflict, otherwise after a pause that grows from 1 s to 5 min, or
 	// when something moves.
 	Observe func(ctx context.Context, refs gitrepo.Refs) error
 	// Problem is called when the repository cannot be read, with an error whose
@@ -43,6 +44,10 @@ type Config struct {
 	// it can be read again. It may be nil.
 	Problem func(ctx context.Context, err error)
 }
+
+// ErrMore is returned by an Observe that has taken in a part of the refs and wants to
+// see how they are before it goes on.
+var ErrMore = errors.New("there is more to take in")
 
 const (
 	firstPause = time.Second
@@ -147,6 +152,10 @@ func (s *Source) pass(ctx context.Context) time.Duration {
 		s.observed = false
 		if ctx.Err() != nil {
 			return lastPause
+		}
+		if errors.Is(err, ErrMore) {
+			s.failures = 0
+			return 0
 		}
 		s.failures++
 		if fault.Is(err, fault.Conflict) && s.failures <= conflicts {

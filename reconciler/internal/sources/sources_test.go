@@ -56,12 +56,18 @@ type bench struct {
 	observed []gitrepo.Refs
 	problems []string
 	answer   error // of Observe
+	more     int   // how often it answers so, 0 for always
 }
 
 func (b *bench) observe(_ context.Context, r gitrepo.Refs) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.observed = append(b.observed, r)
+	if b.more > 0 {
+		if b.more--; b.more == 0 {
+			defer func() { b.answer = nil }()
+		}
+	}
 	return b.answer
 }
 
@@ -211,6 +217,19 @@ func TestConflictIsTriedAgainAtOnceButNotForEver(t *testing.T) {
 		synctest.Wait()
 		if n := len(b.seen()); n != 1+4 {
 			t.Errorf("observed %d times without time passing, want 5", n)
+		}
+	})
+}
+
+func TestRefsThatAreTakenInByPartsAreReadAgainAtOnce(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, b *bench) {
+		b.answering(sources.ErrMore)
+		b.more = 20
+		b.repo.set(1, nil)
+		b.src.Hint()
+		synctest.Wait()
+		if n := len(b.seen()); n != 1+21 || b.repo.count() < n {
+			t.Errorf("observed %d times and read %d times without time passing, want 22", n, b.repo.count())
 		}
 	})
 }
