@@ -1,7 +1,6 @@
 package loop
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -217,13 +216,27 @@ func (l *Runs) recovered(p *pass) {
 	}
 }
 
+// enlist makes a run active.
+func (l *Runs) enlist(r *pipeline.Run, of *pipeline.Composition) {
+	if i, there := slices.BinarySearch(l.order, r.ID); !there {
+		l.order = slices.Insert(l.order, i, r.ID)
+	}
+	l.active[r.ID] = &activeRun{run: r, of: of, open: engine.Open{}}
+}
+
+func (l *Runs) delist(id pipeline.RunID) {
+	delete(l.active, id)
+	if i, there := slices.BinarySearch(l.order, id); there {
+		l.order = slices.Delete(l.order, i, i+1)
+	}
+}
+
 // sorted are the active runs, oldest first.
 func (l *Runs) sorted() []*activeRun {
-	out := make([]*activeRun, 0, len(l.active))
-	for _, ar := range l.active {
-		out = append(out, ar)
+	out := make([]*activeRun, len(l.order))
+	for i, id := range l.order {
+		out[i] = l.active[id]
 	}
-	slices.SortFunc(out, func(a, b *activeRun) int { return cmp.Compare(a.run.ID, b.run.ID) })
 	return out
 }
 

@@ -38,10 +38,9 @@ func (l *Runs) place(ctx context.Context, p *pass) {
 // board is what placement looks at now.
 func (l *Runs) board() *place.Board {
 	runs := make([]*pipeline.Run, 0, len(l.active))
-	for _, ar := range l.active {
+	for _, ar := range l.sorted() {
 		runs = append(runs, ar.run)
 	}
-	slices.SortFunc(runs, func(a, b *pipeline.Run) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	agents := make([]place.Agent, 0, len(l.agents))
 	closed := l.closed()
 	for _, a := range l.agents {

@@ -92,6 +92,7 @@ type Runs struct {
 
 	// Owned by Run.
 	active   map[pipeline.RunID]*activeRun
+	order    []pipeline.RunID                      // of active, oldest first
 	attempts map[pipeline.AttemptID]pipeline.RunID // of the open attempts
 	agents   map[pipeline.AgentID]*agent
 	commits  map[pipeline.CommitID]*commitFacts
@@ -253,7 +254,7 @@ func (l *Runs) reload(ctx context.Context) error {
 		return fmt.Errorf("read agents: %w", err)
 	}
 	l.reloads++
-	l.active = make(map[pipeline.RunID]*activeRun, len(runs))
+	l.active, l.order = make(map[pipeline.RunID]*activeRun, len(runs)), nil
 	// Fields were computed from outputs that may not be in the record.
 	l.fields, l.filling = map[fieldKey]json.RawMessage{}, map[fieldKey]bool{}
 	l.waits, l.inquiries, l.next, l.fresh = map[fieldKey]bool{}, map[blankKey]inquiry{}, nil, true
@@ -265,7 +266,7 @@ func (l *Runs) reload(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		l.active[r.ID] = &activeRun{run: r, of: c, open: engine.Open{}}
+		l.enlist(r, c)
 	}
 	for _, a := range attempts {
 		if ar := l.active[a.Run]; ar != nil {
@@ -339,7 +340,7 @@ func (l *Runs) look(ctx context.Context, p *pass, m message) {
 func (l *Runs) add(ctx context.Context, p *pass, m message) {
 	for i, r := range m.added {
 		if l.active[r.ID] == nil && !r.State.Terminal() {
-			l.active[r.ID] = &activeRun{run: r, of: m.of[i], open: engine.Open{}}
+			l.enlist(r, m.of[i])
 			l.follow(r)
 			l.arrived(p, r)
 		}
@@ -351,7 +352,7 @@ func (l *Runs) add(ctx context.Context, p *pass, m message) {
 
 // finished forgets a run that has ended, and tells its agents that its workspaces are free.
 func (l *Runs) finished(p *pass, r *pipeline.Run) {
-	delete(l.active, r.ID)
+	l.delist(r.ID)
 	maps.DeleteFunc(l.inquiries, func(k blankKey, _ inquiry) bool { return k.run == r.ID })
 	l.notes.forget(r.ID)
 	told := map[pipeline.AgentID]bool{}

@@ -44,13 +44,15 @@ type Facts struct {
 // rolls all up, which is always there, and one for each composition that ran.
 func Statuses(f Facts) []pipeline.Status {
 	out := []pipeline.Status{RollUp(f)}
-	for _, r := range newest(f.Runs) {
+	runs := newest(f.Runs)
+	slices.SortFunc(runs, func(a, b *pipeline.Run) int { return cmp.Compare(a.Composition, b.Composition) })
+	for _, r := range runs {
 		out = append(out, OfRun(r, f.URL))
 	}
 	return out
 }
 
-// newest returns the latest run of each composition, by name. Runs that others have
+// newest returns the latest run of each composition, in no order. Runs that others have
 // called do not count: what came of them is in their callers.
 func newest(all []*pipeline.Run) []*pipeline.Run {
 	latest := make(map[pipeline.CompositionName]*pipeline.Run, len(all))
@@ -66,7 +68,6 @@ func newest(all []*pipeline.Run) []*pipeline.Run {
 	for _, r := range latest {
 		runs = append(runs, r)
 	}
-	slices.SortFunc(runs, func(a, b *pipeline.Run) int { return cmp.Compare(a.Composition, b.Composition) })
 	return runs
 }
 
@@ -112,7 +113,10 @@ func ofRuns(f Facts) pipeline.Status {
 	for _, r := range runs {
 		st := forgeState(r.State)
 		count[st]++
-		if st != statusSuccess && (worst == nil || rank(st) > rank(forgeState(worst.State))) {
+		if st == statusSuccess {
+			continue
+		}
+		if worst == nil || cmp.Or(cmp.Compare(rank(st), rank(forgeState(worst.State))), cmp.Compare(worst.Composition, r.Composition)) > 0 {
 			worst = r
 		}
 	}
