@@ -284,10 +284,13 @@ type SecretRule struct {
 	Pos          Position   `json:"pos"`
 }
 
-// PoolRule lists the compositions, as patterns, that may use a pool.
+// PoolRule lists the compositions, as patterns, that may use a pool, and the branches,
+// as patterns, whose runs may; none means all. A composition is what its branch says
+// that it is, so that its name alone keeps nobody out who may push a branch.
 type PoolRule struct {
 	Pool         PoolName `json:"pool"`
 	Compositions []string `json:"compositions"`
+	Branches     []string `json:"branches,omitempty"`
 	Pos          Position `json:"pos"`
 }
 

@@ -53,16 +53,16 @@ func (l *Runs) board() *place.Board {
 	return place.New(runs, agents, time.Now(), l.refused)
 }
 
-// closed tells from which compositions the policy in force keeps a pool. While nobody
+// closed tells from which runs the policy in force keeps a pool. While nobody
 // knows what is in force, it is kept from all.
-func (l *Runs) closed() func(pipeline.PoolName) func(pipeline.CompositionName) bool {
+func (l *Runs) closed() func(pipeline.PoolName) func(*pipeline.Run) bool {
 	law, err := l.cfg.Law()
-	return func(pool pipeline.PoolName) func(pipeline.CompositionName) bool {
+	return func(pool pipeline.PoolName) func(*pipeline.Run) bool {
 		switch {
 		case err != nil:
-			return func(pipeline.CompositionName) bool { return true }
+			return func(*pipeline.Run) bool { return true }
 		case slices.ContainsFunc(law.Pools, func(r pipeline.PoolRule) bool { return r.Pool == pool }):
-			return func(c pipeline.CompositionName) bool { return plan.Closed(law, pool, c) }
+			return func(r *pipeline.Run) bool { return plan.Closed(law, pool, r.Composition, r.Ref) }
 		}
 		return nil
 	}

@@ -27,9 +27,9 @@ type Agent struct {
 	Untrusted bool
 	// Facts is the decoded JSON object that the agent reported.
 	Facts any
-	// Closed reports whether the policy keeps its pool from a composition, whether a
-	// task names the pool or none; nil where it keeps it from nobody.
-	Closed func(pipeline.CompositionName) bool
+	// Closed reports whether the policy keeps its pool from a run, whether a task names
+	// the pool or none; nil where it keeps it from nobody.
+	Closed func(*pipeline.Run) bool
 	// Usable: connected, renewing and not draining.
 	Usable bool
 	// Warm are the compositions that have a workspace on it.
@@ -338,7 +338,7 @@ func (b *Board) mayTake(a *Agent, r *pipeline.Run, t *pipeline.RunTask) bool {
 	return ok
 }
 
-func (a *Agent) closed(r *pipeline.Run) bool { return a.Closed != nil && a.Closed(r.Composition) }
+func (a *Agent) closed(r *pipeline.Run) bool { return a.Closed != nil && a.Closed(r) }
 
 // Excluded returns what keeps the agent from running the task, clause by clause;
 // nothing when it may.

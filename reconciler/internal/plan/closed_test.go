@@ -9,6 +9,24 @@ import (
 	"github.com/maestro-cd/maestro/reconciler/internal/plan"
 )
 
+func TestAPoolMayBeForSomeBranches(t *testing.T) {
+	t.Parallel()
+	law := &pipeline.Policy{Pools: []pipeline.PoolRule{{Pool: "prod", Compositions: []string{"release"}, Branches: []string{"main", "release/*"}}}}
+	release := &pipeline.Composition{Name: "release", Tasks: []pipeline.Task{{Name: "work", Requirement: pipeline.Requirement{Pool: "prod"}}}}
+	for ref, want := range map[pipeline.Ref]string{
+		"refs/heads/main": "", "refs/heads/release/1": "",
+		"refs/heads/x":   "task work: pool prod is for branch main or release/*, not for x ()",
+		"refs/tags/main": "task work: pool prod is for branch main or release/*, not for tag main ()",
+	} {
+		if got := plan.Forbidden(law, release, ref, "refs/heads/main"); got != want {
+			t.Errorf("%s: %q, want %q", ref, got, want)
+		}
+		if plan.Closed(law, "prod", "release", ref) != (want != "") || plan.Closed(law, "default", "release", ref) {
+			t.Errorf("%s: what no task names is judged otherwise", ref)
+		}
+	}
+}
+
 func TestAPlanCountsNoAgentThatThePolicyKeepsFromAComposition(t *testing.T) {
 	t.Parallel()
 	work := []pipeline.Task{{Name: "work", Plugin: "shell"}}

@@ -223,7 +223,10 @@ func Forbidden(law *pipeline.Policy, c *pipeline.Composition, ref, main pipeline
 	tasks := slices.SortedFunc(slices.Values(c.Tasks), func(a, b pipeline.Task) int { return cmp.Compare(a.Name, b.Name) })
 	for i := range tasks {
 		t := &tasks[i]
-		if r := closed(law, t.Requirement.Pool, c.Name); r != nil {
+		if r := closed(law, t.Requirement.Pool, c.Name, ref); r != nil {
+			if anyMatch(r.Compositions, string(c.Name)) {
+				return fmt.Sprintf("task %s: pool %s is for branch %s, not for %s (%s)", t.Name, r.Pool, either(r.Branches), whole(ref), r.Pos)
+			}
 			return fmt.Sprintf("task %s: pool %s is for %s (%s)", t.Name, r.Pool, either(r.Compositions), r.Pos)
 		}
 		for _, r := range law.Secrets {
@@ -238,23 +241,24 @@ func Forbidden(law *pipeline.Policy, c *pipeline.Composition, ref, main pipeline
 				branches = []string{main.Branch()}
 			}
 			if !anyMatch(branches, ref.Branch()) {
-				return fmt.Sprintf("task %s: secret %s is for branch %s, not for %s (%s)", t.Name, r.Secret, either(branches), short(ref), r.Pos)
+				return fmt.Sprintf("task %s: secret %s is for branch %s, not for %s (%s)", t.Name, r.Secret, either(branches), whole(ref), r.Pos)
 			}
 		}
 	}
 	return ""
 }
 
-// Closed reports whether the policy keeps a pool from a composition. A task that names
-// no pool must not come to an agent of such a one either.
-func Closed(law *pipeline.Policy, pool pipeline.PoolName, c pipeline.CompositionName) bool {
-	return closed(law, pool, c) != nil
+// Closed reports whether the policy keeps a pool from runs of a composition on ref. A
+// task that names no pool must not come to an agent of such a one either.
+func Closed(law *pipeline.Policy, pool pipeline.PoolName, c pipeline.CompositionName, ref pipeline.Ref) bool {
+	return closed(law, pool, c, ref) != nil
 }
 
-// closed returns the rule that keeps a pool from a composition, nil when none does.
-func closed(law *pipeline.Policy, pool pipeline.PoolName, c pipeline.CompositionName) *pipeline.PoolRule {
+// closed returns the rule that keeps a pool from such runs, nil when none does.
+func closed(law *pipeline.Policy, pool pipeline.PoolName, c pipeline.CompositionName, ref pipeline.Ref) *pipeline.PoolRule {
 	for i := range law.Pools {
-		if r := &law.Pools[i]; r.Pool == pool && !anyMatch(r.Compositions, string(c)) {
+		r := &law.Pools[i]
+		if r.Pool == pool && (!anyMatch(r.Compositions, string(c)) || len(r.Branches) > 0 && !anyMatch(r.Branches, ref.Branch())) {
 			return r
 		}
 	}
@@ -262,6 +266,14 @@ func closed(law *pipeline.Policy, pool pipeline.PoolName, c pipeline.Composition
 }
 
 func either(list []string) string { return strings.Join(list, " or ") }
+
+// whole is a ref as people call it, where a tag could be taken for a branch.
+func whole(r pipeline.Ref) string {
+	if r.Branch() == "" {
+		return "tag " + short(r)
+	}
+	return short(r)
+}
 
 // short is a ref as people call it.
 func short(r pipeline.Ref) string {

@@ -33,6 +33,7 @@ func (h hosts) and(o hosts) hosts {
 type matcher struct {
 	agents  []pipeline.Host
 	law     *pipeline.Policy
+	ref     pipeline.Ref // of the runs
 	free    hosts
 	met     map[string]*met
 	plugins map[pipeline.PluginName][]pipeline.Program
@@ -45,8 +46,8 @@ type met struct {
 	lacked int
 }
 
-func newMatcher(agents []Agent, plugins []pipeline.Plugin, law *pipeline.Policy) *matcher {
-	m := &matcher{law: law, met: map[string]*met{}, plugins: map[pipeline.PluginName][]pipeline.Program{}, free: make(hosts, (len(agents)+63)/64)}
+func newMatcher(agents []Agent, plugins []pipeline.Plugin, law *pipeline.Policy, ref pipeline.Ref) *matcher {
+	m := &matcher{law: law, ref: ref, met: map[string]*met{}, plugins: map[pipeline.PluginName][]pipeline.Program{}, free: make(hosts, (len(agents)+63)/64)}
 	for i, a := range agents {
 		m.agents = append(m.agents, pipeline.Host{Pool: a.Pool, Untrusted: a.Untrusted, Facts: a.Facts})
 		if a.Online && !a.Busy {
@@ -81,7 +82,7 @@ func (m *matcher) ask(d *pipeline.Demand) (key string, found *met) {
 func (m *matcher) open(c pipeline.CompositionName) *met {
 	o := &met{text: "leave of the policy to run " + string(c), hosts: make(hosts, len(m.free))}
 	for i := range m.agents {
-		if Closed(m.law, m.agents[i].Pool, c) {
+		if Closed(m.law, m.agents[i].Pool, c, m.ref) {
 			o.lacked++
 		} else {
 			o.hosts[i/64] |= 1 << (i % 64)
@@ -172,7 +173,7 @@ func (p *Plan) place(in *Input) {
 			wanted[pipeline.CompositionName(c.Name)] = true
 		}
 	}
-	m := newMatcher(in.Fleet.Agents, in.Head.Plugins, in.law())
+	m := newMatcher(in.Fleet.Agents, in.Head.Plugins, in.law(), in.Event.Ref)
 	for _, c := range byName(in.Head.Compositions) {
 		if wanted[c.Name] {
 			if fits := m.fits(c); len(fits) > 0 {

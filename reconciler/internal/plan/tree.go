@@ -56,7 +56,7 @@ var spelled = map[string]string{
 var unordered = map[string]bool{
 	"Task.needs": true, "Task.secrets": true, "Task.pins": true, "Group.members": true,
 	"Gate.approvers": true, "ChangeRule.approvers": true, "ManualTrigger.approvers": true,
-	"Retries.on": true, "ChangeRule.compositions": true, "SecretRule.compositions": true, "PoolRule.compositions": true,
+	"Retries.on": true, "ChangeRule.compositions": true, "SecretRule.compositions": true, "PoolRule.compositions": true, "PoolRule.branches": true,
 }
 
 var (
