@@ -14,9 +14,12 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 
 	"github.com/maestro-cd/maestro/internal/bundle"
 	"github.com/maestro-cd/maestro/internal/config"
@@ -158,8 +161,14 @@ type bundles struct {
 	dir  string
 	log  *slog.Logger
 	http *http.Client
-	mu   sync.Mutex // one download or packing at a time
+	mu   sync.Mutex // one packing at a time
+	// downloads are one at a time for each archive. They may take long, and nothing
+	// else waits for them: commits of any branch name what is downloaded.
+	downloads singleflight.Group
 }
+
+// mostURLs bounds the addresses that are kept of one archive.
+const mostURLs = 20
 
 // maxArchive bounds what a program's URL may deliver.
 const maxArchive = 1 << 30
@@ -201,7 +210,7 @@ func (b *bundles) keep(p *pipeline.Plugin, tree fs.FS) error {
 	defer b.mu.Unlock()
 	for _, prog := range p.Programs {
 		if prog.URL != "" && isHex(prog.SHA256, sha256.Size) {
-			if err := os.WriteFile(filepath.Join(b.dir, prog.SHA256+".url"), []byte(prog.URL), 0o600); err != nil {
+			if err := b.remember(prog.SHA256, prog.URL); err != nil {
 				return fmt.Errorf("remember archive of plugin %s: %w", p.Name, err)
 			}
 		}
@@ -224,6 +233,26 @@ func (b *bundles) keep(p *pipeline.Plugin, tree fs.FS) error {
 		return fault.New(fault.Invalid, "pack plugin %s: %w", p.Name, err)
 	}
 	return durable.WriteFile(b.path(p.Tree), []byte(buf.String()), 0o600)
+}
+
+// remember puts an address of an archive before those that other manifests gave: one of
+// them that does not answer must not take the others' place.
+func (b *bundles) remember(sum, from string) error {
+	old, err := b.addresses(sum)
+	if err != nil || len(old) > 0 && old[0] == from || strings.ContainsAny(from, "\r\n") {
+		return err
+	}
+	all := append([]string{from}, slices.DeleteFunc(old, func(o string) bool { return o == from })...)
+	return durable.WriteFile(filepath.Join(b.dir, sum+".url"), []byte(strings.Join(all[:min(mostURLs, len(all))], "\n")), 0o600)
+}
+
+// addresses are those of an archive, the one that was given last first.
+func (b *bundles) addresses(sum string) ([]string, error) {
+	raw, err := os.ReadFile(filepath.Join(b.dir, sum+".url"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return strings.FieldsFunc(string(raw), func(c rune) bool { return c == '\n' }), err
 }
 
 func isHex(s string, bytes int) bool {
@@ -255,16 +284,22 @@ func (b *bundles) Archive(ctx context.Context, sum string) (io.ReadCloser, error
 		return nil, fault.New(fault.NotFound, "no archive %.80q", sum)
 	}
 	path := filepath.Join(b.dir, sum+".archive")
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if f, err := os.Open(path); err == nil {
-		return f, nil
-	}
-	raw, err := os.ReadFile(filepath.Join(b.dir, sum+".url"))
+	_, err, _ := b.downloads.Do(sum, func() (any, error) {
+		if _, err := os.Stat(path); err == nil {
+			return nil, nil
+		}
+		from, err := b.addresses(sum)
+		if err == nil && len(from) == 0 {
+			err = fault.New(fault.NotFound, "no archive %s: no manifest names it", sum)
+		}
+		for _, u := range from {
+			if err = b.download(ctx, u, sum, path); err == nil {
+				break
+			}
+		}
+		return nil, err
+	})
 	if err != nil {
-		return nil, fault.New(fault.NotFound, "no archive %s: no manifest names it", sum)
-	}
-	if err := b.download(ctx, string(raw), sum, path); err != nil {
 		return nil, err
 	}
 	return os.Open(path)
