@@ -166,10 +166,7 @@ func (s *server) openRooms(late *lateFleet) error {
 
 // law is the policy in force.
 func (s *server) law() (*pipeline.Policy, error) {
-	if live := s.commits.Live(); live != nil {
-		return &live.Policy, nil
-	}
-	return nil, fault.New(fault.Unavailable, "no configuration is in force yet")
+	return s.commits.Law()
 }
 
 // openForge makes the converger and returns what wakes it.

@@ -66,6 +66,7 @@ type Commits struct {
 
 	mu   sync.Mutex
 	live *pipeline.Config // of the default branch; nil before the first
+	none bool             // the record was asked, and nothing was ever in force
 
 	woken      chan struct{} // receives when another configuration is in force
 	delivering chan struct{} // is full while a delivery is carried out
@@ -178,6 +179,9 @@ func (c *Commits) ensureLive(ctx context.Context) error {
 	}
 	live, err := c.cfg.DB.LiveCommit(ctx, c.cfg.Name)
 	if fault.Is(err, fault.NotFound) {
+		c.mu.Lock()
+		c.none = true
+		c.mu.Unlock()
 		return nil
 	}
 	if err != nil {
@@ -189,6 +193,21 @@ func (c *Commits) ensureLive(ctx context.Context) error {
 	}
 	c.goLive(cfg)
 	return nil
+}
+
+// Law returns the policy in force: one without rules where nothing ever was, because
+// the sound compositions of a commit run beside its broken ones. It is
+// fault.Unavailable while that is not known.
+func (c *Commits) Law() (*pipeline.Policy, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.live != nil:
+		return &c.live.Policy, nil
+	case c.none:
+		return &pipeline.Policy{}, nil
+	}
+	return nil, fault.New(fault.Unavailable, "what is in force is not known yet")
 }
 
 func (c *Commits) goLive(cfg pipeline.Config) {
