@@ -104,6 +104,29 @@ tasks: {
 	s.CheckNoLeak(t, canary, a)
 }
 
+// Whoever may push a branch decides what its tasks do: they find another workspace and
+// another home than those of the default branch, on the same agent.
+func TestBranchLeavesNothingToTheDefaultBranch(t *testing.T) {
+	real(t)
+	m := newMarks(t)
+	repo := testkit.NewRepo(t)
+	s := testkit.Serve(t, repo.Bare, nil)
+	s.StartAgent(t, "one", "default", "")
+	files := testkit.Files(testkit.Ops(), workflow("same", fmt.Sprintf(`
+triggers: [{push: branches: ["**"]}]
+tasks: work: shell.#Run & {fields: script: %q}`, fmt.Sprintf(`ls -a . "$HOME" | grep poison | wc -l >> %s
+touch poison "$HOME/poison"`, m))))
+	for _, branch := range []string{"main", "feature", "feature", "main"} {
+		if r := s.AwaitRuns(t, repo.Push(branch, files), 1)[0]; r.State != pipeline.Success {
+			t.Fatalf("%s: the run is %s: %s", branch, r.State, r.Reason)
+		}
+	}
+	// The workspace of the default branch is warm: it finds what it has left itself.
+	if got := strings.Join(m.lines(t), " "); got != "0 0 0 2" {
+		t.Errorf("main, feature, feature and main found %s files of earlier runs, want 0 0 0 2", got)
+	}
+}
+
 func TestMissingSecretFailsItsTaskAndSaysWhich(t *testing.T) {
 	real(t)
 	file := filepath.Join(t.TempDir(), "secret")

@@ -164,7 +164,7 @@ func (l *Runs) refused(run pipeline.RunID, task pipeline.TaskName, id pipeline.A
 // being computed; the task is looked at again when they are. fault.Invalid is for the
 // task's author, any other error may pass.
 func (l *Runs) spec(ctx context.Context, r *pipeline.Run, t *pipeline.RunTask, g place.Assignment) (s wire.Spec, ready bool, err error) {
-	if len(t.Spec.Secrets) > 0 && r.Ref != l.cfg.Default {
+	if len(t.Spec.Secrets) > 0 && !l.trusted(r) {
 		return s, false, fault.New(fault.Invalid, "needs secret %s, which runs of %s may have and those of %s may not",
 			t.Spec.Secrets[0], l.cfg.Default, r.Ref)
 	}
@@ -185,10 +185,15 @@ func (l *Runs) spec(ctx context.Context, r *pipeline.Run, t *pipeline.RunTask, g
 		Plugin: wire.Plugin{Name: t.Spec.Plugin, Tree: t.Spec.Tree, Programs: t.Spec.Programs},
 		Fields: fields, Secrets: t.Spec.Secrets, Outputs: t.Spec.Outputs, Previous: previous,
 		Timeout: t.Spec.Timeout, LostAfter: pipeline.Duration(lostAfter(&t.Spec)), Effect: t.Spec.Effect,
-		Slot: g.Slot, Untrusted: l.agents[g.Agent].Untrusted, IdempotencyKey: idempotencyKey(r, t),
+		Slot: g.Slot, Untrusted: l.agents[g.Agent].Untrusted || !l.trusted(r), IdempotencyKey: idempotencyKey(r, t),
 		Repo: l.cfg.Repo, Commit: r.Commit, Ref: r.Ref, TryNumber: int(t.Epoch) + 1,
 	}, true, nil
 }
+
+// trusted reports whether a run is of what is in force. Any other has no secrets, and
+// a workspace, a cache and a home of its own: whoever may push a branch decides what
+// it does.
+func (l *Runs) trusted(r *pipeline.Run) bool { return r.Ref == l.cfg.Default }
 
 // idempotencyKey is the same for all attempts of a task, and of no other task.
 func idempotencyKey(r *pipeline.Run, t *pipeline.RunTask) string {
