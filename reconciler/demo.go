@@ -174,7 +174,7 @@ func (d *demo) start(ctx context.Context) error {
 	}
 	d.say("git init --bare ops.git")
 	data := filepath.Join(d.dir, "reconciler")
-	if err := d.spawn("reconciler", self, "serve", "--repo", d.bare, "--data", data, "--listen", d.listen, "--intake", "127.0.0.1:0", "--unsigned-reviews"); err != nil {
+	if err := d.spawn("reconciler", nil, self, "serve", "--repo", d.bare, "--data", data, "--listen", d.listen, "--intake", "127.0.0.1:0", "--unsigned-reviews"); err != nil {
 		return err
 	}
 	if d.at, err = d.awaitServer(ctx, data); err != nil {
@@ -190,7 +190,7 @@ func (d *demo) start(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := d.spawn(a.name, cmd.Args[0], cmd.Args[1:]...); err != nil {
+		if err := d.spawn(a.name, cmd.Env, cmd.Args[0], cmd.Args[1:]...); err != nil {
 			return err
 		}
 	}
@@ -201,13 +201,14 @@ func (d *demo) start(ctx context.Context) error {
 	return nil
 }
 
-func (d *demo) spawn(name, program string, args ...string) error {
+func (d *demo) spawn(name string, env []string, program string, args ...string) error {
 	path := filepath.Join(d.dir, name+".log")
 	f, err := os.Create(path)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", name, err)
 	}
 	cmd := exec.Command(program, args...)
+	cmd.Env = env
 	cmd.Stdout, cmd.Stderr = f, f
 	// Its own group: Ctrl-C reaches the demo, which stops them in order.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -238,7 +238,7 @@ func (x *trial) serve(ctx context.Context, clone *checkout) error {
 		if err != nil {
 			return err
 		}
-		if err := x.world.spawn(a.name, cmd.Args[0], cmd.Args[1:]...); err != nil {
+		if err := x.world.spawn(a.name, cmd.Env, cmd.Args[0], cmd.Args[1:]...); err != nil {
 			return err
 		}
 	}
@@ -262,7 +262,7 @@ func (x *trial) follow(ctx context.Context, commit pipeline.CommitID, runs *loop
 	}
 	c := x.world.client()
 	w := newWatcher(c, x.out, x.errs)
-	w.refuse = refuseStuck()
+	w.refuse, w.passing = refuseStuck(ctx, x.world.client()), true
 	final, err := w.follow(ctx, id)
 	if err != nil {
 		x.cancel(context.WithoutCancel(ctx), id, runs)
@@ -336,12 +336,13 @@ func (x *trial) cancel(ctx context.Context, id pipeline.RunID, runs *loop.Runs) 
 
 // refuseStuck returns a function that fails when the run needs what is not here: a
 // person, or another agent.
-func refuseStuck() func(*shownRun) error {
+func refuseStuck(ctx context.Context, c *client) func(*shownRun) error {
 	var since time.Time
 	return func(r *shownRun) error {
+		if gate := gateOf(ctx, c, r); gate != "" {
+			return &exitError{exitHeld, fmt.Errorf("%s has come to gate %s, which nobody can open here", r.Composition, gate)}
+		}
 		switch {
-		case r.State == pipeline.Held:
-			return &exitError{exitHeld, fmt.Errorf("%s is held: %s", r.Composition, oneLine(r.Sentence))}
 		case r.Shown != blocked:
 			since = time.Time{}
 		case since.IsZero():
@@ -351,6 +352,27 @@ func refuseStuck() func(*shownRun) error {
 		}
 		return nil
 	}
+}
+
+// gateOf returns the gate that holds a run, or one that it has called, or "".
+func gateOf(ctx context.Context, c *client, r *shownRun) string {
+	for i := range r.Tasks {
+		t := &r.Tasks[i]
+		if t.State == pipeline.Held {
+			return string(r.Composition) + "/" + string(t.Name)
+		}
+		if t.Child == "" || t.State.Terminal() {
+			continue
+		}
+		var child shownRun
+		if c.get(ctx, "/runs/"+string(t.Child), nil, &child) != nil {
+			continue // the next look asks again
+		}
+		if gate := gateOf(ctx, c, &child); gate != "" {
+			return gate
+		}
+	}
+	return ""
 }
 
 // only is the one composition that a commit of a trial starts.

@@ -69,6 +69,41 @@ func TestExecEndsAsItsRunDoes(t *testing.T) {
 	}
 }
 
+func TestExecEndsAtAGateThatNobodyCanOpen(t *testing.T) {
+	real(t)
+	a := newAuthor(t)
+	env, _ := leavesNothing(t)
+	const shell = `import "github.com/maestro-cd/maestro/plugins/shell"`
+	for file, task := range map[string]string{
+		"compositions/goodbye/goodbye.cue": `ask: maestro.#Approval & {fields: {message: "go?", approvers: ["ops"]}}`,
+		helloFile:                          `call: maestro.#Run & {fields: composition: "goodbye"}`,
+	} {
+		a.edit(file, shell, shell+"\nimport \"github.com/maestro-cd/maestro\"")
+		a.edit(file, "tasks:", "tasks: "+task+"\n\ttasks:")
+	}
+	a.edit("compositions/goodbye/goodbye.cue", "compositions:", "policy: groups: ops: [\"alice\"]\ncompositions:")
+	for _, name := range []string{"goodbye", "hello"} {
+		out, exit := testkit.RunIn(t, a.Work, env, "reconciler", "exec", name)
+		if exit != 4 || !strings.Contains(out, "gate goodbye/ask") || strings.Contains(out, "web:") {
+			t.Errorf("exec %s: exit %d, want 4, the gate, and no address that is gone\n%s", name, exit, out)
+		}
+	}
+}
+
+// A task runs as its agent's user and can read the environment of the processes that
+// it comes from.
+func TestAgentOfExecHasNoSecrets(t *testing.T) {
+	real(t)
+	const canary = "canary-ancestor-3d5f7a9b1c"
+	a := newAuthor(t)
+	env, _ := leavesNothing(t)
+	a.edit(helloFile, "echo hello", "for p in /proc/[0-9]*; do case $(readlink $p/exe) in */agentd) echo seen; tr '\\\\0' ' ' < $p/environ;; esac; done")
+	out, exit := testkit.RunIn(t, a.Work, append(env, "DEPLOY_TOKEN="+canary), "reconciler", "exec", "hello")
+	if exit != 0 || !strings.Contains(out, "seen") || strings.Contains(out, "DEPLOY_TOKEN") {
+		t.Errorf("exit %d, want 0 and agents without the variable\n%s", exit, out)
+	}
+}
+
 func TestInterruptedExecLeavesNoProcess(t *testing.T) {
 	real(t)
 	a := newAuthor(t)

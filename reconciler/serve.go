@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -135,6 +136,19 @@ func dev(cmd *cobra.Command, opt options, agents int) error {
 	return g.Wait()
 }
 
+// agentEnv is what a local agent inherits of the environment: nothing that may be a
+// secret, because tasks run as the same user and can look at their ancestors.
+func agentEnv(all []string) []string {
+	return slices.DeleteFunc(slices.Clone(all), func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		switch name {
+		case "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR":
+			return false
+		}
+		return !strings.HasPrefix(name, "LC_")
+	})
+}
+
 // localAgent is an agentd that dev and demo start as a child process.
 type localAgent struct {
 	binary, dir, name string
@@ -191,6 +205,7 @@ func (a *localAgent) command(ctx context.Context, data string, at addresses) (*e
 		args = append(args, "--token-file", tokenFile)
 	}
 	cmd := exec.CommandContext(ctx, a.binary, args...)
+	cmd.Env = agentEnv(os.Environ())
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = shutdownTime
 	cmd.Stderr = a.stderr

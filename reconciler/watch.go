@@ -52,6 +52,8 @@ type watcher struct {
 	retry  retry
 	// refuse, when it is not nil, ends the watch at a run that cannot go on.
 	refuse func(*shownRun) error
+	// passing: the server ends with the run, so that nothing there can be asked later.
+	passing bool
 
 	told map[pipeline.TaskName]told
 	last time.Time // when a line was printed
@@ -224,7 +226,12 @@ func (w *watcher) failure(ctx context.Context, r *shownRun) {
 				w.tail(ctx, a.ID)
 			}
 		}
-		fmt.Fprintf(w.out, "%s  log: reconciler logs %s %s\n", w.prefix, runName(&r.Run), t.Name)
+		if !w.passing {
+			fmt.Fprintf(w.out, "%s  log: reconciler logs %s %s\n", w.prefix, runName(&r.Run), t.Name)
+		}
+	}
+	if w.passing {
+		return
 	}
 	fmt.Fprintf(w.out, "%s  web: %s\n", w.prefix, w.client.runURL(&r.Run))
 }
