@@ -425,7 +425,11 @@ func (s *Server) StartAgent(t testing.TB, name, pool, facts string) *Agent {
 func (a *Agent) Restart(t testing.TB) {
 	t.Helper()
 	first := a.Process == nil
-	a.Process = start(t, a.Name, nil, a.args...)
+	home := filepath.Join(a.Dir, "home") // what tasks leave in a home goes with the test
+	if err := os.MkdirAll(home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	a.Process = start(t, a.Name, []string{"HOME=" + home}, a.args...)
 	if first {
 		t.Cleanup(a.end)
 	}
