@@ -340,6 +340,9 @@ func numberOf(v any) (*big.Rat, bool) {
 // is a short text and a very long number.
 func ratOf(s string) (*big.Rat, bool) {
 	const mostExponent = 400
+	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
+		return new(big.Rat).SetInt64(n), true
+	}
 	if len(s) > mostExponent {
 		return nil, false
 	}

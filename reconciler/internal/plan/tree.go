@@ -64,12 +64,16 @@ var (
 	rawType      = reflect.TypeFor[json.RawMessage]()
 )
 
-// forester makes nodes, and remembers of each type what to make of its fields.
+// forester makes nodes, and remembers of each type what to make of its fields, and
+// the words for each type of a value: thousands of tasks declare the same ones.
 type forester struct {
 	types map[reflect.Type][]meaning
+	words map[string]string // by the key of a type that has no text
 }
 
-func newForester() *forester { return &forester{types: map[reflect.Type][]meaning{}} }
+func newForester() *forester {
+	return &forester{types: map[reflect.Type][]meaning{}, words: map[string]string{}}
+}
 
 // meaning is what to make of a field of a struct.
 type meaning struct {
@@ -111,7 +115,7 @@ func (f *forester) tree(v reflect.Value) *node {
 	case *json.RawMessage:
 		return jsonTree(*x)
 	case *pipeline.Type:
-		return typeTree(x)
+		return f.typeTree(x)
 	case *pipeline.Expr:
 		return exprTree(x)
 	case encoding.TextMarshaler:
@@ -146,16 +150,24 @@ func (f *forester) tree(v reflect.Value) *node {
 
 // typeTree shows a type in its author's words; one that has none is its kind, or all
 // that it says.
-func typeTree(t *pipeline.Type) *node {
-	code, kind := string(t.AppendKey(nil)), pipeline.Type{Kind: t.Kind}
-	text := t.Text
-	switch {
-	case code == string(kind.AppendKey(nil)):
-		text = string(t.Kind)
-	case text == "":
-		text = marshal(t)
+func (f *forester) typeTree(t *pipeline.Type) *node {
+	code := string(t.AppendKey(make([]byte, 0, 128)))
+	words, known := f.words[code]
+	if !known {
+		kind := pipeline.Type{Kind: t.Kind}
+		if code == string(kind.AppendKey(nil)) {
+			words = string(t.Kind)
+		} else {
+			plain := *t
+			plain.Text = ""
+			words = marshal(&plain)
+		}
+		f.words[code] = words
 	}
-	return leaf(code, text)
+	if t.Text != "" && words != string(t.Kind) {
+		words = t.Text
+	}
+	return leaf(code, words)
 }
 
 func leaf(code, text string) *node { return &node{code: code, text: text} }
@@ -222,7 +234,7 @@ func (f *forester) structTree(v reflect.Value) *node {
 		n.text = x.Uses
 		n.locate("", x.Places)
 	case *pipeline.Field:
-		n.text = typeTree(&x.Type).text
+		n.text = f.typeTree(&x.Type).text
 		if x.Optional {
 			n.text += ", optional"
 		}
@@ -333,11 +345,25 @@ func jsonTree(raw json.RawMessage) *node {
 	if len(raw) == 0 || string(raw) == "null" { // which is how nil is written
 		return nil
 	}
+	if isPlainString(raw) {
+		return leaf(string(raw), string(raw))
+	}
 	v, err := pipeline.DecodeJSON(raw)
 	if err != nil {
 		return leaf(string(raw), string(raw))
 	}
 	return valueTree(v)
+}
+
+// isPlainString reports whether raw is a string that can be written in one way only.
+func isPlainString(raw json.RawMessage) bool {
+	last := len(raw) - 1
+	if last < 1 || raw[0] != '"' || raw[last] != '"' {
+		return false
+	}
+	return !bytes.ContainsFunc(raw[1:last], func(r rune) bool {
+		return r < ' ' || r > '~' || r == '"' || r == '\\'
+	})
 }
 
 func valueTree(v any) *node {
