@@ -172,10 +172,26 @@ func (m *manifest) readHead(v cue.Value, idx *index) {
 		if (p.URL == "") != (p.SHA256 == "") {
 			m.complain(diag(codeManifest, pos, "program %d of plugin %q must have both url and sha256, or neither", i+1, m.name))
 		}
-		if p.URL == "" && len(p.Argv) > 0 && strings.Contains(p.Argv[0], "/") {
-			at, _ := idx.value("manifest", "programs", itoa(i), "argv", "0")
-			m.programs = append(m.programs, mention{Kind: mentionProgram, Name: p.Argv[0], Pos: at})
+		if p.URL == "" {
+			m.mentionFiles(i, p.Argv, idx)
 		}
+	}
+}
+
+// mentionFiles notes what a program's command may name in the plugin's folder.
+func (m *manifest) mentionFiles(program int, argv []string, idx *index) {
+	for i, word := range argv {
+		kind := mentionLoose
+		switch {
+		case i == 0 && strings.Contains(word, "/"):
+			kind = mentionProgram
+		case i == 0 || word == "" || strings.HasPrefix(word, "-"):
+			continue
+		case strings.HasPrefix(word, "./"):
+			kind = mentionFile
+		}
+		at, _ := idx.value("manifest", "programs", itoa(program), "argv", itoa(i))
+		m.programs = append(m.programs, mention{Kind: kind, Name: word, Pos: at})
 	}
 }
 

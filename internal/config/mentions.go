@@ -21,7 +21,7 @@ func (r *repository) checkMentions(s *survey) error {
 			switch m.Kind {
 			case mentionUnknown:
 				r.advise(s, m)
-			case mentionProgram:
+			case mentionProgram, mentionFile, mentionLoose:
 				if err := r.checkProgram(s, res, m); err != nil {
 					return err
 				}
@@ -121,6 +121,12 @@ func (r *repository) checkProgram(s *survey, res *unitResult, m mention) error {
 	}
 	name := path.Join(res.Dir, m.Name)
 	info, err := fs.Stat(s.tree, name)
+	if m.Kind == mentionLoose {
+		if err == nil && info.Mode().IsRegular() && underAny(name, res.Dir) {
+			r.warnLoose(res.Dir, m, strings.TrimPrefix(name, res.Dir+"/"))
+		}
+		return nil // what cannot be read is no file of the plugin
+	}
 	d := diag(codeProgram, m.Pos, "plugin %q has no file %s", pluginName(res.Dir), m.Name)
 	d.Unit = res.Dir
 	switch {
@@ -129,13 +135,16 @@ func (r *repository) checkProgram(s *survey, res *unitResult, m mention) error {
 		d.Help = "a program is named by its path from the folder, such as ./run; one without a slash is looked up in PATH"
 	case errors.Is(err, fs.ErrNotExist):
 		d.Help = fmt.Sprintf("add %s, and make it executable: git update-index --add --chmod=+x %s", name, name)
+		if m.Kind == mentionFile {
+			d.Help = fmt.Sprintf("add %s", name)
+		}
 	case fault.Is(err, fault.Invalid):
 		d.Message = fmt.Sprintf("the program of plugin %q cannot be read: %s", pluginName(res.Dir), plain(err.Error()))
 	case err != nil:
 		return fmt.Errorf("look for %s: %w", name, err)
 	case !info.Mode().IsRegular():
 		d.Message = fmt.Sprintf("%s of plugin %q is no file", m.Name, pluginName(res.Dir))
-	case info.Mode()&0o111 == 0:
+	case m.Kind == mentionProgram && info.Mode()&0o111 == 0:
 		d.Message = fmt.Sprintf("%s of plugin %q is not executable", m.Name, pluginName(res.Dir))
 		d.Help = fmt.Sprintf("run: chmod +x %s && git update-index --add --chmod=+x %s", name, name)
 	default:
@@ -144,4 +153,12 @@ func (r *repository) checkProgram(s *survey, res *unitResult, m mention) error {
 	r.cfg.Diagnostics = append(r.cfg.Diagnostics, d)
 	r.broken = append(r.broken, res.Dir)
 	return nil
+}
+
+// warnLoose says that a command names a file of the plugin, which it will not find.
+func (r *repository) warnLoose(dir string, m mention, file string) {
+	d := warn(codeProgram, m.Pos, "%q is looked for in the task's workspace, and plugin %q has a file of that name", m.Name, pluginName(dir))
+	d.Help = fmt.Sprintf("write %q for the plugin's own file", "./"+file)
+	d.Unit = dir
+	r.cfg.Diagnostics = append(r.cfg.Diagnostics, d)
 }

@@ -102,6 +102,10 @@ const (
 	mentionSecret      = "secret"
 	// mentionProgram is a file in a plugin's folder.
 	mentionProgram = "program"
+	// mentionFile is a file in a plugin's folder that its program is to read.
+	mentionFile = "file"
+	// mentionLoose is a word of a command, which may be the name of such a file.
+	mentionLoose = "loose"
 	// mentionIdle is a composition that says nothing of triggers.
 	mentionIdle = "idle"
 	// mentionUnknown is a name that nothing declares, which a plugin may have.

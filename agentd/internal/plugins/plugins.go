@@ -86,11 +86,29 @@ func (c *Cache) Fetch(ctx context.Context, p wire.Plugin) (dir string, argv []st
 	if dir, err = c.entry(ctx, want); err != nil {
 		return "", nil, wrap(err)
 	}
-	first, err := resolve(dir, prog.Argv[0])
-	if err != nil {
+	if argv, err = command(dir, prog.Argv); err != nil {
 		return "", nil, wrap(err)
 	}
-	return dir, append([]string{first}, prog.Argv[1:]...), nil
+	return dir, argv, nil
+}
+
+// command finds the program that the first element names, and the files of the
+// plugin that later ones name with a leading "./": what an interpreter is to read.
+func command(dir string, words []string) ([]string, error) {
+	first, err := resolve(dir, words[0])
+	if err != nil {
+		return nil, err
+	}
+	argv := []string{first}
+	for _, w := range words[1:] {
+		if strings.HasPrefix(w, "./") {
+			if w, _, err = fileIn(dir, w); err != nil {
+				return nil, err
+			}
+		}
+		argv = append(argv, w)
+	}
+	return argv, nil
 }
 
 // source is what an entry is made of.
@@ -158,17 +176,22 @@ func resolve(dir, name string) (string, error) {
 		}
 		return found, nil
 	}
+	full, mode, err := fileIn(dir, name)
+	if err == nil && runtime.GOOS != "windows" && mode&0o100 == 0 {
+		err = fault.New(fault.Invalid, "its command %q is not executable; run git update-index --chmod=+x on it and commit", name)
+	}
+	return full, err
+}
+
+func fileIn(dir, name string) (full string, mode os.FileMode, err error) {
 	rel := path.Clean(name)
 	if err := bundle.CheckPath(rel); err != nil {
-		return "", fault.New(fault.Invalid, "its command %q leaves the plugin's folder: %w", name, err)
+		return "", 0, fault.New(fault.Invalid, "its command %q leaves the plugin's folder: %w", name, err)
 	}
-	full := filepath.Join(dir, filepath.FromSlash(rel))
+	full = filepath.Join(dir, filepath.FromSlash(rel))
 	info, err := os.Lstat(full)
 	if err != nil || !info.Mode().IsRegular() {
-		return "", fault.New(fault.Invalid, "its command %q is not a file in the plugin's folder; argv names it relative to plugin.cue", name)
+		return "", 0, fault.New(fault.Invalid, "its command %q is not a file in the plugin's folder; argv names it relative to plugin.cue", name)
 	}
-	if runtime.GOOS != "windows" && info.Mode()&0o100 == 0 {
-		return "", fault.New(fault.Invalid, "its command %q is not executable; run git update-index --chmod=+x on it and commit", name)
-	}
-	return full, nil
+	return full, info.Mode(), nil
 }

@@ -88,6 +88,24 @@ func output(t testing.TB, argv ...string) string {
 	return string(out)
 }
 
+func TestInterpreterGetsFilesOfThePlugin(t *testing.T) {
+	t.Parallel()
+	s := newServer()
+	c := newCache(t.TempDir(), s)
+	dir, argv, err := c.Fetch(t.Context(), s.plugin(t, hello(), pipeline.Program{Argv: []string{"sh", "./bin/run", "bin/run", "--flag"}}))
+	if err != nil || len(argv) != 4 || argv[1] != filepath.Join(dir, "bin", "run") || argv[2] != "bin/run" {
+		t.Fatalf("argv %q, %v", argv, err)
+	}
+	if got := output(t, argv...); !strings.HasPrefix(got, "hello") {
+		t.Errorf("it said %q", got)
+	}
+	for _, word := range []string{"./absent", "./../x", "./bin"} {
+		if _, _, err := c.Fetch(t.Context(), s.plugin(t, hello(), pipeline.Program{Argv: []string{"sh", word}})); !fault.Is(err, fault.Invalid) {
+			t.Errorf("%s: %v, want an error of the manifest", word, err)
+		}
+	}
+}
+
 func TestFetchedProgramRuns(t *testing.T) {
 	t.Parallel()
 	s := newServer()
