@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	stderrors "errors"
 	"fmt"
 	"regexp"
@@ -215,6 +216,9 @@ func (x *explainer) incomplete(p []string, e errors.Error) pipeline.Diagnostic {
 	d := diag(codeRequired, x.at(p, e), "%s has no value", x.subject(p))
 	if decl := x.declared(p); decl.Exists() {
 		d.Note = "it must be " + inWords(decl)
+	}
+	if len(p) > 3 && p[0] == "pools" && p[2] == "facts" {
+		d.Help = "a pool promises exact values; what a task requires is written at the task: agent: " + strings.Join(p[2:], ": ") + ": " + cmp.Or(exprText(x.lastWritten(p)), "…")
 	}
 	return d
 }
