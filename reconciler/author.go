@@ -157,7 +157,8 @@ func newVet() *cobra.Command {
 		Use: "vet [DIR]", Short: "Check the compositions of a working copy", Args: cobra.MaximumNArgs(1),
 		Long: `Check every composition, pool and plugin of a working copy, as the server would
 check a commit of it, and report all mistakes. DIR may be any folder of it. The exit code
-is 1 when there is an error.`,
+is 1 when there is an error. The ranges of --json count as the Language Server Protocol
+does: from zero, in UTF-16 code units.`,
 		Example: "  reconciler vet\n  reconciler vet ~/pipelines --json",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			dir, err := moduleAbove(dirOf(args))
@@ -187,16 +188,16 @@ is 1 when there is an error.`,
 func printVet(cmd *cobra.Command, folder fs.FS, cfg *pipeline.Config, asJSON bool) error {
 	errs := count(cfg.Diagnostics, pipeline.SeverityError)
 	warnings := len(cfg.Diagnostics) - errs
+	source := func(file string) []byte {
+		b, _ := fs.ReadFile(folder, file)
+		return b
+	}
 	switch {
 	case asJSON:
-		if err := writeJSON(cmd.OutOrStdout(), append([]pipeline.Diagnostic{}, cfg.Diagnostics...)); err != nil {
+		if err := writeJSON(cmd.OutOrStdout(), config.ForEditors(cfg.Diagnostics, source)); err != nil {
 			return err
 		}
 	default:
-		source := func(file string) []byte {
-			b, _ := fs.ReadFile(folder, file)
-			return b
-		}
 		if err := config.RenderDiagnostics(cmd.OutOrStdout(), cfg.Diagnostics, source, colour(os.Stdout)); err != nil {
 			return err
 		}

@@ -500,3 +500,25 @@ func TestBundledFilesAreTheSchemaAndTheManifests(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
+
+func TestEditorsGetTheRangeOfAMistake(t *testing.T) {
+	t.Parallel()
+	const text = "first\n\t\"déjà\" 🎼: wrong, \"two words\"\r\nlast"
+	at := func(line, column int) pipeline.Diagnostic {
+		return pipeline.Diagnostic{Pos: pipeline.Position{File: "a.cue", Line: line, Column: column}}
+	}
+	span := func(line, start, end int) config.Range {
+		return config.Range{Start: config.EditorPosition{Line: line, Character: start}, End: config.EditorPosition{Line: line, Character: end}}
+	}
+	ds := []pipeline.Diagnostic{at(1, 1), at(2, 2), at(2, 17), at(2, 24), at(3, 99), at(9, 4), at(0, 0)}
+	want := []config.Range{span(0, 0, 5), span(1, 1, 7), span(1, 12, 17), span(1, 19, 30), span(2, 4, 4), span(8, 0, 0)}
+	got := config.ForEditors(ds, func(string) []byte { return []byte(text) })
+	for i, w := range want {
+		if got[i].Range == nil || *got[i].Range != w {
+			t.Errorf("%v: range %+v, want %+v", ds[i].Pos, got[i].Range, w)
+		}
+	}
+	if got[6].Range != nil {
+		t.Errorf("without a line there is a range %+v", got[6].Range)
+	}
+}
