@@ -20,12 +20,17 @@ func (r *repository) gatherPolicy() {
 		p.Changes = append(p.Changes, res.Policy.Changes...)
 		p.Secrets = append(p.Secrets, res.Policy.Secrets...)
 		p.Pools = append(p.Pools, res.Policy.Pools...)
+		p.Requests = append(p.Requests, res.Policy.Requests...)
 	}
 	p := &r.cfg.Policy
 	slices.SortStableFunc(p.Groups, func(a, b pipeline.Group) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortStableFunc(p.Changes, func(a, b pipeline.ChangeRule) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortStableFunc(p.Secrets, func(a, b pipeline.SecretRule) int { return strings.Compare(string(a.Secret), string(b.Secret)) })
 	slices.SortStableFunc(p.Pools, func(a, b pipeline.PoolRule) int { return strings.Compare(string(a.Pool), string(b.Pool)) })
+	slices.SortStableFunc(p.Requests, func(a, b pipeline.RequestRule) int { return strings.Compare(a.Name, b.Name) })
+	for i := 1; i < len(p.Requests); i++ {
+		r.oneRule("rule about requests", p.Requests[i].Name, p.Requests[i-1].Name, p.Requests[i].Pos, p.Requests[i-1].Pos)
+	}
 	for i := 1; i < len(p.Groups); i++ {
 		r.oneRule("group", p.Groups[i].Name, p.Groups[i-1].Name, p.Groups[i].Pos, p.Groups[i-1].Pos)
 	}
@@ -68,6 +73,9 @@ func (r *repository) checkPolicy() {
 	}
 	for _, c := range r.cfg.Policy.Changes {
 		r.ruleFor(c.Compositions, c.Pos)
+	}
+	for _, q := range r.cfg.Policy.Requests {
+		r.ruleFor(q.Compositions, q.Pos)
 	}
 }
 

@@ -62,6 +62,13 @@ func (c *checker) policy() {
 		r.Pool, r.Pos = pipeline.PoolName(name), pos
 		out.Pools = append(out.Pools, r)
 	})
+	c.eachRule(v, "requests", func(name string, v cue.Value, pos pipeline.Position) {
+		r := pipeline.RequestRule{}
+		_ = decode(v, &r)
+		r.Name, r.Pos = name, pos
+		c.mentionGroups(r.By, 0, fmt.Sprintf("policy: requests %q", name), []string{"policy", "requests", name, "by"})
+		out.Requests = append(out.Requests, r)
+	})
 	c.res.Policy = &out
 }
 

@@ -253,6 +253,22 @@ type Policy struct {
 	Secrets []SecretRule `json:"secrets,omitempty"`
 	// Pools likewise.
 	Pools []PoolRule `json:"pools,omitempty"`
+	// Requests say who may ask for what. What no rule is about, anybody may ask for
+	// whose word counts.
+	Requests []RequestRule `json:"requests,omitempty"`
+}
+
+// RequestRule gives members of groups leave to ask for something, and takes it from
+// everybody else whom no other rule gives it to.
+type RequestRule struct {
+	Name string `json:"name"`
+	// Verbs are some of run, cancel, retry and resolve.
+	Verbs []string `json:"verbs"`
+	// Compositions are patterns; none means all.
+	Compositions []string `json:"compositions,omitempty"`
+	// By are groups of the policy.
+	By  []string `json:"by"`
+	Pos Position `json:"pos"`
 }
 
 // Group is a named list of people.

@@ -2,7 +2,9 @@ package plan
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
@@ -48,6 +50,35 @@ func touches(r *pipeline.ChangeRule, changes []Change, in *Input) (because []str
 	slices.Sort(because)
 	const most = 3
 	return because[:min(most, len(because))], len(because) > 0
+}
+
+// MayNotAsk says why the policy keeps a person from asking for what verb stands for of a
+// composition, "" when it does not.
+func MayNotAsk(law *pipeline.Policy, verb string, of pipeline.CompositionName, user string) string {
+	if verb == "cancel-tree" { // the same right, however far it reaches
+		verb = "cancel"
+	}
+	var rules, groups []string
+	for i := range law.Requests {
+		r := &law.Requests[i]
+		if !slices.Contains(r.Verbs, verb) || len(r.Compositions) > 0 && !anyMatch(r.Compositions, string(of)) {
+			continue
+		}
+		if slices.Contains(members(law, r.By), user) {
+			return ""
+		}
+		rules, groups = append(rules, fmt.Sprintf("%q", r.Name)), append(groups, r.By...)
+	}
+	if len(rules) == 0 {
+		return ""
+	}
+	slices.Sort(groups)
+	noun := "rule"
+	if len(rules) > 1 {
+		noun = "rules"
+	}
+	return fmt.Sprintf("the policy lets only %s %s %s, by its %s %s, and %s is not among them",
+		either(slices.Compact(groups)), verb, of, noun, strings.Join(rules, " and "), user)
 }
 
 // reaches lists the secrets that compositions get with the head and not with the base.
