@@ -16,16 +16,16 @@ import (
 
 func newRequest() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "request", Short: "Ask for a run, or for the end of one", Args: cobra.NoArgs,
-		Long: `Ask for a run of a composition that has a manual trigger, or cancel a run. Run it in a
-clone of the ops repository: a request is a tag that is pushed under
-refs/maestro/requests/, and the command prints the git commands that make it. It is
-done once, answered by a note on the commit that the tag is of, and taken away:
+		Use: "request", Short: "Ask for a run, cancel or retry one, settle what is in doubt", Args: cobra.NoArgs,
+		Long: `Ask for a run of a composition that has a manual trigger, cancel a run or a task, go on
+from a run that ended badly, or say how a task in doubt ended. Run it in a clone of the ops
+repository: a request is a tag that is pushed under refs/maestro/requests/, and the
+command prints the git commands that make it. It is done once, answered by a note on the commit that the tag is of, and taken away:
 
   git fetch origin +refs/notes/maestro/requests:refs/notes/maestro/requests
   git notes --ref=refs/notes/maestro/requests show origin/HEAD`,
 	}
-	cmd.AddCommand(newRequestRun(), newRequestCancel())
+	cmd.AddCommand(newRequestRun(), newRequestCancel(), newRequestRetry(), newRequestResolve())
 	return cmd
 }
 
@@ -47,16 +47,62 @@ func newRequestRun() *cobra.Command {
 func newRequestCancel() *cobra.Command {
 	v := voice{}
 	var why string
+	var tree bool
 	cmd := &cobra.Command{
-		Use: "cancel COMPOSITION#N", Short: "Cancel a run", Args: cobra.ExactArgs(1),
+		Use: "cancel COMPOSITION#N[/TASK]", Short: "Cancel a run, or one task of it", Args: cobra.ExactArgs(1),
+		Long: `Cancel a run, or one task of it. What the run has called and waits for is cancelled
+along with it; --tree takes along all else that it led to: what it called and did not
+wait for, what was called because something failed, and what followed those.`,
 		Example: "  reconciler request cancel release#7 -m \"wrong version\"",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			v.cmd = cmd
-			return v.request(cmd.Context(), strings.TrimSpace("cancel "+args[0]+" "+why))
+			verb := review.VerbCancel
+			if tree {
+				verb = review.VerbCancelTree
+			}
+			return v.request(cmd.Context(), strings.TrimSpace(string(verb)+" "+args[0]+" "+why))
 		},
 	}
 	v.flags(cmd)
 	cmd.Flags().StringVarP(&why, "message", "m", "", "why")
+	cmd.Flags().BoolVar(&tree, "tree", false, "and every run that it led to")
+	return cmd
+}
+
+func newRequestRetry() *cobra.Command {
+	v := voice{}
+	cmd := &cobra.Command{
+		Use: "retry COMPOSITION#N", Short: "Go on from a run that ended badly", Args: cobra.ExactArgs(1),
+		Long: `Start a run that goes on from one that ended badly: the same composition, commit and
+params. It takes over the results of tasks that would certainly get the same inputs
+again, and does the rest: what failed, what needs it, gates, tasks whose files are read,
+and whatever a clean-up came after.`,
+		Example: "  reconciler request retry release#7",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			v.cmd = cmd
+			return v.request(cmd.Context(), "retry "+args[0])
+		},
+	}
+	v.flags(cmd)
+	return cmd
+}
+
+func newRequestResolve() *cobra.Command {
+	v := voice{}
+	var why string
+	cmd := &cobra.Command{
+		Use: "resolve COMPOSITION#N/TASK success|failure|rerun", Short: "Say how a task in doubt ended", Args: cobra.ExactArgs(2),
+		Long: `Say how a task in doubt ended: a task with effect "once" whose agent was lost while it
+ran. Look first at what it was to do. rerun starts it once more; whatever its lost agent
+still reports of it then counts for nothing.`,
+		Example: "  reconciler request resolve release#7/deploy success -m \"1.4.2 is up\"",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			v.cmd = cmd
+			return v.request(cmd.Context(), strings.TrimSpace("resolve "+args[0]+" "+args[1]+" "+why))
+		},
+	}
+	v.flags(cmd)
+	cmd.Flags().StringVarP(&why, "message", "m", "", "how you know")
 	return cmd
 }
 

@@ -135,6 +135,9 @@ func whyRun(ctx context.Context, w io.Writer, c *client, args []string, asJSON b
 // trigger says what started a run: the sentence of the verdict that did, or, of a run
 // that another of the same commit replaced, the event.
 func trigger(ctx context.Context, c *client, r *shownRun) (string, error) {
+	if old := r.Resumes; old != nil {
+		return fmt.Sprintf("%s, who asked to go on from %s#%d,", cmp.Or(old.By, "somebody"), r.Composition, old.Number), nil
+	}
 	if by := r.Event.Cause; by != nil {
 		s := fmt.Sprintf("%s of %s#%d", r.Event.Kind, by.Composition, by.Number)
 		if by.Task != "" {

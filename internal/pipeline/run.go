@@ -39,6 +39,8 @@ type Run struct {
 	Behind []RunID `json:"behind,omitempty"`
 	// Outputs is what the run returned to its caller, a JSON object.
 	Outputs json.RawMessage `json:"outputs,omitempty"`
+	// Resumes is the run that this one goes on from, nil when it is none.
+	Resumes *Origin `json:"resumes,omitempty"`
 
 	CreatedAt  time.Time `json:"created_at"`
 	StartedAt  time.Time `json:"started_at,omitzero"`
@@ -103,6 +105,14 @@ type Cause struct {
 	Outputs map[TaskName]json.RawMessage `json:"outputs,omitempty"`
 }
 
+// Origin names the earlier run that something comes from; it is of the same composition.
+type Origin struct {
+	Run    RunID `json:"run"`
+	Number int   `json:"number"`
+	// By is who asked to go on from it, "" where nobody was asked.
+	By string `json:"by,omitempty"`
+}
+
 // RunTask is a task of a run. Spec is what was planned and never changes.
 type RunTask struct {
 	Name  TaskName `json:"name"`
@@ -128,6 +138,11 @@ type RunTask struct {
 	Exit    *int            `json:"exit,omitempty"`
 	// Child is the run that a call started, or that a wait found.
 	Child RunID `json:"child,omitempty"`
+	// Reused is the run that the result is from, nil for a task of which this run knows
+	// by itself.
+	Reused *Origin `json:"reused,omitempty"`
+	// Cancel is why a person asked for this task alone to stop, "" when nobody did.
+	Cancel string `json:"cancel,omitempty"`
 	// Message is what a gate asks its reviewers, and Reviews are those that count.
 	Message string   `json:"message,omitempty"`
 	Reviews []Review `json:"reviews,omitempty"`

@@ -106,7 +106,8 @@ func (m *machine) lost(e Lost) error {
 	switch {
 	case t.Spec.Effect == pipeline.Once:
 		m.move(t, pipeline.InDoubt, fmt.Sprintf(
-			"%s; it may have run and is not started again by itself: its agent's late report settles it, or a person does", e.Reason,
+			"%s; it may have run, and is never started again by itself: its agent's late report settles it, or a person who has looked: "+
+				"reconciler request resolve %s/%s success, failure or rerun", e.Reason, nameOf(m.run), t.Name,
 		))
 	case m.stopped(t):
 		m.move(t, pipeline.Cancelled, e.Reason)
@@ -116,6 +117,20 @@ func (m *machine) lost(e Lost) error {
 	default:
 		m.move(t, pipeline.Error, fmt.Sprintf("%s, %d times in all", e.Reason, t.Failures+1))
 	}
+	return nil
+}
+
+// resolved takes a person's word for what nobody else knows. The lost attempt stays
+// lost: its agent is fenced off when it speaks of it.
+func (m *machine) resolved(e Resolved) error {
+	t := m.run.Task(e.Task)
+	if t == nil || t.State != pipeline.InDoubt {
+		return ErrStale
+	}
+	if e.To == pipeline.Ready && m.stopped(t) {
+		e.To = pipeline.Cancelled
+	}
+	m.move(t, e.To, e.Reason)
 	return nil
 }
 

@@ -62,6 +62,18 @@ type (
 	}
 	// Cancel: a person, a newer run or a limit asks the run to stop.
 	Cancel struct{ Reason string }
+	// CancelTask: a person asks one task to stop. Those that need it are skipped.
+	CancelTask struct {
+		Task   pipeline.TaskName
+		Reason string
+	}
+	// Resolved: a person says how a task in doubt ended, Success or Failure, or with
+	// Ready that it is to be started once more.
+	Resolved struct {
+		Task   pipeline.TaskName
+		To     pipeline.State
+		Reason string
+	}
 )
 
 func (Created) event()  {}
@@ -72,6 +84,9 @@ func (Finished) event() {}
 func (Lost) event()     {}
 func (Unfit) event()    {}
 func (Cancel) event()   {}
+
+func (CancelTask) event() {}
+func (Resolved) event()   {}
 
 // Step is the answer to an event.
 type Step struct {
@@ -171,6 +186,16 @@ func (m *machine) apply(ev Event) error {
 		return m.unfit(e)
 	case Cancel:
 		return m.cancel(e)
+	case CancelTask:
+		t := m.run.Task(e.Task)
+		if t == nil || t.State.Terminal() || t.Cancel != "" {
+			return ErrStale
+		}
+		t.Cancel = e.Reason
+		m.stopTask(t, e.Reason)
+		return nil
+	case Resolved:
+		return m.resolved(e)
 	}
 	return m.applyBuiltIn(ev)
 }
@@ -204,34 +229,48 @@ func (m *machine) cancel(e Cancel) error {
 	m.run.Reason = e.Reason
 	for i := range m.run.Tasks {
 		t := &m.run.Tasks[i]
-		if !m.stopped(t) {
-			continue
-		}
-		switch t.State {
-		case pipeline.Offered:
-			m.withdraw(t, e.Reason)
-			m.move(t, pipeline.Cancelled, e.Reason)
-		case pipeline.Running, pipeline.InDoubt:
-			switch {
-			case t.Spec.Call != nil:
-				m.drop(t, "its caller was cancelled: "+e.Reason) // and the task ends as it does
-			case t.Spec.BuiltIn():
-				m.move(t, pipeline.Cancelled, e.Reason)
-			default:
-				m.stop = append(m.stop, Stop{t.Name, t.Attempt, t.Agent, e.Reason})
-			}
-		case pipeline.Held:
-			m.move(t, pipeline.Cancelled, e.Reason)
+		if m.stopped(t) {
+			m.stopTask(t, e.Reason)
 		}
 	}
 	return nil
 }
 
-// stopped reports whether a cancelled run takes t along. What has to run always does,
-// once anything of the run has started: a tear-down that is stopped half-way leaves
-// behind what it was to clean up.
-func (m *machine) stopped(t *pipeline.RunTask) bool {
-	return m.run.Cancel && !(t.Spec.When == pipeline.Always && m.started())
+// stopTask stops what of t is under way; what waits is settled with the rest.
+func (m *machine) stopTask(t *pipeline.RunTask, reason string) {
+	switch t.State {
+	case pipeline.Offered:
+		m.withdraw(t, reason)
+		m.move(t, pipeline.Cancelled, reason)
+	case pipeline.Running, pipeline.InDoubt:
+		switch {
+		case t.Spec.Call != nil:
+			m.drop(t, "its caller was cancelled: "+reason) // and the task ends as it does
+		case t.Spec.BuiltIn():
+			m.move(t, pipeline.Cancelled, reason)
+		default:
+			m.stop = append(m.stop, Stop{t.Name, t.Attempt, t.Agent, reason})
+		}
+	case pipeline.Held:
+		m.move(t, pipeline.Cancelled, reason)
+	}
+}
+
+func (m *machine) stopped(t *pipeline.RunTask) bool { return Stopped(m.run, t) }
+
+// Stopped reports whether t, a task of r, was cancelled and must not go on: itself, or
+// along with r. What has to run always does so in a cancelled run, once anything of it
+// has started: a tear-down that is stopped half-way leaves behind what it was to clean up.
+func Stopped(r *pipeline.Run, t *pipeline.RunTask) bool {
+	return t.Cancel != "" || r.Cancel && !(t.Spec.When == pipeline.Always && started(r))
+}
+
+// whyStopped is the reason of a task that was cancelled.
+func (m *machine) whyStopped(t *pipeline.RunTask) string {
+	if t.Cancel != "" {
+		return t.Cancel
+	}
+	return m.run.Reason
 }
 
 // notNeeded ends what has not started: one task found that there is nothing to do.
@@ -259,7 +298,7 @@ func (m *machine) settle() {
 		moved = false
 		for i := range m.run.Tasks {
 			t := &m.run.Tasks[i]
-			if t.State != pipeline.Pending && (t.State != pipeline.Ready || !m.run.Cancel) {
+			if t.State != pipeline.Pending && (t.State != pipeline.Ready || !m.stopped(t)) {
 				continue
 			}
 			to, reason := m.decide(t)
@@ -292,7 +331,7 @@ func (m *machine) decide(t *pipeline.RunTask) (to pipeline.State, reason string)
 	}
 	switch {
 	case m.stopped(t):
-		return pipeline.Cancelled, m.run.Reason
+		return pipeline.Cancelled, m.whyStopped(t)
 	case t.State == pipeline.Ready:
 		return pipeline.Ready, ""
 	case waitsInLine(m.run):
@@ -321,8 +360,8 @@ func (m *machine) decide(t *pipeline.RunTask) (to pipeline.State, reason string)
 	return m.choose(t)
 }
 
-func (m *machine) started() bool {
-	return slices.ContainsFunc(m.run.Tasks, func(t pipeline.RunTask) bool { return t.Epoch > 0 || !t.StartedAt.IsZero() })
+func started(r *pipeline.Run) bool {
+	return slices.ContainsFunc(r.Tasks, func(t pipeline.RunTask) bool { return t.Epoch > 0 || !t.StartedAt.IsZero() })
 }
 
 // finish derives what the run shows from its tasks.

@@ -413,7 +413,7 @@ func repeat(t *rapid.T, w *world, ev engine.Event) {
 		if k := w.run.Task(e.Attempt.Task); k.State == pipeline.Ready && e.Attempt.Token.Epoch == k.Epoch+1 {
 			return
 		}
-	case engine.Unfit, engine.Cancel:
+	case engine.Unfit, engine.Cancel, engine.CancelTask, engine.Resolved:
 		return
 	default:
 		if w.counts(ev) {
@@ -551,7 +551,14 @@ func drawEvent(t *rapid.T, w *world) engine.Event {
 	outcome := rapid.SampledFrom([]pipeline.State{
 		pipeline.Success, pipeline.Failure, pipeline.Error, pipeline.Timeout, pipeline.Cancelled, pipeline.NotNeeded,
 	}).Draw(t, "outcome")
-	switch rapid.IntRange(0, 11).Draw(t, "event") {
+	switch rapid.IntRange(0, 13).Draw(t, "event") {
+	case 12:
+		if rapid.IntRange(0, 2).Draw(t, "seldom") == 0 {
+			return engine.CancelTask{Task: name, Reason: "stop it"}
+		}
+	case 13:
+		to := rapid.SampledFrom([]pipeline.State{pipeline.Success, pipeline.Failure, pipeline.Ready}).Draw(t, "to")
+		return engine.Resolved{Task: name, To: to, Reason: "I looked"}
 	case 0, 1, 2, 3:
 		return engine.Offer{Attempt: w.offer(name)}
 	case 4, 5, 6:

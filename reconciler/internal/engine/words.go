@@ -23,6 +23,10 @@ func Sentence(r *pipeline.Run) string {
 			if !t.Tolerated() {
 				bad = append(bad, fmt.Sprintf("%s: %s", t.Name, orWord(t.Reason, t.State)))
 			}
+		case pipeline.Cancelled:
+			if t.Cancel != "" {
+				bad = append(bad, fmt.Sprintf("%s: %s", t.Name, t.Cancel))
+			}
 		}
 	}
 	done := 0

@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -46,13 +47,20 @@ func (l *Runs) Add(commit pipeline.CommitID, runs []*pipeline.Run, of []*pipelin
 
 // Cancel asks for a run to be stopped; a run that has ended is left alone. Queues.
 func (l *Runs) Cancel(id pipeline.RunID, reason string) {
-	l.queue(message{cancel: &Cancel{id, reason}})
+	l.queue(message{asked: &asked{id, engine.Cancel{Reason: reason}}})
 }
 
 // CancelNow is Cancel that waits until the record says so; fault.Unavailable when it
 // does not, and then the caller asks again.
 func (l *Runs) CancelNow(ctx context.Context, id pipeline.RunID, reason string) error {
-	l.Cancel(id, reason)
+	return l.doNow(ctx, id, engine.Cancel{Reason: reason}, func(r *pipeline.Run) bool { return r.Cancel })
+}
+
+// doNow hands the loop what a person asks of a run, and waits until the record says
+// that it is done, or that the run has ended; fault.Unavailable when it does not, and
+// then the caller asks again.
+func (l *Runs) doNow(ctx context.Context, id pipeline.RunID, ev engine.Event, done func(*pipeline.Run) bool) error {
+	l.queue(message{asked: &asked{id, ev}})
 	// The first question may be taken up with the request, before it is written.
 	for range 2 {
 		if err := l.ask(ctx, func() {}); err != nil {
@@ -60,10 +68,30 @@ func (l *Runs) CancelNow(ctx context.Context, id pipeline.RunID, reason string) 
 		}
 	}
 	r, err := l.cfg.DB.Run(ctx, id)
-	if err == nil && !r.Cancel && !r.State.Terminal() {
-		return fault.New(fault.Unavailable, "run %s is not cancelled yet", id)
+	if err == nil && !done(r) && !r.State.Terminal() {
+		return fault.New(fault.Unavailable, "what was asked of run %s is not done yet", id)
 	}
 	return err
+}
+
+// doAsked applies what a person asks. An agent that still holds what a person has
+// settled is fenced off.
+func (l *Runs) doAsked(p *pass, m *asked) {
+	resolved, isResolved := m.event.(engine.Resolved)
+	var lost []pipeline.Attempt
+	if ar := l.active[m.run]; ar != nil && isResolved {
+		for _, a := range ar.open {
+			if a.Task == resolved.Task {
+				lost = append(lost, a)
+			}
+		}
+	}
+	if _, ok := l.apply(p, m.run, m.event); !ok {
+		return
+	}
+	for _, a := range lost {
+		l.tell(p, a.Agent, &wire.Fenced{Attempt: a.ID, Token: a.Token, Reason: resolved.Reason})
+	}
 }
 
 func (l *Runs) agentConnected(ctx context.Context, p *pass, c *connected) {
@@ -97,11 +125,11 @@ func (l *Runs) heldAttempt(ctx context.Context, p *pass, id pipeline.AgentID, h 
 		l.refuse(ctx, p, id, h.Attempt, h.Token)
 		return
 	}
-	// An "always" task of a cancelled run goes on.
 	run := l.active[a.Run].run
-	switch cancelled := run.Cancel && run.Task(a.Task).Spec.When != pipeline.Always; {
-	case cancelled:
-		l.tell(p, id, &wire.Cancel{Attempt: a.ID, Token: a.Token, Reason: run.Reason})
+	t := run.Task(a.Task)
+	switch {
+	case engine.Stopped(run, t):
+		l.tell(p, id, &wire.Cancel{Attempt: a.ID, Token: a.Token, Reason: cmp.Or(t.Cancel, run.Reason)})
 	case h.Phase == wire.HeldAccepted && a.State == pipeline.AttemptOffered:
 		l.accepted(p, id, a)
 	case h.Phase == wire.HeldAccepted && a.State == pipeline.AttemptRunning:
@@ -125,7 +153,15 @@ func (l *Runs) notHeld(p *pass, a pipeline.Attempt) {
 		l.apply(p, a.Run, engine.Declined{Attempt: a.ID, Token: a.Token, Reason: "the agent came back without it"})
 		return
 	}
-	l.apply(p, a.Run, engine.Lost{Attempt: a.ID, Reason: fmt.Sprintf("agent %s came back without it", a.Agent)})
+	l.apply(p, a.Run, engine.Lost{Attempt: a.ID, Reason: fmt.Sprintf("agent %s came back without it", l.nameOf(a.Agent))})
+}
+
+// nameOf is what people call an agent.
+func (l *Runs) nameOf(id pipeline.AgentID) string {
+	if a := l.agents[id]; a != nil && a.Name != "" {
+		return a.Name
+	}
+	return string(id)
 }
 
 func (l *Runs) agentDisconnected(ctx context.Context, p *pass, id pipeline.AgentID) {
@@ -397,7 +433,7 @@ func (l *Runs) checkLease(p *pass, a pipeline.Attempt, now time.Time) {
 	if ag != nil && now.Sub(ag.renewedAt) < limit {
 		return
 	}
-	l.apply(p, a.Run, engine.Lost{Attempt: a.ID, Reason: fmt.Sprintf("agent %s was silent for %s", a.Agent, limit)})
+	l.apply(p, a.Run, engine.Lost{Attempt: a.ID, Reason: fmt.Sprintf("agent %s was silent for %s", l.nameOf(a.Agent), limit)})
 }
 
 // checkDeadlines stops runs that took longer than their composition allows.

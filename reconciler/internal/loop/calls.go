@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -91,6 +92,16 @@ func newRun(p *plan.Run) (*pipeline.Run, error) { return makeRun(p, 0) }
 
 // makeRun is newRun for a run to which depth calls lead.
 func makeRun(p *plan.Run, depth int) (*pipeline.Run, error) {
+	r := draftRun(p, depth)
+	s, err := engine.Next(r, p.Composition, nil, engine.Created{}, r.CreatedAt)
+	if err != nil {
+		return nil, fmt.Errorf("make run of %s: %w", r.Composition, err)
+	}
+	return s.Run, nil
+}
+
+// draftRun is a run before anything of it has begun.
+func draftRun(p *plan.Run, depth int) *pipeline.Run {
 	now := time.Now().UTC()
 	c := p.Composition
 	r := &pipeline.Run{
@@ -103,11 +114,7 @@ func makeRun(p *plan.Run, depth int) (*pipeline.Run, error) {
 	for i, t := range c.Tasks {
 		r.Tasks = append(r.Tasks, pipeline.RunTask{Name: t.Name, Index: i, Spec: t, State: pipeline.Pending})
 	}
-	s, err := engine.Next(r, c, nil, engine.Created{}, now)
-	if err != nil {
-		return nil, fmt.Errorf("make run of %s: %w", c.Name, err)
-	}
-	return s.Run, nil
+	return r
 }
 
 // arrived tells a caller of its run, which has its number by now, and takes along a
@@ -123,9 +130,9 @@ func (l *Runs) arrived(p *pass, r *pipeline.Run) {
 	task := r.Event.Cause.Task
 	l.apply(p, caller.run.ID, engine.Seen{Task: task, Run: r})
 	t := caller.run.Task(task)
-	stopped := caller.run.Cancel && t.Spec.When != pipeline.Always
+	stopped := engine.Stopped(caller.run, t)
 	if t.Spec.Call != nil && t.Spec.Call.Join && t.Child == r.ID && (stopped || t.State.Terminal()) && !r.Cancel {
-		l.apply(p, r.ID, engine.Cancel{Reason: "its caller was cancelled: " + caller.run.Reason})
+		l.apply(p, r.ID, engine.Cancel{Reason: "its caller was cancelled: " + cmp.Or(t.Cancel, caller.run.Reason)})
 	}
 }
 

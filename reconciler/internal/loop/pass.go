@@ -57,8 +57,8 @@ func (l *Runs) process(ctx context.Context, batch []message) {
 	if err := l.commit(ctx, p); err != nil {
 		l.cfg.Log.Error("record not written", "err", err, "steps", len(p.steps))
 		l.recover(ctx)
-		// Agents say it all again; who asked to cancel does not.
-		l.again = slices.DeleteFunc(batch, func(m message) bool { return m.cancel == nil })
+		// Agents say it all again; people do not.
+		l.again = slices.DeleteFunc(batch, func(m message) bool { return m.asked == nil })
 		return
 	}
 	for _, f := range p.after {
@@ -134,6 +134,12 @@ func (l *Runs) adopt(p *pass, ar *activeRun, s engine.Step) {
 			delete(l.gos, a.ID)
 		}
 		delete(l.fields, fieldKey{a.Run, a.Task})
+	}
+	for id, a := range ar.open {
+		if a.State == pipeline.AttemptLost && s.Run.Task(a.Task).State != pipeline.InDoubt {
+			delete(ar.open, id) // a person has settled it
+			delete(l.attempts, id)
+		}
 	}
 	for _, st := range s.Stop {
 		token := pipeline.Token{}

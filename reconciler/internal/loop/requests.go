@@ -83,10 +83,17 @@ func (p *Proposals) carryOut(ctx context.Context, m *moment, ref pipeline.Ref, u
 	if err != nil {
 		return refuse(err.Error())
 	}
-	if asked.Cancel != nil {
-		return p.cancel(ctx, a, user, asked)
+	composition := asked.Of.Composition
+	if asked.Run != nil {
+		composition = asked.Run.Composition
 	}
-	return p.run(ctx, m, a, user, asked.Run)
+	if why := plan.MayNotAsk(&m.live.Policy, string(asked.Verb), composition, user); why != "" {
+		return refuse(why)
+	}
+	if asked.Verb == review.VerbRun {
+		return p.run(ctx, m, a, user, asked.Run)
+	}
+	return p.steer(ctx, m, a, user, &asked)
 }
 
 // mistrust says why a statement is not taken for its user's, "" when it is.
@@ -102,32 +109,6 @@ func (p *Proposals) mistrust(s *Statement, user string, m *moment) string {
 		return "it was made more than a day ago; ask again"
 	}
 	return ""
-}
-
-func (p *Proposals) cancel(ctx context.Context, a store.AnsweredRequest, user string, asked review.Request) (store.AnsweredRequest, error) {
-	name := fmt.Sprintf("%s#%d", asked.Cancel.Composition, asked.Cancel.Number)
-	r, err := p.cfg.DB.RunByNumber(ctx, asked.Cancel.Composition, asked.Cancel.Number)
-	switch {
-	case fault.Is(err, fault.NotFound):
-		a.Answer = fmt.Sprintf("%s: not done: there is no run %s", user, name)
-	case err != nil:
-		return a, err
-	case r.State.Terminal():
-		a.Answer = fmt.Sprintf("%s: not done: %s has ended as %s", user, name, r.State)
-	default:
-		reason := "cancelled by " + user
-		if asked.Reason != "" {
-			reason += ": " + asked.Reason
-		}
-		// In the record before the answer, which would be all that a crash leaves of it;
-		// to cancel twice does no harm.
-		if err := p.cfg.Runs.CancelNow(ctx, r.ID, reason); err != nil {
-			return a, err
-		}
-		a.Answer = fmt.Sprintf("%s: cancels %s", user, name)
-	}
-	p.cfg.Log.Info("request answered", "user", user, "answer", a.Answer)
-	return a, p.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.AnswerRequest(p.cfg.Name, a) })
 }
 
 // run starts a run that somebody asks for, of what is in force.

@@ -149,7 +149,7 @@ type message struct {
 	renewed      pipeline.AgentID
 	from         pipeline.AgentID
 	wire         wire.Message
-	cancel       *Cancel
+	asked        *asked
 	filled       *filled
 	answered     *answer
 	restate      pipeline.CommitID
@@ -170,10 +170,10 @@ type filled struct {
 	err    error
 }
 
-// Cancel asks for a run to be stopped.
-type Cancel struct {
-	Run    pipeline.RunID
-	Reason string
+// asked is what a person asks of a run. It is asked again until it is in the record.
+type asked struct {
+	run   pipeline.RunID
+	event engine.Event
 }
 
 // New returns Runs; nothing happens before Run.
@@ -320,8 +320,8 @@ func (l *Runs) look(ctx context.Context, p *pass, m message) {
 		}
 	case m.wire != nil:
 		l.agentSays(ctx, p, m.from, m.wire)
-	case m.cancel != nil:
-		l.apply(p, m.cancel.Run, engine.Cancel{Reason: m.cancel.Reason})
+	case m.asked != nil:
+		l.doAsked(p, m.asked)
 	case m.filled != nil:
 		l.took(p, *m.filled)
 	case m.answered != nil:

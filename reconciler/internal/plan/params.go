@@ -71,14 +71,24 @@ func Key(e pipeline.Event, c *pipeline.Composition, params json.RawMessage, gene
 	parts := []string{
 		e.Kind, e.Repo, string(e.Ref), string(head), string(c.Name), string(digest), string(params), fmt.Sprint(generation),
 	}
+	return pipeline.RunKey(hex.EncodeToString(sumOf(append(parts, distinctions(e)...))))
+}
+
+// RetryKey identifies the run that a request asks for which goes on from another one.
+func RetryKey(of pipeline.RunKey, request string) pipeline.RunKey {
+	return pipeline.RunKey(hex.EncodeToString(sumOf([]string{"retry", string(of), request})))
+}
+
+// sumOf is SHA-256 over length-prefixed parts.
+func sumOf(parts []string) []byte {
 	h := sha256.New()
-	for _, part := range append(parts, distinctions(e)...) {
+	for _, part := range parts {
 		var n [8]byte
 		binary.BigEndian.PutUint64(n[:], uint64(len(part)))
 		h.Write(n[:])
 		h.Write([]byte(part))
 	}
-	return pipeline.RunKey(hex.EncodeToString(h.Sum(nil)))
+	return h.Sum(nil)
 }
 
 // distinctions tell apart the events of one kind at one commit; a push has none.

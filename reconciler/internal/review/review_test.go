@@ -244,11 +244,25 @@ func TestRequests(t *testing.T) {
 		t.Errorf("%+v, %v", got.Run, err)
 	}
 	got, err = review.ParseRequest("cancel release#12 wrong version\n")
-	if err != nil || got.Cancel == nil || *got.Cancel != (review.RunName{Composition: "release", Number: 12}) || got.Reason != "wrong version" {
+	if err != nil || got.Verb != review.VerbCancel || got.Of != (review.RunName{Composition: "release", Number: 12}) || got.Task != "" || got.Reason != "wrong version" {
 		t.Errorf("%+v, %v", got, err)
+	}
+	for message, want := range map[string]review.Request{
+		"cancel release#12/deploy stop it":       {Verb: review.VerbCancel, Task: "deploy", Reason: "stop it"},
+		"cancel-tree release#12":                 {Verb: review.VerbCancelTree},
+		"retry release#12":                       {Verb: review.VerbRetry},
+		"resolve release#12/deploy success done": {Verb: review.VerbResolve, Task: "deploy", To: pipeline.Success, Reason: "done"},
+		"resolve release#12 deploy failure":      {Verb: review.VerbResolve, Task: "deploy", To: pipeline.Failure},
+		"resolve release#12/deploy rerun":        {Verb: review.VerbResolve, Task: "deploy", To: pipeline.Ready},
+	} {
+		want.Of = review.RunName{Composition: "release", Number: 12}
+		if got, err := review.ParseRequest(message); err != nil || got != want {
+			t.Errorf("%q: %+v, %v", message, got, err)
+		}
 	}
 	for _, message := range []string{
 		"", "run", "cancel", "run ../x", "run a b", "run a b=1 b=2", "run a 1b=2", "cancel a", "cancel a#0", "cancel a#99999999999999999999",
+		"retry a#1/b", "cancel-tree a#1/b", "resolve a#1", "resolve a#1 success", "resolve a#1/b", "resolve a#1/b ready", "resolve a#1/../b success", "cancel a#1/",
 		"delete a", "run a " + strings.Repeat("x=1 ", 3), "Run a", "run a\nb", "run a\n=x",
 	} {
 		if got, err := review.ParseRequest(message); err == nil {
@@ -261,12 +275,13 @@ func FuzzMessages(f *testing.F) {
 	f.Add("approve\n\nplan: sha256:abc")
 	f.Add("run a b=c\nd=e")
 	f.Add("cancel a#1 x")
+	f.Add("resolve a#1/b success x")
 	f.Fuzz(func(t *testing.T, message string) {
 		if r, _, err := review.Parse(message); err == nil && len([]rune(r.Comment)) > 400 {
 			t.Errorf("a comment of %d characters", len([]rune(r.Comment)))
 		}
-		if r, err := review.ParseRequest(message); err == nil && (r.Run == nil) == (r.Cancel == nil) {
-			t.Errorf("%+v asks for both or nothing", r)
+		if r, err := review.ParseRequest(message); err == nil && (r.Run == nil) == (r.Of.Number == 0) {
+			t.Errorf("%+v is about both or nothing", r)
 		}
 	})
 }

@@ -86,13 +86,38 @@ func plain(s string, most int) string {
 	return string(out)
 }
 
-// Request is what somebody asks for. Exactly one of Run and Cancel is set.
+// Request is what somebody asks for.
 type Request struct {
+	Verb Verb
+	// Run says what to run, for VerbRun alone.
 	Run *RunRequest
-	// Cancel names a run, with its number.
-	Cancel *RunName
+	// Of names the run that the other verbs are about, and Task the task of it, "" for
+	// the run as a whole.
+	Of   RunName
+	Task pipeline.TaskName
+	// To is what VerbResolve says that the task came to: Success, Failure, or Ready to
+	// have it started once more.
+	To pipeline.State
+	// Reason is the requester's own words, "" for none.
 	Reason string
 }
+
+// Verb is what a request asks for.
+type Verb string
+
+const (
+	// VerbRun starts a run of a composition.
+	VerbRun Verb = "run"
+	// VerbCancel ends a run, or one task of it.
+	VerbCancel Verb = "cancel"
+	// VerbCancelTree ends a run and all that it led to: what it called, what was called
+	// because it failed, what followed it, and so on.
+	VerbCancelTree Verb = "cancel-tree"
+	// VerbRetry starts a run that goes on from one that has ended badly.
+	VerbRetry Verb = "retry"
+	// VerbResolve says how a task in doubt ended.
+	VerbResolve Verb = "resolve"
+)
 
 // RunRequest asks for a run of a composition. Params are text; what it means is for
 // the composition to say.
@@ -118,32 +143,63 @@ var (
 	paramRE   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,62}$`)
 )
 
+// String names the run as people do.
+func (n RunName) String() string { return fmt.Sprintf("%s#%d", n.Composition, n.Number) }
+
+// verbs are what a request may begin with, and how it goes on.
+const verbs = "run COMPOSITION [NAME=VALUE …], cancel RUN or RUN/TASK, cancel-tree RUN, retry RUN, " +
+	"or resolve RUN/TASK success|failure|rerun, where RUN is COMPOSITION#N"
+
 // ParseRequest reads the message of a request: "run COMPOSITION NAME=VALUE …", where
 // each line that follows may be one more NAME=VALUE, its value up to the end of the
-// line; or "cancel COMPOSITION#N REASON…".
+// line; or one of the other verbs with the name of a run, COMPOSITION#N, or of a task,
+// COMPOSITION#N/TASK, and the requester's own words behind it.
 func ParseRequest(message string) (Request, error) {
 	first, more, _ := strings.Cut(strings.TrimSpace(message), "\n")
 	words := strings.Fields(first)
 	if len(words) < 2 {
-		return Request{}, fmt.Errorf("want: run COMPOSITION [NAME=VALUE …], or cancel COMPOSITION#N")
+		return Request{}, fmt.Errorf("want: %s", verbs)
 	}
-	switch words[0] {
-	case "run":
+	r := Request{Verb: Verb(words[0])}
+	switch r.Verb {
+	case VerbRun:
 		return parseRun(words[1:], more)
-	case "cancel":
-		m := runNameRE.FindStringSubmatch(words[1])
-		if m == nil {
-			return Request{}, fmt.Errorf("%.80q is not a run; want COMPOSITION#N", words[1])
-		}
-		n, err := strconv.Atoi(m[2])
-		if err != nil {
-			return Request{}, fmt.Errorf("%.80q is not a run: %w", words[1], err)
-		}
-		return Request{
-			Cancel: &RunName{pipeline.CompositionName(m[1]), n}, Reason: plain(strings.Join(words[2:], " "), mostComment),
-		}, nil
+	case VerbCancel, VerbCancelTree, VerbRetry, VerbResolve:
+	default:
+		return Request{}, fmt.Errorf("%.40q is not known; want %s", words[0], verbs)
 	}
-	return Request{}, fmt.Errorf("%.40q is not known; want run or cancel", words[0])
+	run, task, hasTask := strings.Cut(words[1], "/")
+	rest := words[2:]
+	if r.Verb == VerbResolve && !hasTask && len(rest) > 0 { // the task as a word of its own
+		task, hasTask, rest = rest[0], true, rest[1:]
+	}
+	m := runNameRE.FindStringSubmatch(run)
+	if m == nil {
+		return Request{}, fmt.Errorf("%.80q is not a run; want COMPOSITION#N", run)
+	}
+	n, err := strconv.Atoi(m[2])
+	if err != nil {
+		return Request{}, fmt.Errorf("%.80q is not a run: %w", run, err)
+	}
+	r.Of, r.Task = RunName{pipeline.CompositionName(m[1]), n}, pipeline.TaskName(task)
+	switch {
+	case hasTask && !pipeline.ValidName(task):
+		return Request{}, fmt.Errorf("%.80q is not the name of a task", task)
+	case hasTask && (r.Verb == VerbRetry || r.Verb == VerbCancelTree):
+		return Request{}, fmt.Errorf("%s is about a whole run; want: %s %s", r.Verb, r.Verb, run)
+	case r.Verb == VerbResolve:
+		if len(rest) == 0 || !hasTask || resolutions[rest[0]] == "" {
+			return Request{}, fmt.Errorf("want: resolve %s/TASK success, failure or rerun", run)
+		}
+		r.To, rest = resolutions[rest[0]], rest[1:]
+	}
+	r.Reason = plain(strings.Join(rest, " "), mostComment)
+	return r, nil
+}
+
+// resolutions are the words of VerbResolve.
+var resolutions = map[string]pipeline.State{
+	"success": pipeline.Success, "failure": pipeline.Failure, "rerun": pipeline.Ready,
 }
 
 func parseRun(words []string, more string) (Request, error) {
@@ -171,5 +227,5 @@ func parseRun(words []string, more string) (Request, error) {
 		seen[name] = true
 		r.Params = append(r.Params, Param{name, value})
 	}
-	return Request{Run: r}, nil
+	return Request{Verb: VerbRun, Run: r}, nil
 }

@@ -58,6 +58,14 @@ func asJSON[T any](list []T) (any, error) {
 	return marshal(list)
 }
 
+// orNone stores what v points at as JSON text, nil as NULL.
+func orNone[T any](v *T) (any, error) {
+	if v == nil {
+		return nil, nil
+	}
+	return marshal(v)
+}
+
 // marshal writes "<" as it is, unlike json.Marshal: JSON inside v stays what it was.
 func marshal(v any) (string, error) {
 	var b strings.Builder

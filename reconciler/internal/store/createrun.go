@@ -75,12 +75,16 @@ func (tx *Tx) insertRun(r *pipeline.Run) error {
 	if err != nil {
 		return tx.fail(fmt.Errorf("behind: %w", err))
 	}
+	resumes, err := orNone(r.Resumes)
+	if err != nil {
+		return tx.fail(fmt.Errorf("resumes: %w", err))
+	}
 	_, err = tx.exec(`INSERT INTO runs (id, composition, number, run_key, digest, commit_id, ref, event, params,
-			priority, state, reason, cancel, created_at, started_at, finished_at, depth, draft, grp, behind, outputs, version)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)`,
+			priority, state, reason, cancel, created_at, started_at, finished_at, depth, draft, grp, behind, outputs, version, resumes)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, ?)`,
 		string(r.ID), string(r.Composition), r.Number, string(r.Key), string(r.Digest), string(r.Commit), string(r.Ref),
 		event, params, r.Priority, string(r.State), r.Reason, r.Cancel,
-		r.CreatedAt.UnixNano(), instant(r.StartedAt), instant(r.FinishedAt), r.Depth, r.Draft, r.Group, behind, r.Version)
+		r.CreatedAt.UnixNano(), instant(r.StartedAt), instant(r.FinishedAt), r.Depth, r.Draft, r.Group, behind, r.Version, resumes)
 	if err != nil {
 		return err
 	}
@@ -97,12 +101,16 @@ func (tx *Tx) insertTask(run pipeline.RunID, t *pipeline.RunTask) error {
 	if err != nil {
 		return err
 	}
+	reused, err := orNone(t.Reused)
+	if err != nil {
+		return tx.fail(fmt.Errorf("reused: %w", err))
+	}
 	_, err = tx.exec(`INSERT INTO tasks (run_id, name, idx, state, reason, epoch, failures, attempt_id, agent_id, slot,
-			outputs, links, exit, ready_at, started_at, finished_at, not_before, built_in, child, message, reviews, records)
-		VALUES (?, ?, ?, ?, ?, 0, ?, NULL, NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			outputs, links, exit, ready_at, started_at, finished_at, not_before, built_in, child, message, reviews, records, reused)
+		VALUES (?, ?, ?, ?, ?, 0, ?, NULL, NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		string(run), string(t.Name), t.Index, string(t.State), t.Reason, t.Failures, t.Slot,
 		j.outputs, j.links, t.Exit, instant(t.ReadyAt), instant(t.StartedAt), instant(t.FinishedAt), instant(t.NotBefore),
-		t.Spec.BuiltIn(), orNull(t.Child), t.Message, j.reviews, j.records)
+		t.Spec.BuiltIn(), orNull(t.Child), t.Message, j.reviews, j.records, reused)
 	return err
 }
 

@@ -14,19 +14,19 @@ import (
 )
 
 const runColumns = `r.id, r.composition, r.number, r.run_key, r.digest, r.commit_id, r.ref, r.event, r.params, r.priority,
-	r.state, r.reason, r.cancel, r.created_at, r.started_at, r.finished_at, r.depth, r.draft, r.grp, r.behind, r.outputs, r.version`
+	r.state, r.reason, r.cancel, r.created_at, r.started_at, r.finished_at, r.depth, r.draft, r.grp, r.behind, r.outputs, r.version, r.resumes`
 
 func scanRun(row scanner) (*pipeline.Run, error) {
 	r := new(pipeline.Run)
 	err := row.Scan(&r.ID, &r.Composition, &r.Number, &r.Key, &r.Digest, &r.Commit, &r.Ref, intoJSON{&r.Event}, raw(&r.Params),
 		&r.Priority, &r.State, &r.Reason, &r.Cancel, intoTime{&r.CreatedAt}, intoTime{&r.StartedAt}, intoTime{&r.FinishedAt},
-		&r.Depth, &r.Draft, &r.Group, intoJSON{&r.Behind}, raw(&r.Outputs), &r.Version)
+		&r.Depth, &r.Draft, &r.Group, intoJSON{&r.Behind}, raw(&r.Outputs), &r.Version, intoJSON{&r.Resumes})
 	return r, err
 }
 
 const taskColumns = `t.run_id, t.name, t.idx, t.state, t.reason, t.epoch, t.failures, coalesce(t.attempt_id, ''), coalesce(t.agent_id, ''),
 	t.slot, t.outputs, t.records, t.links, t.exit, t.ready_at, t.started_at, t.finished_at, t.not_before,
-	coalesce(t.child, ''), t.message, t.reviews`
+	coalesce(t.child, ''), t.message, t.reviews, t.reused, t.cancel`
 
 // taskOf is a task and the run it belongs to.
 type taskOf struct {
@@ -39,7 +39,7 @@ func scanTask(row scanner) (taskOf, error) {
 	t := &of.task
 	err := row.Scan(&of.run, &t.Name, &t.Index, &t.State, &t.Reason, &t.Epoch, &t.Failures, &t.Attempt, &t.Agent, &t.Slot,
 		raw(&t.Outputs), raw(&t.Records), intoJSON{&t.Links}, &t.Exit, intoTime{&t.ReadyAt}, intoTime{&t.StartedAt}, intoTime{&t.FinishedAt}, intoTime{&t.NotBefore},
-		&t.Child, &t.Message, intoJSON{&t.Reviews})
+		&t.Child, &t.Message, intoJSON{&t.Reviews}, intoJSON{&t.Reused}, &t.Cancel)
 	return of, err
 }
 

@@ -12,7 +12,7 @@ import (
 // task offered: that is for offerTask alone.
 const saveTask = `UPDATE tasks SET state = ?1, reason = ?2, failures = ?3, attempt_id = ?4, agent_id = ?5, slot = ?6,
 		outputs = ?7, links = ?8, exit = ?9, ready_at = ?10, started_at = ?11, finished_at = ?12, not_before = ?13,
-		child = ?18, reviews = ?19, records = ?20, message = ?21
+		child = ?18, reviews = ?19, records = ?20, message = ?21, cancel = ?22
 	WHERE run_id = ?14 AND name = ?15 AND state = ?16 AND epoch = ?17 AND (?1 <> 'offered' OR state = 'offered')`
 
 // offerTask is the only statement that makes a task offered, so that there is one
@@ -89,7 +89,7 @@ func (tx *Tx) saveTask(run *pipeline.Run, b, a *pipeline.RunTask) error {
 	if offer {
 		statement, args = offerTask, append(args, a.Spec.When == pipeline.Always)
 	} else {
-		args = append(args, orNull(a.Child), j.reviews, j.records, a.Message)
+		args = append(args, orNull(a.Child), j.reviews, j.records, a.Message, a.Cancel)
 	}
 	n, err := tx.exec(statement, args...)
 	if err != nil {
@@ -159,7 +159,7 @@ func sameTask(a, b *pipeline.RunTask) bool {
 		bytes.Equal(a.Outputs, b.Outputs) && bytes.Equal(a.Records, b.Records) && slices.Equal(a.Links, b.Links) && sameExit(a.Exit, b.Exit) &&
 		a.ReadyAt.Equal(b.ReadyAt) && a.StartedAt.Equal(b.StartedAt) &&
 		a.FinishedAt.Equal(b.FinishedAt) && a.NotBefore.Equal(b.NotBefore) &&
-		a.Child == b.Child && a.Message == b.Message && slices.EqualFunc(a.Reviews, b.Reviews, sameReview)
+		a.Child == b.Child && a.Message == b.Message && a.Cancel == b.Cancel && slices.EqualFunc(a.Reviews, b.Reviews, sameReview)
 }
 
 func sameReview(a, b pipeline.Review) bool {

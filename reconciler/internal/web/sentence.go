@@ -126,7 +126,8 @@ func (say teller) byState(run *pipeline.Run, t *pipeline.RunTask) string {
 	case pipeline.Offered:
 		return fmt.Sprintf("was offered to agent %s, which has not answered yet", say.agent(t.Agent))
 	case pipeline.InDoubt:
-		return fmt.Sprintf("agent %s was lost while it ran, and it may be started only once; a late result or a person decides", say.agent(t.Agent))
+		return fmt.Sprintf("agent %s was lost while it ran, and it may be started only once; its late report settles it, or a person: reconciler request resolve %s#%d/%s success, failure or rerun",
+			say.agent(t.Agent), run.Composition, run.Number, t.Name)
 	case pipeline.Failure:
 		if t.Exit != nil {
 			return fmt.Sprintf("exit %d", *t.Exit)
