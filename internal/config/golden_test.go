@@ -175,6 +175,7 @@ func golden(t *testing.T, e *config.Evaluator, name string) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("%s (-want +got; UPDATE=1 records it):\n%s", name, diff)
 	}
+	askCUE(t, name, e, tree, cfg)
 }
 
 func record(t *testing.T, name string, comment []byte, input *txtar.Archive, got map[string]string) {

@@ -18,7 +18,7 @@ func (w *work) graph() {
 	for _, t := range w.tasks {
 		w.readNeeds(t)
 	}
-	if !w.failed {
+	if !w.failed && !w.plainly() {
 		w.flowEdges()
 	}
 	if w.cycles() {

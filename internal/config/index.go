@@ -22,6 +22,7 @@ type index struct {
 	made map[string][]madeField
 	// scopes are the paths of the structs that are written out, and of the files.
 	scopes map[ast.Node]string
+	files  []*ast.File
 }
 
 // place is one declaration of a field.
@@ -67,7 +68,7 @@ const pathSep = "\x00"
 func keyOf(path []string) string { return strings.Join(path, pathSep) }
 
 func newIndex(files []*ast.File) *index {
-	x := &index{places: map[string][]place{}, names: map[string][]string{}, made: map[string][]madeField{}, scopes: map[ast.Node]string{}}
+	x := &index{places: map[string][]place{}, names: map[string][]string{}, made: map[string][]madeField{}, scopes: map[ast.Node]string{}, files: files}
 	for _, f := range files {
 		x.scopes[f] = ""
 		x.decls("", f.Decls, nil)
