@@ -49,6 +49,7 @@ func (d *discussion) Between(ctx context.Context, base, head pipeline.CommitID) 
 	out := loop.Span{Commits: len(s.Commits), Truncated: s.Truncated, Fork: s.Fork}
 	for _, c := range s.Commits {
 		out.People = append(out.People, people(c)...)
+		out.List = append(out.List, loop.Commit{ID: c.ID, Merges: len(c.Parents) > 1})
 	}
 	return out, err
 }

@@ -64,7 +64,10 @@ func TestChangeIsPlannedReviewedAndMergedWithGitAlone(t *testing.T) {
 	s := testkit.Serve(t, repo.Bare, nil, "--unsigned-reviews")
 	s.StartAgent(t, "one", "default", "")
 	repo.Push("main", map[string]string{"README": "in force"})
-	repo.AwaitStatus(pipeline.CommitID(repo.Git(repo.Work, "rev-parse", "HEAD")), "maestro", "success")
+	passed := repo.AwaitStatus(pipeline.CommitID(repo.Git(repo.Work, "rev-parse", "HEAD")), "maestro", "failure")
+	if !strings.HasPrefix(passed.Description, "merged without the approval it needed; ") {
+		t.Errorf("a push past the policy: %+v", passed)
+	}
 
 	head := repo.Push("feature/louder", testkit.Files(testkit.Shell("build", "echo NEW", ""), testkit.Shell("deploy", "echo deploying", "")))
 	status := repo.AwaitStatus(head, "maestro", "pending")
@@ -352,8 +355,41 @@ func TestRefusalAndMergeWithoutApprovalAreSaid(t *testing.T) {
 	s.AwaitRuns(t, head, 1)
 	testkit.Eventually(t, "the status says so", func() (bool, string) {
 		st := repo.Statuses(head)["maestro"]
-		return st.State == "success" && strings.HasPrefix(st.Description, "merged although it was refused; "), fmt.Sprintf("%+v", st)
+		return st.State == "failure" && strings.HasPrefix(st.Description, "merged although it was refused; "), fmt.Sprintf("%+v", st)
 	})
+}
+
+func TestMergingMoreThanWasApprovedIsSaid(t *testing.T) {
+	real(t)
+	repo := testkit.NewRepo(t)
+	repo.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("build", "true", ""), map[string]string{"policy/policy.cue": policy}))
+	s := testkit.Serve(t, repo.Bare, nil, "--unsigned-reviews")
+	s.StartAgent(t, "one", "default", "")
+	head := repo.Push("x", testkit.Shell("build", "echo x", ""))
+	awaitChange(t, s, "x", "is planned", func(p pipeline.Proposal) bool { return p.Digest != "" })
+	review(repo, head, "ana", "approve")
+	repo.AwaitStatus(head, "maestro", "success")
+	repo.Git(repo.Work, "commit", "--quiet", "--allow-empty", "-m", "more")
+	repo.Git(repo.Work, "mv", "compositions/build", "compositions/built")
+	repo.Git(repo.Work, "commit", "--quiet", "-m", "one commit more")
+	more := repo.Git(repo.Work, "rev-parse", "HEAD")
+	repo.Git(repo.Work, "checkout", "--quiet", "main")
+	repo.Git(repo.Work, "merge", "--quiet", "--no-ff", "-m", "merge x", more)
+	tip := pipeline.CommitID(repo.Git(repo.Work, "rev-parse", "HEAD"))
+	repo.Git(repo.Work, "push", "--quiet", repo.Remote, "main:refs/heads/main")
+	st := repo.AwaitStatus(tip, "maestro", "failure")
+	if !strings.HasPrefix(st.Description, "merged without the approval it needed; ") {
+		t.Errorf("%+v", st)
+	}
+	s.AwaitRuns(t, tip, 1)
+	out, exit := testkit.Run(t, "reconciler", "change", "--server", s.Web)
+	if exit != 0 || !strings.Contains(out, "commits came to main that no change held") || !strings.Contains(out, "needs 1 approval of ops") {
+		t.Errorf("exit %d\n%s", exit, out)
+	}
+	p := awaitChange(t, s, "x", "is merged", func(p pipeline.Proposal) bool { return p.State == pipeline.ProposalMerged })
+	if p.Merge.Approval != pipeline.ApprovalGiven {
+		t.Errorf("%+v", p.Merge)
+	}
 }
 
 func TestHostileRefsAreContained(t *testing.T) {

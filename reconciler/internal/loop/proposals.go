@@ -26,6 +26,14 @@ type Span struct {
 	Fork pipeline.CommitID
 	// People wrote or committed them.
 	People []review.Person
+	// List are those that could be listed, newest first.
+	List []Commit
+}
+
+// Commit is one of a Span. Merges: it has several parents.
+type Commit struct {
+	ID     pipeline.CommitID
+	Merges bool
 }
 
 // Statement is what somebody's ref points at.
@@ -297,8 +305,13 @@ func (p *Proposals) branches(ctx context.Context, m *moment, open []store.Stored
 		return err
 	}
 	// What is there at the first look is planned, and starts nothing.
-	_, before := looked[""]
+	_, before := looked[inForce]
 	first := !before
+	if !first {
+		if err := p.landed(ctx, m, open, looked); err != nil {
+			return err // what is merged is found once this is known
+		}
+	}
 	var errs []error
 	n := 0
 	for _, ref := range p.cfg.Commits.order(m.Tips) {
@@ -324,14 +337,14 @@ func (p *Proposals) branches(ctx context.Context, m *moment, open []store.Stored
 		errs = append(errs, p.gone(ctx, m, gone))
 	}
 	for branch := range looked {
-		if _, there := m.Tips[pipeline.Ref("refs/heads/"+branch)]; branch != "" && !there {
+		if _, there := m.Tips[pipeline.Ref("refs/heads/"+branch)]; branch != inForce && !there {
 			errs = append(errs, p.lookAt(ctx, branch, ""))
 		}
 	}
 	if err := errors.Join(errs...); err != nil || !first {
 		return err
 	}
-	return p.lookAt(ctx, "", m.tip)
+	return p.cfg.DB.Write(ctx, func(tx *store.Tx) error { return p.lookAtMain(tx, m) })
 }
 
 func (p *Proposals) lookAt(ctx context.Context, branch string, head pipeline.CommitID) error {

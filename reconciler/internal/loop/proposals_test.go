@@ -1,6 +1,7 @@
 package loop_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -20,11 +21,14 @@ import (
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
 
-// forum is a repository in memory: commits with one parent, and what refs say.
+// forum is a repository in memory: commits with one parent or two, each with a tree of
+// one file, and what refs say.
 type forum struct {
 	*fakeRepository
 	mu         sync.Mutex
 	parent     map[pipeline.CommitID]pipeline.CommitID
+	second     map[pipeline.CommitID]pipeline.CommitID
+	tree       map[pipeline.CommitID]string // the commit itself unless it is here
 	author     map[pipeline.CommitID]string
 	statements map[string]loop.Statement
 	plans      map[pipeline.CommitID]string
@@ -40,8 +44,22 @@ func (f *forum) ancestors(id pipeline.CommitID) []pipeline.CommitID {
 	var out []pipeline.CommitID
 	for ; id != ""; id = f.parent[id] {
 		out = append(out, id)
+		for _, merged := range f.ancestors(f.second[id]) {
+			if !slices.Contains(out, merged) {
+				out = append(out, merged)
+			}
+		}
 	}
 	return out
+}
+
+func (f *forum) ChangedPaths(_ context.Context, base, head pipeline.CommitID) ([]string, bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if base == head || f.tree[base] != "" && f.tree[base] == f.tree[head] {
+		return nil, true, nil
+	}
+	return []string{"a"}, true, nil
 }
 
 func (f *forum) Between(_ context.Context, base, head pipeline.CommitID) (loop.Span, error) {
@@ -56,10 +74,11 @@ func (f *forum) Between(_ context.Context, base, head pipeline.CommitID) (loop.S
 	var s loop.Span
 	for _, id := range f.ancestors(head) {
 		if slices.Contains(before, id) {
-			s.Fork = id
-			break
+			s.Fork = cmp.Or(s.Fork, id)
+			continue
 		}
 		s.Commits++
+		s.List = append(s.List, loop.Commit{ID: id, Merges: f.second[id] != ""})
 		s.People = append(s.People, review.Person{Name: f.author[id]})
 	}
 	return s, nil
@@ -139,6 +158,7 @@ func newAssembly(t *testing.T) *assembly {
 	}
 	a := &assembly{world: w, tips: map[pipeline.Ref]pipeline.CommitID{}, f: &forum{
 		fakeRepository: w.repo, parent: map[pipeline.CommitID]pipeline.CommitID{}, author: map[pipeline.CommitID]string{},
+		second: map[pipeline.CommitID]pipeline.CommitID{}, tree: map[pipeline.CommitID]string{},
 		statements: map[string]loop.Statement{}, plans: map[pipeline.CommitID]string{}, refs: map[pipeline.Ref]string{},
 	}}
 	a.open()
@@ -207,6 +227,20 @@ func (a *assembly) make(id, parent pipeline.CommitID, author string, change func
 	defer a.f.mu.Unlock()
 	a.f.parent[id], a.f.author[id] = parent, author
 	a.f.statements[string(id)] = loop.Statement{Target: id}
+}
+
+// merge is a commit that brings head to main and nothing else.
+func (a *assembly) merge(id, main, head pipeline.CommitID) {
+	a.make(id, main, "eve", func(*pipeline.Config) {})
+	a.repo.mu.Lock()
+	cfg := a.repo.configs[head]
+	cfg.Commit = id
+	a.repo.configs[id] = cfg
+	a.repo.mu.Unlock()
+	a.f.mu.Lock()
+	defer a.f.mu.Unlock()
+	a.f.second[id] = head
+	a.f.tree[id], a.f.tree[head] = "of "+string(head), "of "+string(head)
 }
 
 // touched changes what the composition does.
@@ -520,7 +554,7 @@ func TestMergeWithoutApprovalIsSaidPlainly(t *testing.T) {
 	a.make(c1, c0, "eve", touched("one"))
 	a.propose("x", c1)
 	a.awaitProposal("x", "is planned", planned(c1))
-	a.make(c2, c1, "eve", touched("two")) // a merge commit
+	a.merge(c2, c0, c1)
 	a.tips[mainRef] = c2
 	delete(a.tips, "refs/heads/x")
 	a.see()
@@ -528,8 +562,8 @@ func TestMergeWithoutApprovalIsSaidPlainly(t *testing.T) {
 	if p.Merge.Sentence != "predicted 1 run, started 1; merged without approval: needs 1 approval of ops" {
 		t.Errorf("%q", p.Merge.Sentence)
 	}
-	a.status(c2, "pending", "merged without the approval it needed; ")
-	a.status(c1, "success", "merged as "+c2[:12])
+	a.status(c2, "failure", "merged without the approval it needed; 0 of 1 run")
+	a.status(c1, "failure", "merged as "+c2[:12])
 }
 
 func TestDeletedBranchClosesItsChange(t *testing.T) {

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
@@ -11,27 +12,49 @@ import (
 // merged.
 func (f *Facts) propose(s *pipeline.Status) {
 	planned := false
+	var passed []string
 	for i := range f.Proposals {
 		p := &f.Proposals[i]
 		switch {
 		case p.State == pipeline.ProposalOpen && p.Head == f.Commit:
 			planned = true
 			f.open(s, p)
-		case p.State == pipeline.ProposalMerged && p.Merge != nil:
-			f.merged(s, p)
+		case p.State != pipeline.ProposalMerged || p.Merge == nil:
+		case p.Head == f.Commit && p.Merge.Commit != f.Commit:
+			f.mergedBy(s, p)
+		case passedOver[p.Merge.Approval] != "":
+			passed = append(passed, passedOver[p.Merge.Approval])
+			f.link(s, p)
+		}
+		if p.Merge != nil && passedOver[p.Merge.Approval] != "" {
+			raise(s, statusFailure) // somebody is to notice; the runs go on
 		}
 	}
 	if f.Planning && !planned {
 		raise(s, statusPending)
 		f.join(s, "the plan is being made")
 	}
+	if slices.Sort(passed); len(passed) > 0 {
+		s.Description = cut(passed[0] + "; " + s.Description)
+	}
+}
+
+// passedOver says that a change was merged against the policy. Where two were, the
+// first in order is said: a refusal.
+var passedOver = map[pipeline.Approval]string{
+	pipeline.ApprovalRefused: "merged although it was refused",
+	pipeline.ApprovalWaiting: "merged without the approval it needed",
+}
+
+func (f *Facts) link(s *pipeline.Status, p *pipeline.Proposal) {
+	if f.URL != "" {
+		s.URL = f.URL + ProposalPath(p.Branch)
+	}
 }
 
 // open says what merging will do, and whose turn it is.
 func (f *Facts) open(s *pipeline.Status, p *pipeline.Proposal) {
-	if f.URL != "" {
-		s.URL = f.URL + ProposalPath(p.Branch)
-	}
+	f.link(s, p)
 	if pipeline.HasErrors(f.Diagnostics) {
 		return // the first mistake is what its author needs
 	}
@@ -44,22 +67,10 @@ func (f *Facts) open(s *pipeline.Status, p *pipeline.Proposal) {
 	f.join(s, "plan: "+plural(len(p.Predicted), "run")+" on merge; "+p.Sentence)
 }
 
-// merged says so where the policy was passed over, and on a head that was merged by
-// another commit.
-func (f *Facts) merged(s *pipeline.Status, p *pipeline.Proposal) {
-	if p.Head == f.Commit && p.Merge.Commit != f.Commit {
-		if f.URL != "" {
-			s.URL = f.URL + ProposalPath(p.Branch)
-		}
-		f.join(s, "merged as "+p.Merge.Commit.Short()+": "+p.Merge.Sentence)
-		return
-	}
-	switch p.Merge.Approval {
-	case pipeline.ApprovalWaiting:
-		s.Description = cut("merged without the approval it needed; " + s.Description)
-	case pipeline.ApprovalRefused:
-		s.Description = cut("merged although it was refused; " + s.Description)
-	}
+// mergedBy is for a head that was merged by another commit.
+func (f *Facts) mergedBy(s *pipeline.Status, p *pipeline.Proposal) {
+	f.link(s, p)
+	f.join(s, "merged as "+p.Merge.Commit.Short()+": "+p.Merge.Sentence)
 }
 
 // join puts a sentence before what the runs of the commit say.

@@ -40,8 +40,10 @@ func TestStatusOfAProposedHeadSaysWhoseTurnItIs(t *testing.T) {
 		"a run failed":    {plan.Facts{Commit: head, Runs: run(pipeline.Failure), Proposals: []pipeline.Proposal{open(pipeline.ApprovalGiven, "approved by ana")}}, "failure", "plan: 3 runs on merge; approved by ana; 1 of 1 run done: lint #7 failure: exit code 1"},
 		"a run goes on":   {plan.Facts{Commit: head, Runs: run(pipeline.Running), Proposals: []pipeline.Proposal{open(pipeline.ApprovalGiven, "approved by ana")}}, "pending", ""},
 		"merged":          {plan.Facts{Commit: head, Runs: run(pipeline.Success), Proposals: []pipeline.Proposal{merged(head, pipeline.ApprovalGiven)}}, "success", "1 run succeeded"},
-		"not approved":    {plan.Facts{Commit: head, Runs: run(pipeline.Success), Proposals: []pipeline.Proposal{merged(head, pipeline.ApprovalWaiting)}}, "success", "merged without the approval it needed; 1 run succeeded"},
-		"merge commit":    {plan.Facts{Commit: main, Runs: run(pipeline.Success), Proposals: []pipeline.Proposal{merged(main, pipeline.ApprovalRefused)}}, "success", "merged although it was refused; 1 run succeeded"},
+		"not approved":    {plan.Facts{Commit: head, Runs: run(pipeline.Success), Proposals: []pipeline.Proposal{merged(head, pipeline.ApprovalWaiting)}}, "failure", "merged without the approval it needed; 1 run succeeded"},
+		"merge commit":    {plan.Facts{Commit: main, Runs: run(pipeline.Success), Proposals: []pipeline.Proposal{merged(main, pipeline.ApprovalRefused)}}, "failure", "merged although it was refused; 1 run succeeded"},
+		"two of them":     {plan.Facts{Commit: main, Runs: run(pipeline.Running), Proposals: []pipeline.Proposal{merged(main, pipeline.ApprovalWaiting), merged(main, pipeline.ApprovalRefused)}}, "failure", "merged although it was refused; 0 of 1 run done: lint #7 running: exit code 1"},
+		"its head":        {plan.Facts{Commit: head, Proposals: []pipeline.Proposal{merged(main, pipeline.ApprovalWaiting)}}, "failure", "merged as 222222222222: predicted 3 runs, started 3"},
 		"merged head":     {plan.Facts{Commit: head, Proposals: []pipeline.Proposal{merged(main, pipeline.ApprovalGiven)}}, "success", "merged as 222222222222: predicted 3 runs, started 3"},
 	} {
 		c.facts.URL = "http://x"

@@ -35,7 +35,8 @@ func lookOf(p *pipeline.Proposal) string {
 	switch {
 	case p.State == pipeline.ProposalClosed:
 		return "skipped"
-	case pipeline.HasErrors(p.Diagnostics) || p.Approval == pipeline.ApprovalRefused:
+	case pipeline.HasErrors(p.Diagnostics) || p.Approval == pipeline.ApprovalRefused,
+		p.State == pipeline.ProposalMerged && p.Approval == pipeline.ApprovalWaiting:
 		return "failure"
 	case p.Approval == pipeline.ApprovalWaiting:
 		return "held"
