@@ -31,6 +31,7 @@ const (
 	codeTooLate     = "RC0113" // must be known when the commit is planned
 	codeTaskSet     = "RC0114" // the set of tasks depends on what is known later
 	codeTemplate    = "RC0115" // text that looks like a reference or a type
+	codeInjection   = "RC0116" // text from outside becomes a part of a script
 	codeEvaluate    = "RC0199"
 
 	// The graph and the context.

@@ -27,6 +27,7 @@ func (w *work) lint() {
 		w.lintType(fmt.Sprintf("param %q of composition %q", name, w.name), w.path("params", name)...)
 	}
 	for _, task := range w.all.children(w.path("tasks")...) {
+		w.lintScript(task)
 		for _, name := range w.all.children(w.path("tasks", task, "outputs")...) {
 			w.lintType(fmt.Sprintf("output %q of task %q", name, task), w.path("tasks", task, "outputs", name)...)
 		}

@@ -177,9 +177,20 @@ func (r *reads) imported(importPath string) {
 
 // helper follows a reference to a field that is written out somewhere in the unit.
 func (r *reads) helper(c chain) bool {
-	prefix, known := r.all.scopes[c[0].scope]
+	places := r.places(c)
+	for _, p := range places {
+		r.walk(p.guards...)
+		r.enter(p.value)
+	}
+	return len(places) > 0
+}
+
+// places are where a field of the unit that is no part of a run is written out, or
+// the nearest field around it that is.
+func (w *work) places(c chain) []place {
+	prefix, known := w.all.scopes[c[0].scope]
 	if !known {
-		return false
+		return nil
 	}
 	var path []string
 	if prefix != "" {
@@ -189,16 +200,11 @@ func (r *reads) helper(c chain) bool {
 		path = append(path, l.name)
 	}
 	for n := len(path); n > len(path)-len(c); n-- {
-		places := r.all.at(path[:n]...)
-		for _, p := range places {
-			r.walk(p.guards...)
-			r.enter(p.value)
-		}
-		if len(places) > 0 {
-			return true
+		if places := w.all.at(path[:n]...); len(places) > 0 {
+			return places
 		}
 	}
-	return false
+	return nil
 }
 
 func (r *reads) ident(id *ast.Ident) {

@@ -69,7 +69,9 @@ func TestWhatATemplateMakesOfTheRunWaits(t *testing.T) {
 	tree := files(t, base, template)
 	cfg := evaluate(t, e, tree)
 	for _, d := range cfg.Diagnostics {
-		t.Error(d)
+		if d.Code != "RC0116" { // a script that holds a branch is what is wanted here
+			t.Error(d)
+		}
 	}
 	for _, c := range []struct {
 		composition pipeline.CompositionName
