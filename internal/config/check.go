@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -44,6 +45,9 @@ func (b *batch) check(u unitRef) *unitResult {
 				res.Diagnostics = append(res.Diagnostics, x.errors(err)...)
 			}
 		}
+	}
+	if pipeline.HasErrors(res.Diagnostics) {
+		res.Says = b.says(u.Dir)
 	}
 	for i := range res.Diagnostics {
 		d := &res.Diagnostics[i]
@@ -99,7 +103,7 @@ func (b *batch) buildOps(dir string, res *unitResult) (v cue.Value, ownIdx, all 
 	files := append(slices.Clone(own), inherited...)
 	diags = append(diags, b.checkImports(files)...)
 	ownIdx = newIndex(own)
-	res.Declared = declarations(ownIdx)
+	res.Declared, res.Unread = declarations(ownIdx), b.unread(dir, own)
 	if pipeline.HasErrors(diags) || len(own) == 0 {
 		res.Diagnostics = append(res.Diagnostics, diags...)
 		return v, nil, nil, false
@@ -160,6 +164,31 @@ func (b *batch) bindMissing(files []*ast.File) []*ast.File {
 		return nil // the text above is CUE
 	}
 	return []*ast.File{f}
+}
+
+// unread are the files of a directory that are not among those that were parsed.
+func (b *batch) unread(dir string, parsed []*ast.File) []string {
+	var out []string
+	for _, name := range b.listing[dir] {
+		if !slices.ContainsFunc(parsed, func(f *ast.File) bool { return f.Filename == name }) {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+var saidName = regexp.MustCompile(`"([a-z][a-z0-9-]{0,62})"|([a-z][a-z0-9-]{0,62})\s*:`)
+
+// says are the names in the files of a directory, sorted: labels and what is in quotes.
+func (b *batch) says(dir string) []string {
+	var out []string
+	for _, name := range b.listing[dir] {
+		for _, m := range saidName.FindAllSubmatch(b.req.Files[name], -1) {
+			out = append(out, string(m[1])+string(m[2]))
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // declarations are the names that the indexed files declare, whether or not they are valid.

@@ -51,7 +51,7 @@ func (r *repository) checkCall(unit string, c *call) {
 		if len(names) > 0 && len(names) <= 10 {
 			d.Note = "it has " + strings.Join(names, ", ")
 		}
-		r.complain(unit, c.From, withHelp(d, didYouMean(string(c.Target), names)))
+		r.complain(unit, c.From, r.mayFollow(withHelp(d, didYouMean(string(c.Target), names)), string(c.Target)))
 		return
 	}
 	if c.Kind != callTask && c.Kind != callHook {
@@ -157,7 +157,7 @@ func (r *repository) callBroken() {
 					continue
 				}
 				d := diag(codeBrokenDep, c.Pos, "%s composition %q, which has errors", c.who(), c.Target)
-				d.Help = fmt.Sprintf("mend %q first", c.Target)
+				d.Help, d.Follows = fmt.Sprintf("mend %q first", c.Target), true
 				r.complain(res.Dir, c.From, d)
 				moved = true
 			}

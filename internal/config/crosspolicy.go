@@ -97,7 +97,7 @@ func (r *repository) checkGroups(unit string, use groupUse) {
 		if len(names) > 0 {
 			d.Note = "its groups are " + strings.Join(names, ", ")
 		}
-		r.sayOf(unit, withHelp(d, didYouMean(use.Name, names)))
+		r.sayOf(unit, r.mayFollow(withHelp(d, didYouMean(use.Name, names)), use.Name))
 		return
 	}
 	people := map[string]bool{}

@@ -202,7 +202,7 @@ func (r *evaluation) blocked(u unitRef) ([]pipeline.Diagnostic, bool) {
 		}
 		if r.s.packages[dir] {
 			d := diag(codeBrokenDep, pipeline.Position{File: u.Dir}, "%s imports %s, which cannot be evaluated", u.Dir, dir)
-			d.Unit = u.Dir
+			d.Unit, d.Follows = u.Dir, true
 			return []pipeline.Diagnostic{d}, true
 		}
 		return nil, true // the directory above says it for all below

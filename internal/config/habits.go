@@ -62,7 +62,7 @@ func (h *habit) around() (before, after string) {
 var (
 	yamlItem     = regexp.MustCompile(`^\s*-\s+\S`)
 	hashComment  = regexp.MustCompile(`(^|[\s"}\])])#+(\s|$)`)
-	assignment   = regexp.MustCompile(`^\s*([A-Za-z_][\w-]*|"[^"]+")\s*=\s*([^=].*)$`)
+	assignment   = regexp.MustCompile(`(?:^|[{,])\s*([A-Za-z_][\w-]*|"[^"]+")\s*=\s*([^=~][^,}]*)`)
 	hyphenLabel  = regexp.MustCompile(`(^|[\s{,:])([A-Za-z_]\w*(-\w+)+)\s*$`)
 	endsInDef    = regexp.MustCompile(`([A-Za-z_]\w*\.)?#\w+\s*$`)
 	labelAhead   = regexp.MustCompile(`^("[^"]*"|[\w-]+)\s*[?!]?\s*:`)
@@ -125,11 +125,11 @@ func (h *habit) assigned(d *pipeline.Diagnostic) bool {
 	for _, offset := range []int{0, -1} {
 		line := h.line(offset)
 		m := assignment.FindStringSubmatchIndex(line)
-		if m == nil || strings.HasPrefix(strings.TrimSpace(line), "let ") {
+		if m == nil || strings.HasPrefix(strings.TrimSpace(line), "let ") || strings.Count(line[:m[2]], `"`)%2 == 1 {
 			continue
 		}
 		d.Pos.Line += offset
-		d.Pos.Column = strings.IndexByte(line, '=') + 1
+		d.Pos.Column = m[3] + strings.IndexByte(line[m[3]:], '=') + 1
 		d.Message = "a value is given with a colon, not with ="
 		d.Help = plain("write " + line[m[2]:m[3]] + ": " + strings.TrimSpace(line[m[4]:m[5]]))
 		return true

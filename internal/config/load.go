@@ -101,10 +101,11 @@ func (b *batch) opsFiles(dir string) (own, inherited []*ast.File, diags []pipeli
 				continue
 			}
 			if pkg := f.PackageName(); pkg != opsPackage {
-				if d == dir {
-					diags = append(diags, wrongPackage(name, f, opsPackage))
+				if d != dir {
+					continue
 				}
-				continue
+				diags = append(diags, wrongPackage(name, f, opsPackage))
+				setPackage(f, opsPackage) // so that the others find what it declares
 			}
 			if d == dir {
 				own = append(own, f)
@@ -197,7 +198,7 @@ func (b *batch) importPackage(dir, name string) *pkg {
 		}
 		if f.PackageName() != name {
 			p.diags = append(p.diags, wrongPackage(src.name, f, name))
-			continue
+			setPackage(f, name)
 		}
 		p.files = append(p.files, f)
 	}
@@ -318,7 +319,7 @@ func (b *batch) checkImport(spec *ast.ImportSpec) (pipeline.Diagnostic, bool) {
 func brokenImport(importPath string, pos pipeline.Position, ds []pipeline.Diagnostic) pipeline.Diagnostic {
 	d := diag(codeBrokenDep, pos, "%q cannot be used, because it has errors", importPath)
 	first := ds[slices.IndexFunc(ds, func(d pipeline.Diagnostic) bool { return d.Severity == pipeline.SeverityError })]
-	d.Note = "the first is " + first.Pos.String() + ": " + first.Message
+	d.Note, d.Follows = "the first is "+first.Pos.String()+": "+first.Message, true
 	return d
 }
 

@@ -70,7 +70,20 @@ func (r *repository) checkDeclared(unit string, m mention, known []string, said 
 		d.Note = "it declares " + strings.Join(known, ", ")
 	}
 	d.Unit = unit
-	r.cfg.Diagnostics = append(r.cfg.Diagnostics, d)
+	r.cfg.Diagnostics = append(r.cfg.Diagnostics, r.mayFollow(d, m.Name))
+}
+
+// mayFollow marks what is said of a name that nothing declares: a file that cannot be
+// read has it.
+func (r *repository) mayFollow(d pipeline.Diagnostic, name string) pipeline.Diagnostic {
+	for _, res := range r.results {
+		if len(res.Unread) > 0 && slices.Contains(res.Says, name) {
+			d.Note, d.Follows = fmt.Sprintf("%s has the name, and cannot be read", res.Unread[0]), true
+			d.Help = "mend that file first"
+			return d
+		}
+	}
+	return d
 }
 
 // quoteLabel writes a name as CUE wants it on the left of a colon.
@@ -97,11 +110,15 @@ func secretNames(ss []pipeline.Secret) []string {
 	return out
 }
 
-// idle warns of usable compositions that nothing starts and that do not say so.
+// idle warns of usable compositions that nothing starts and that do not say so. One
+// that is named where there are errors may be called there.
 func (r *repository) idle() {
+	mayCall := func(name pipeline.CompositionName, own string) bool {
+		return slices.ContainsFunc(r.results, func(res *unitResult) bool { return res.Dir != own && slices.Contains(res.Says, string(name)) })
+	}
 	for _, res := range r.results {
 		for _, m := range res.Mentions {
-			if m.Kind != mentionIdle || r.cfg.Composition(m.Composition) == nil || r.called[m.Composition] {
+			if m.Kind != mentionIdle || r.cfg.Composition(m.Composition) == nil || r.called[m.Composition] || mayCall(m.Composition, res.Dir) {
 				continue
 			}
 			d := warn(codeIdle, m.Pos, "nothing starts composition %q: it has no triggers", m.Composition)

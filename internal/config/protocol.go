@@ -72,7 +72,11 @@ type unitResult struct {
 	Plugin       *pipeline.Plugin       `json:"plugin,omitempty"`
 	Diagnostics  []pipeline.Diagnostic  `json:"diagnostics,omitempty"`
 	// Fatal: there was no value to look at, so nothing below the directory has one.
-	Fatal  bool             `json:"fatal,omitempty"`
+	Fatal bool `json:"fatal,omitempty"`
+	// Unread are its files that are no CUE. Says are the names in the texts of a unit
+	// with errors: what it calls and, where files are unread, what it declares.
+	Unread []string         `json:"unread,omitempty"`
+	Says   []string         `json:"says,omitempty"`
 	Policy *pipeline.Policy `json:"policy,omitempty"`
 	// Calls are the places where compositions name others, Groups those where groups
 	// of the policy are named.

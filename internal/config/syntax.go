@@ -85,6 +85,17 @@ func wrongPackage(name string, f *ast.File, want string) pipeline.Diagnostic {
 	return d
 }
 
+// setPackage makes f a file of the package.
+func setPackage(f *ast.File, name string) {
+	for _, d := range f.Decls {
+		if p, ok := d.(*ast.Package); ok {
+			p.Name.Name = name
+			return
+		}
+	}
+	f.Decls = append([]ast.Decl{&ast.Package{Name: ast.NewIdent(name)}}, f.Decls...)
+}
+
 // checkTopLevel reports fields of package ops that nothing reads.
 func checkTopLevel(files []*ast.File) []pipeline.Diagnostic {
 	var out []pipeline.Diagnostic

@@ -44,6 +44,8 @@ type Diagnostic struct {
 	Help string `json:"help,omitempty"`
 	// Unit is the directory that was evaluated and is blamed; "" blames the commit.
 	Unit string `json:"unit,omitempty"`
+	// Follows: it is there because of another mistake, and may go away with that one.
+	Follows bool `json:"follows,omitempty"`
 }
 
 func (d Diagnostic) String() string {
@@ -54,17 +56,29 @@ func (d Diagnostic) String() string {
 	return s
 }
 
-// SortDiagnostics orders errors before warnings, then by file and place.
+// SortDiagnostics orders errors before warnings and causes before what follows from
+// them, then by file and place.
 func SortDiagnostics(ds []Diagnostic) {
 	slices.SortStableFunc(ds, func(a, b Diagnostic) int {
 		return cmp.Or(
 			cmp.Compare(a.Severity, b.Severity),
+			compareBool(a.Follows, b.Follows),
 			strings.Compare(a.Pos.File, b.Pos.File),
 			cmp.Compare(a.Pos.Line, b.Pos.Line),
 			cmp.Compare(a.Pos.Column, b.Pos.Column),
 			strings.Compare(a.Message, b.Message),
 		)
 	})
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 // HasErrors reports whether any diagnostic is an error.
