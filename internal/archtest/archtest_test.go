@@ -46,7 +46,7 @@ var rooms = map[string][]string{
 	"reconciler/internal/review":  {"internal/pipeline"},
 	"reconciler/internal/engine":  {"internal/pipeline"},
 	"reconciler/internal/place":   {"internal/pipeline"},
-	"reconciler/internal/store":   {"internal/pipeline", "internal/fault"},
+	"reconciler/internal/store":   {"internal/pipeline", "internal/fault", "internal/durable"},
 	"reconciler/internal/sources": {"internal/pipeline", "internal/fault", "internal/gitrepo"},
 	"reconciler/internal/forge":   {"internal/pipeline", "internal/fault", "internal/gitrepo"},
 	"reconciler/internal/fleet":   {"internal/pipeline", "internal/fault", "internal/wire", "internal/wsconn"},

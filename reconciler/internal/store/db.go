@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/fault"
@@ -15,14 +18,20 @@ import (
 // DB is the record. Its methods may be called by many goroutines at once; writes
 // take turns, reads do not wait for writes. Close it after the last call.
 type DB struct {
-	file        *file
-	log         *slog.Logger
-	id          string
-	incarnation int64
-	specs       specs
-	hub         hub[struct{}]
+	dir   string
+	file  *file
+	log   *slog.Logger
+	id    string
+	specs specs
+	hub   hub[struct{}]
 	// turn holds one token while a transaction is under way.
 	turn chan struct{}
+
+	// As far as it was committed.
+	incarnation, seq atomic.Int64
+	rollback         atomic.Pointer[Rollback]
+	marking          sync.Mutex
+	marked           Watermark // what the folder remembers; guarded by marking
 }
 
 // Open opens the record in dir, and makes folder and record when they are not
@@ -31,13 +40,17 @@ type DB struct {
 // as it is. A record that was not closed is checked first. No agent is connected
 // to a program that has just started, so those shown online become offline.
 func Open(ctx context.Context, dir string, log *slog.Logger) (*DB, error) {
-	f, err := openFile(ctx, dir, layout{"maestro.db", "record", "lock", `PRAGMA quick_check(1)`}, log)
+	f, err := openFile(ctx, dir, layout{recordName, "record", "lock", `PRAGMA quick_check(1)`}, log)
 	if err != nil {
 		return nil, fmt.Errorf("open the record: %w", err)
 	}
-	db := &DB{file: f, log: log, turn: make(chan struct{}, 1)}
-	err = f.writer.QueryRowContext(ctx, `SELECT store_id, incarnation FROM meta`).Scan(&db.id, &db.incarnation)
+	db := &DB{dir: filepath.Dir(f.path), file: f, log: log, turn: make(chan struct{}, 1)}
+	var incarnation, seq int64
+	err = f.writer.QueryRowContext(ctx, `SELECT store_id, incarnation, seq FROM meta`).Scan(&db.id, &incarnation, &seq)
+	db.incarnation.Store(incarnation)
+	db.seq.Store(seq)
 	if err == nil {
+		db.recall() // before anything is written that would hide it
 		err = db.disconnectAgents(ctx)
 	}
 	if err != nil {
@@ -50,7 +63,7 @@ func Open(ctx context.Context, dir string, log *slog.Logger) (*DB, error) {
 func (db *DB) Close() error {
 	db.turn <- struct{}{}
 	defer func() { <-db.turn }()
-	if err := db.file.close(); err != nil {
+	if err := errors.Join(db.Mark(), db.file.close()); err != nil {
 		return fmt.Errorf("close the record: %w", err)
 	}
 	return nil
@@ -61,7 +74,7 @@ func (db *DB) ID() string { return db.id }
 
 // Incarnation counts the times that the record was put back to an earlier state;
 // it is 1 for one that never was. It is part of every token.
-func (db *DB) Incarnation() int64 { return db.incarnation }
+func (db *DB) Incarnation() int64 { return db.incarnation.Load() }
 
 // Watch returns a channel that receives after transactions that changed
 // something. Signals are coalesced, and a slow reader never holds up the writer.
@@ -120,6 +133,9 @@ func (db *DB) write(fn func(*Tx) error) (changed bool, err error) {
 	}
 	if err := tx.Commit(); err != nil {
 		return false, fmt.Errorf("commit: %w", db.file.explain(err))
+	}
+	if t.seq > 0 {
+		db.seq.Store(int64(t.seq))
 	}
 	return t.changed, nil
 }

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/mattn/go-sqlite3" // also registers the driver
 	"github.com/pressly/goose/v3"
@@ -54,6 +55,11 @@ func openFile(ctx context.Context, dir string, l layout, log *slog.Logger) (*fil
 	f := &file{path: filepath.Join(dir, l.name)}
 	if f.lock, err = lockFile(filepath.Join(dir, l.lock)); err != nil {
 		return nil, err
+	}
+	if from, err := os.ReadFile(filepath.Join(dir, restoring)); err == nil {
+		f.release()
+		return nil, fault.New(fault.Invalid, "a restore of %s was cut off; call it again: reconciler restore %s --data %s",
+			dir, strings.TrimSpace(string(from)), dir)
 	}
 	if err := f.open(ctx, l, log); err != nil {
 		f.release()
@@ -114,9 +120,11 @@ func (f *file) create() error {
 	return errors.Join(folder.Sync(), folder.Close(), made.Close())
 }
 
-// dsn names the file as a URI, because a folder's name may hold "?" or "%".
-func (f *file) dsn(params string) string {
-	return "file:" + (&url.URL{Path: f.path}).EscapedPath() + "?" + params
+func (f *file) dsn(params string) string { return dsn(f.path, params) }
+
+// dsn names a file as a URI, because a folder's name may hold "?" or "%".
+func dsn(path, params string) string {
+	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + params
 }
 
 // probe looks at an existing file without changing it. It refuses one that a
@@ -218,21 +226,33 @@ func (f *file) release() error {
 	return errors.Join(append(errs, unlock(f.lock))...)
 }
 
-// explain adds to an error of SQLite what a person can do about it. Errors of
-// other kinds, and nil, come back as they are.
-func (f *file) explain(err error) error {
+// codeOf returns what SQLite says went wrong, 0 for an error of another kind.
+func codeOf(err error) sqlite3.ErrNo {
 	var no sqlite3.ErrNo
 	var e sqlite3.Error
 	switch {
 	case errors.As(err, &e):
-		no = e.Code
-	case !errors.As(err, &no):
-		return err
+		return e.Code
+	case errors.As(err, &no):
+		return no
 	}
-	switch no {
+	return 0
+}
+
+// IsDamaged reports whether an error says that a file is not what SQLite wrote.
+func IsDamaged(err error) bool {
+	no := codeOf(err)
+	return no == sqlite3.ErrCorrupt || no == sqlite3.ErrNotADB
+}
+
+// explain adds to an error of SQLite what a person can do about it. Errors of
+// other kinds, and nil, come back as they are.
+func (f *file) explain(err error) error {
+	switch codeOf(err) {
 	case sqlite3.ErrCorrupt, sqlite3.ErrNotADB:
-		return fmt.Errorf("%s is damaged: %w; put a backup in its place, or move it and the files beside it "+
-			"whose names begin the same away and start again: history is lost then, configuration is not, it is in Git", f.path, err)
+		return fmt.Errorf("%s is damaged: %w; put a backup in its place with: reconciler restore %s --data %s; without any, "+
+			"move it and the files beside it whose names begin the same away and start again: history is lost then, "+
+			"configuration is not, it is in Git", f.path, err, newestBackup(filepath.Dir(f.path)), filepath.Dir(f.path))
 	case sqlite3.ErrFull:
 		return fmt.Errorf("the disk of %s is full: %w; nothing of this was recorded, make room and it goes on", f.path, err)
 	case sqlite3.ErrReadonly, sqlite3.ErrCantOpen, sqlite3.ErrPerm:

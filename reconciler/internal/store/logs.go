@@ -74,7 +74,7 @@ type logItem struct {
 // there. Its errors are those of Open.
 func OpenLogs(ctx context.Context, dir string, log *slog.Logger, opts LogOptions) (*Logs, error) {
 	// Only the small table is checked: to read all logs there are would take minutes.
-	f, err := openFile(ctx, dir, layout{"logs.db", "logs", "logs.lock", `PRAGMA quick_check('logs')`}, log)
+	f, err := openFile(ctx, dir, layout{logsName, "logs", "logs.lock", `PRAGMA quick_check('logs')`}, log)
 	if err != nil {
 		return nil, fmt.Errorf("open the logs: %w", err)
 	}

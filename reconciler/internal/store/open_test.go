@@ -268,18 +268,21 @@ func TestDatabaseOfAnotherProgramIsLeftAlone(t *testing.T) {
 	}
 }
 
+// damages are what disks and people do to a file.
+var damages = map[string]func([]byte) []byte{
+	"not a database":     func([]byte) []byte { return bytes.Repeat([]byte("hello "), 2000) },
+	"torn in the middle": func(b []byte) []byte { return b[:len(b)/2/4096*4096] },
+	"page overwritten": func(b []byte) []byte {
+		for i := 4096; i < len(b); i += 4096 {
+			copy(b[i:], bytes.Repeat([]byte{0xff}, 512))
+		}
+		return b
+	},
+}
+
 func TestDamageSaysWhatToDo(t *testing.T) {
 	t.Parallel()
-	for name, damage := range map[string]func([]byte) []byte{
-		"not a database":     func([]byte) []byte { return bytes.Repeat([]byte("hello "), 2000) },
-		"torn in the middle": func(b []byte) []byte { return b[:len(b)/2/4096*4096] },
-		"page overwritten": func(b []byte) []byte {
-			for i := 4096; i < len(b); i += 4096 {
-				copy(b[i:], bytes.Repeat([]byte{0xff}, 512))
-			}
-			return b
-		},
-	} {
+	for name, damage := range damages {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()

@@ -1,0 +1,195 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/pipeline"
+)
+
+// mostFindings bounds what is listed of one rule; the rest is counted.
+const mostFindings = 20
+
+// Finding is something of a record that is not as it must be.
+type Finding struct {
+	// Rule is the invariant, I1 to I12, or "file" for what SQLite says of a file.
+	Rule string `json:"rule"`
+	// Warning: it may be so for a while, or for a reason that the record cannot tell.
+	Warning bool   `json:"warning,omitempty"`
+	What    string `json:"what"`
+	Where   string `json:"where"`
+	Next    string `json:"next"`
+}
+
+// Report is what Fsck found.
+type Report struct {
+	Dir         string       `json:"dir"`
+	StoreID     string       `json:"store"`
+	Incarnation int64        `json:"incarnation"`
+	Seq         pipeline.Seq `json:"seq"`
+	Runs        int          `json:"runs"`
+	Logs        int          `json:"logs"`
+	Findings    []Finding    `json:"findings"`
+}
+
+// Broken reports whether anything is, warnings aside.
+func (r *Report) Broken() bool {
+	for _, f := range r.Findings {
+		if !f.Warning {
+			return true
+		}
+	}
+	return false
+}
+
+// Fsck checks the files of a data folder or of a backup: that SQLite finds them whole,
+// and every invariant of the contract that they can decide. It reads both as they are at
+// one moment each, the record first, takes no lock and changes nothing, so that a server
+// may be running. A file that is damaged is a finding; the error is a fault.NotFound when
+// there is no record, a fault.Invalid when it is of a newer program.
+func Fsck(ctx context.Context, dir string) (Report, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return Report{}, fmt.Errorf("check the record: %w", err)
+	}
+	report := Report{Dir: dir, Findings: []Finding{}}
+	open, err := fsckFile(ctx, &report, dir, recordName, "record", (*fsck).record)
+	if err == nil {
+		_, err = fsckFile(ctx, &report, dir, logsName, "logs", func(c *fsck) error { return c.logs(open) })
+	}
+	if err != nil {
+		return report, fmt.Errorf("check %s: %w", dir, err)
+	}
+	return report, nil
+}
+
+// fsck is the check of one file under way.
+type fsck struct {
+	ctx    context.Context
+	r      *reading
+	report *Report
+	// done are the attempts whose result was accepted, with the length of their logs.
+	done map[pipeline.AttemptID]int64
+}
+
+// fsckFile runs the checks of one file, when SQLite can read it at all. It returns the
+// finished attempts that the file names.
+func fsckFile(ctx context.Context, report *Report, dir, name, steps string, check func(*fsck) error) (map[pipeline.AttemptID]int64, error) {
+	c := &fsck{ctx: ctx, report: report, done: map[pipeline.AttemptID]int64{}}
+	var err error
+	if c.r, err = openReading(ctx, dir, name, steps); err != nil {
+		return nil, c.damaged(name, err)
+	}
+	err = c.whole()
+	if err == nil {
+		err = check(c)
+	}
+	if closeErr := c.r.close(); err == nil {
+		err = closeErr
+	}
+	return c.done, c.damaged(name, err)
+}
+
+// damaged makes a finding of an error that says that the file is.
+func (c *fsck) damaged(name string, err error) error {
+	switch {
+	case IsDamaged(err):
+		c.find("file", "the file is damaged: "+err.Error(), name, restoreAdvice)
+	case fault.Is(err, fault.NotFound) && name == logsName:
+		c.find("file", "the logs are not there", name, restoreAdvice)
+	default:
+		return err
+	}
+	return nil
+}
+
+const restoreAdvice = "stop the server and put the newest good backup in its place: reconciler restore BACKUP --data DIR"
+
+func (c *fsck) find(rule, what, where, next string) {
+	c.report.Findings = append(c.report.Findings, Finding{Rule: rule, What: what, Where: where, Next: next})
+}
+
+// whole asks SQLite whether the file is. It stops the other checks, which would trip
+// over the same damage.
+func (c *fsck) whole() error {
+	list, err := query(c.ctx, c.r.conn, scanOne[string], fmt.Sprintf(`PRAGMA integrity_check(%d)`, mostFindings))
+	if err != nil {
+		return err
+	}
+	for _, said := range list {
+		if said != "ok" {
+			c.find("file", "SQLite finds: "+said, filepath.Base(c.r.file.path), restoreAdvice)
+		}
+	}
+	return nil
+}
+
+// rule is an invariant as a query for what breaks it: one column that says where.
+type rule struct {
+	name    string
+	what    string
+	next    string
+	query   string
+	warning bool
+	since   int64 // the migration that it needs
+}
+
+func (c *fsck) check(rules []rule, args ...any) error {
+	for _, r := range rules {
+		if c.r.step < r.since {
+			continue
+		}
+		list, err := query(c.ctx, c.r.conn, scanOne[string], r.query+fmt.Sprintf(" LIMIT %d", mostFindings+1), args...)
+		if err != nil {
+			return fmt.Errorf("rule %s: %w", r.name, c.r.file.explain(err))
+		}
+		for i, where := range list {
+			f := Finding{Rule: r.name, Warning: r.warning, What: r.what, Where: where, Next: r.next}
+			if i == mostFindings {
+				f.Where = "and more"
+			}
+			c.report.Findings = append(c.report.Findings, f)
+		}
+	}
+	return nil
+}
+
+// references checks what one row says of another.
+func (c *fsck) references() error {
+	type broken struct {
+		table, parent string
+		row           int64
+	}
+	list, err := query(c.ctx, c.r.conn, func(row scanner) (b broken, err error) {
+		var id *int64
+		var fk int
+		err = row.Scan(&b.table, &id, &b.parent, &fk)
+		if id != nil {
+			b.row = *id
+		}
+		return b, err
+	}, `PRAGMA foreign_key_check`)
+	if err != nil {
+		return err
+	}
+	for i, b := range list {
+		if i == mostFindings {
+			break
+		}
+		c.find("I11", fmt.Sprintf("a row of %s names a row of %s that is not there", b.table, b.parent),
+			fmt.Sprintf("%s, row %d", b.table, b.row), restoreAdvice)
+	}
+	return nil
+}
+
+// meta reads who the record is.
+func (c *fsck) meta() error {
+	err := c.r.conn.QueryRowContext(c.ctx, `SELECT store_id, incarnation, seq FROM meta`).
+		Scan(&c.report.StoreID, &c.report.Incarnation, &c.report.Seq)
+	if err != nil {
+		return fmt.Errorf("who the record is: %w", err)
+	}
+	return nil
+}
