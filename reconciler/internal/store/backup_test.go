@@ -328,6 +328,7 @@ func TestOldRecordPutInPlaceIsNoticed(t *testing.T) {
 		if r == nil || r.Known != known || r.Found.Seq != b.Seq || !strings.Contains(r.Sentence(), "--accept-rollback") {
 			t.Fatalf("got %+v", r)
 		}
+		broken(t, dir, "rollback")
 		for i := range 5 { // nor does it to outgrow what is known
 			create(t, db, newRun(composition(fmt.Sprint("more", db.Watermark().Seq), 2), i), composition(fmt.Sprint("more", db.Watermark().Seq), 2))
 		}
@@ -341,6 +342,9 @@ func TestOldRecordPutInPlaceIsNoticed(t *testing.T) {
 	}
 	want(t, db.AcceptRollback(t.Context()), fault.Conflict)
 	db.Close()
+	if report, err := store.Fsck(t.Context(), dir); err != nil || report.Broken() {
+		t.Errorf("got %+v, %v", report, err)
+	}
 	db = open(t, dir)
 	if db.Rollback() != nil || db.Incarnation() != 2 {
 		t.Errorf("after it was accepted: %+v, incarnation %d", db.Rollback(), db.Incarnation())

@@ -55,6 +55,11 @@ func Fsck(ctx context.Context, dir string) (Report, error) {
 		return Report{}, fmt.Errorf("check the record: %w", err)
 	}
 	report := Report{Dir: dir, Findings: []Finding{}}
+	// Read before the record, which only grows.
+	known, err := readWatermark(dir)
+	if err != nil {
+		return report, fmt.Errorf("check %s: %w", dir, err)
+	}
 	open, err := fsckFile(ctx, &report, dir, recordName, "record", (*fsck).record)
 	if err == nil {
 		_, err = fsckFile(ctx, &report, dir, logsName, "logs", func(c *fsck) error { return c.logs(open) })
@@ -62,7 +67,25 @@ func Fsck(ctx context.Context, dir string) (Report, error) {
 	if err != nil {
 		return report, fmt.Errorf("check %s: %w", dir, err)
 	}
+	report.rollback(known)
 	return report, nil
+}
+
+// rollback adds that the record is older than its folder knows it to have been.
+func (r *Report) rollback(known watermarkFile) {
+	b := known.Rollback
+	if now := (Watermark{r.StoreID, r.Incarnation, r.Seq}); b == nil && known.After(now) {
+		b = &Rollback{Known: known.Watermark, Found: now, By: byFolder}
+	}
+	if b == nil || b.Known.StoreID != r.StoreID || b.Known.Incarnation < r.Incarnation {
+		return
+	}
+	r.Findings = append(r.Findings, Finding{
+		Rule: "rollback", What: "the record is older than it was",
+		Where: fmt.Sprintf("change %d of incarnation %d; %s knows it at change %d of incarnation %d",
+			b.Found.Seq, b.Found.Incarnation, b.By, b.Known.Seq, b.Known.Incarnation),
+		Next: "if an old backup was put in place on purpose: reconciler fsck --accept-rollback; otherwise put the newer files back",
+	})
 }
 
 // fsck is the check of one file under way.

@@ -49,6 +49,9 @@ func (r *Rollback) Sentence() string {
 // in place, it still tells how far the other was.
 const watermarkName = "watermark.json"
 
+// byFolder is who knows, when it is this file.
+const byFolder = "the data folder"
+
 // watermarkFile is what the file has.
 type watermarkFile struct {
 	Watermark
@@ -162,7 +165,7 @@ func (db *DB) recall() {
 		db.rollback.Store(r)
 		return
 	}
-	if _, err := db.Saw(w.Watermark, "the data folder"); err != nil {
+	if _, err := db.Saw(w.Watermark, byFolder); err != nil {
 		db.log.Error("rollback not remembered", "err", err)
 	}
 }
