@@ -153,6 +153,11 @@ func (l *Runs) freed(id pipeline.AgentID) {
 }
 
 func (l *Runs) refused(run pipeline.RunID, task pipeline.TaskName, id pipeline.AgentID) string {
+	if id == "" && l.cfg.Hold != nil {
+		if held := l.cfg.Hold(); held != "" {
+			return held
+		}
+	}
 	r, ok := l.refusals[fieldKey{run, task}][id]
 	if !ok || time.Now().After(r.until) {
 		return ""

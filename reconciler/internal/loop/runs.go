@@ -68,6 +68,9 @@ type Config struct {
 	Log     *slog.Logger
 	// Law returns the policy in force, fault.Unavailable while that is not known.
 	Law func() (*pipeline.Policy, error)
+	// Hold says why nothing may be given to agents, "" when it may; nil never holds. It is
+	// asked at each placement and must not block.
+	Hold func() string
 	// Default is the branch whose runs may have secrets.
 	Default pipeline.Ref
 	// Repo is the ops repository as tasks see it: a path or URL without credentials.
