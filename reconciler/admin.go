@@ -62,6 +62,8 @@ type inviteResponse struct {
 func (s *server) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /invite", s.invite)
+	mux.HandleFunc("POST /backup", s.backup)
+	mux.HandleFunc("POST /accept-rollback", s.acceptRollback)
 	return mux
 }
 
@@ -83,8 +85,12 @@ func (s *server) invite(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.log.Info("agent invited", "pool", req.Pool, "untrusted", req.Untrusted, "expires", expires)
+	answerJSON(w, inviteResponse{token, expires, "http://" + s.intake.Addr().String(), s.undeclared(req.Pool)})
+}
+
+func answerJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(inviteResponse{token, expires, "http://" + s.intake.Addr().String(), s.undeclared(req.Pool)})
+	_ = json.NewEncoder(w).Encode(v)
 }
 
 // undeclared says that the configuration in force does not know a pool.
@@ -125,31 +131,41 @@ func runningData(ctx context.Context) (string, error) {
 
 // askAdmin posts a request to the server that runs on the data folder.
 func askAdmin(ctx context.Context, data, path string, req, resp any) error {
+	answer, err := openAdmin(ctx, data, path, req)
+	if err != nil {
+		return err
+	}
+	defer answer.Close()
+	return json.NewDecoder(answer).Decode(resp)
+}
+
+// openAdmin is askAdmin for an answer that is read bit by bit. The caller closes it.
+func openAdmin(ctx context.Context, data, path string, req any) (io.ReadCloser, error) {
 	body, err := json.Marshal(req)
 	if err != nil {
-		return fmt.Errorf("ask the server: %w", err)
+		return nil, fmt.Errorf("ask the server: %w", err)
 	}
 	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true, // the connection ends with the answer
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(data, adminSocket))
 		},
 	}}
-	defer client.CloseIdleConnections()
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://admin"+path, bytes.NewReader(body))
 	if err != nil {
-		return fmt.Errorf("ask the server: %w", err)
+		return nil, fmt.Errorf("ask the server: %w", err)
 	}
 	answer, err := client.Do(r)
 	if err != nil {
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
-		return fault.New(fault.Unavailable, "no server runs on %s: start one with `reconciler serve`, or name its folder with --data (%w)", data, err)
+		return nil, fault.New(fault.Unavailable, "no server runs on %s: start one with `reconciler serve`, or name its folder with --data (%w)", data, err)
 	}
-	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
+		defer answer.Body.Close()
 		text, _ := io.ReadAll(io.LimitReader(answer.Body, 4<<10))
-		return fault.New(fault.Invalid, "%s", strings.TrimSpace(string(text)))
+		return nil, fault.New(fault.Invalid, "%s", strings.TrimSpace(string(text)))
 	}
-	return json.NewDecoder(answer.Body).Decode(resp)
+	return answer.Body, nil
 }

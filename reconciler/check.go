@@ -14,6 +14,7 @@ import (
 	"github.com/maestro-cd/maestro/internal/gitrepo"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/redact"
+	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
 
 func checkData(_ context.Context, opt options, _ *client) []finding {
@@ -32,6 +33,25 @@ func checkData(_ context.Context, opt options, _ *client) []finding {
 	f.result = opt.data + " can be written"
 	if _, err := os.Stat(filepath.Join(opt.data, "maestro.db")); err == nil {
 		f.result += ", holds a record"
+	}
+	return []finding{f}
+}
+
+// checkBackups looks for one that is as new as the server would have it.
+func checkBackups(_ context.Context, opt options, _ *client) []finding {
+	f := finding{what: "backups", warning: true}
+	if opt.backupEvery == 0 {
+		f.err = fault.New(fault.Invalid, "the server makes none: --backup-every is 0")
+		return []finding{f}
+	}
+	list, err := store.Backups(opt.backups())
+	switch {
+	case err != nil:
+		f.err = err
+	case len(list) == 0:
+		f.result = fmt.Sprintf("none in %s yet; the server makes one every %s", opt.backups(), opt.backupEvery)
+	default:
+		f.result = fmt.Sprintf("%s in %s, the newest of %s", counted(len(list), "backup"), opt.backups(), ago(list[0].MadeAt))
 	}
 	return []finding{f}
 }

@@ -122,7 +122,7 @@ compositions by commit; this program serves, checks and shows.
 
 Environment:
   RECONCILER_SERVER   address of the web view that commands ask, as --server
-  RECONCILER_…        any flag of serve, dev, check and agents invite:
+  RECONCILER_…        any flag of serve, dev and the commands that operate one:
                       --git-token-file is RECONCILER_GIT_TOKEN_FILE
   NO_COLOR            no colours, whatever its value
 
@@ -148,7 +148,7 @@ Exit codes:
 		"author":  {newVet(), newPlan(), newExec(), newGraph(), newFmt(), newExplain(), newVendor()},
 		"watch":   {newRuns(), newRun(), newWatch(), newLogs(), newWhy(), newChange()},
 		"ask":     {newReview(), newRequest()},
-		"operate": {newServe(), newCheck(), newAgents()},
+		"operate": {newServe(), newCheck(), newAgents(), newBackup(), newRestore(), newFsck()},
 	} {
 		for _, c := range cmds {
 			c.GroupID = group

@@ -31,6 +31,9 @@ type options struct {
 	githubAPI       string
 	githubTokenFile string
 	poll            time.Duration
+	backupEvery     time.Duration // 0 makes none
+	backupKeep      int
+	backupDir       string
 	logFormat       string
 	verbose         bool
 	runTip          bool
@@ -55,6 +58,9 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.githubTokenFile, "github-token-file", "", "file with a token that may write commit statuses")
 	f.DurationVar(&o.poll, "poll", 30*time.Second, "how often the repository is looked at without a hint")
 	f.BoolVar(&o.unsignedReviews, "unsigned-reviews", false, "let reviews and requests count that no key proves: anybody who may push can then be anybody")
+	f.DurationVar(&o.backupEvery, "backup-every", defaultBackupEvery, "how old the newest backup may be when something has happened since; 0 makes none")
+	f.IntVar(&o.backupKeep, "backup-keep", defaultBackupKeep, "how many of the backups that the server makes are kept")
+	f.StringVar(&o.backupDir, "backup-dir", "", "folder for them (backups, in the data folder)")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json, on standard error")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log every step")
 }
@@ -102,6 +108,9 @@ func (o *options) check() error {
 	}
 	if o.poll < time.Second {
 		wrong = append(wrong, "--poll must be at least 1s")
+	}
+	if o.backupEvery < 0 || o.backupKeep < 1 {
+		wrong = append(wrong, "--backup-every must not be negative, and --backup-keep at least 1")
 	}
 	if o.logFormat != "text" && o.logFormat != "json" {
 		wrong = append(wrong, fmt.Sprintf("--log-format %q is not text or json", o.logFormat))

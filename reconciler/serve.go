@@ -290,7 +290,7 @@ func check(cmd *cobra.Command, opt options, c *client, asJSON bool) error {
 	marks := map[string]string{"ok": "✓", "warning": "!", "problem": "✗"}
 	n := map[string]int{}
 	all := []findingJSON{}
-	for _, probe := range []func(context.Context, options, *client) []finding{checkData, checkGit, checkForge, checkRepository, checkServer, checkAgents} {
+	for _, probe := range []func(context.Context, options, *client) []finding{checkData, checkBackups, checkGit, checkForge, checkRepository, checkServer, checkAgents} {
 		for _, found := range probe(ctx, opt, c) {
 			f := found.json()
 			n[f.State]++

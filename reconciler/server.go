@@ -53,6 +53,7 @@ type server struct {
 	watcher   *sources.Source
 	converger *forge.Converger // nil with --forge none
 	secrets   *secrets
+	keeper    *keeper
 	seenAt    atomic.Int64 // when the repository last answered, Unix nanoseconds
 
 	web, intake, admin net.Listener
@@ -79,9 +80,13 @@ func openServer(ctx context.Context, opt options, log *slog.Logger) (_ *server, 
 	if err := os.MkdirAll(opt.data, 0o700); err != nil {
 		return nil, fault.New(fault.Invalid, "make the data folder: %w", err)
 	}
+	if err := backupBeforeMigration(ctx, opt, log); err != nil {
+		return nil, err
+	}
 	if s.db, err = store.Open(ctx, opt.data, log); err != nil {
 		return nil, err
 	}
+	s.keeper = newKeeper(opt, s.db, log)
 	// The fleet and the loop know each other; the loop is made first and finds the
 	// fleet here once it exists.
 	late := &lateFleet{}
@@ -139,7 +144,7 @@ func (s *server) openRooms(late *lateFleet) error {
 		return err
 	}
 	s.runs = loop.New(loop.Config{
-		DB: s.db, Logs: logLengths{s.logs}, Fleet: late, Filler: repository, Secrets: s.secrets, Law: s.law, Log: s.log,
+		DB: s.db, Logs: logLengths{s.logs}, Fleet: late, Filler: repository, Secrets: s.secrets, Law: s.law, Log: s.log, Hold: s.keeper.hold,
 		Default: s.opt.ref(), Repo: s.opt.repo, URL: s.opt.public, StatusesChanged: wake,
 		Proposals: s.opt.proposals(),
 	})
@@ -279,6 +284,7 @@ func (s *server) run(ctx context.Context, ready func(addresses)) error {
 	})
 	g.Go(func() error { return s.commits.Run(ctx) })
 	g.Go(func() error { return s.proposals.Run(ctx) })
+	g.Go(func() error { return s.keeper.run(ctx) })
 	if s.converger != nil {
 		g.Go(func() error { return s.converger.Run(ctx) })
 	}

@@ -12,6 +12,7 @@ import (
 type boardView struct {
 	page
 	Repository   Repository
+	Notices      []string
 	Agents       AgentCounts
 	Queued       int
 	OldestQueued time.Time
@@ -76,7 +77,7 @@ func (s *server) board(r *http.Request) (view, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &boardView{page: s.plainPage("Board", "board"), Repository: b.Repository, Agents: b.Agents, Queued: len(b.Queue)}
+	v := &boardView{page: s.plainPage("Board", "board"), Repository: b.Repository, Notices: b.Notices, Agents: b.Agents, Queued: len(b.Queue)}
 	v.Topics = []string{topicBoard}
 	for _, w := range b.Queue {
 		if v.OldestQueued.IsZero() || w.Since.Before(v.OldestQueued) {

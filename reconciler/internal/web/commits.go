@@ -117,6 +117,7 @@ func firstDiagnostics(ds []pipeline.Diagnostic) ([]pipeline.Diagnostic, int) {
 type problemsView struct {
 	page
 	Repository  Repository
+	Notices     []string
 	Newest      *commitRow
 	Diagnostics []pipeline.Diagnostic
 	Omitted     int
@@ -135,7 +136,7 @@ func (s *server) problems(r *http.Request) (view, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &problemsView{page: s.plainPage("Problems", "problems"), Repository: b.Repository, Needs: needsOf(&b)}
+	v := &problemsView{page: s.plainPage("Problems", "problems"), Repository: b.Repository, Notices: b.Notices, Needs: needsOf(&b)}
 	v.Topics = []string{topicBoard, topicAgents, topicCommits}
 	if b.Newest != nil && len(b.Newest.Diagnostics) > 0 {
 		row := commitRowOf(*b.Newest)
@@ -147,7 +148,7 @@ func (s *server) problems(r *http.Request) (view, error) {
 			v.Silent = append(v.Silent, agentRow{a, agentURL(a.ID), machineOf(a.Facts)})
 		}
 	}
-	v.Clean = v.Newest == nil && len(v.Needs) == 0 && len(v.Silent) == 0 && b.Repository.Problem == ""
+	v.Clean = v.Newest == nil && len(v.Needs) == 0 && len(v.Silent) == 0 && b.Repository.Problem == "" && len(b.Notices) == 0
 	if !v.Clean {
 		v.Mood = "bad"
 	}

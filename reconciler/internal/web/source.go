@@ -95,6 +95,8 @@ type Board struct {
 	Unfinished []pipeline.Run `json:"unfinished"`
 	Repository Repository     `json:"repository"`
 	Agents     AgentCounts    `json:"agents"`
+	// Notices are sentences on the server itself that need a person, most urgent first.
+	Notices []string `json:"notices,omitempty"`
 	// Moment is as Source.Moment returns it for all runs.
 	Moment
 	// Newest is the commit that was evaluated last; nil before the first. When it

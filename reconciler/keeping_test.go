@@ -1,0 +1,173 @@
+package main_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/internal/testkit"
+)
+
+// notices are what the server says of itself.
+func notices(t *testing.T, s *testkit.Server) string {
+	t.Helper()
+	var board struct{ Notices []string }
+	if err := s.Get("/board", &board); err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(board.Notices, "\n")
+}
+
+func again(files map[string]string, comment string) map[string]string {
+	out := testkit.Files(files)
+	for name := range out {
+		if strings.HasPrefix(name, "compositions/") {
+			out[name] += "\n// " + comment + "\n"
+		}
+	}
+	return out
+}
+
+func TestBackupOfARunningServerIsRestored(t *testing.T) {
+	real(t)
+	s, repo, first := helloServer(t)
+	out := says(t, s, 0, []string{"backup", "--data", s.Data, "--json"}, `"path"`)
+	var made struct {
+		Path string
+		Runs int
+	}
+	if err := json.Unmarshal([]byte(out), &made); err != nil || made.Runs != 1 || filepath.Dir(made.Path) != filepath.Join(s.Data, "backups") {
+		t.Fatalf("got %s, %v", out, err)
+	}
+	says(t, s, 0, []string{"fsck", "--data", made.Path}, "1 run", "0 problems")
+	second := repo.Push("main", again(testkit.Shell("hello", "echo hello", ""), "again"))
+	s.AwaitRuns(t, second, 1)
+	says(t, s, 2, []string{"restore", made.Path, "--data", s.Data}, "is locked by process")
+	s.Stop()
+	says(t, s, 0, []string{"restore", made.Path, "--data", s.Data}, "1 run up to change", "incarnation 2", "before-restore-")
+	s.Restart(t)
+	if runs, err := s.Runs(first); len(runs) != 1 || err != nil || runs[0].State != pipeline.Success {
+		t.Errorf("after the restore: %v, %v", runs, err)
+	}
+	// The commit that came after the backup is new to the record, and runs.
+	s.AwaitRuns(t, second, 1)
+	says(t, s, 0, []string{"fsck", "--data", s.Data}, "2 runs", "incarnation 2", "0 problems")
+	if said := notices(t, s); said != "" {
+		t.Errorf("after a restore that says so: %s", said)
+	}
+}
+
+func TestBackupOfAStoppedServer(t *testing.T) {
+	real(t)
+	s, _, _ := helloServer(t)
+	s.Stop()
+	to := filepath.Join(t.TempDir(), "kept")
+	says(t, s, 0, []string{"backup", "--data", s.Data, "--to", to}, to, "copy maestro.db", "To put it back: reconciler restore "+to)
+	list, err := filepath.Glob(filepath.Join(to, "*", "backup.json"))
+	if len(list) != 1 || err != nil {
+		t.Fatal(list, err)
+	}
+	elsewhere := filepath.Join(t.TempDir(), "data")
+	says(t, s, 0, []string{"restore", filepath.Dir(list[0]), "--data", elsewhere, "--json"}, `"incarnation": 2`)
+	says(t, s, 0, []string{"fsck", "--data", elsewhere, "--json"}, `"findings": []`)
+	says(t, s, 2, []string{"restore", to, "--data", elsewhere}, "is no backup")
+}
+
+func TestServerMakesBackupsByItself(t *testing.T) {
+	real(t)
+	repo := testkit.NewRepo(t)
+	s := testkit.Serve(t, repo.Bare, nil, "--backup-every", "1s", "--backup-keep", "2")
+	s.StartAgent(t, "one", "default", "")
+	says(t, s, 0, []string{"backup", "--data", s.Data})
+	all := func() []string {
+		list, err := filepath.Glob(filepath.Join(s.Data, "backups", "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	asked := all()
+	for i := range 4 {
+		before := strings.Join(all(), " ")
+		commit := repo.Push("main", testkit.Files(testkit.Ops(), again(testkit.Shell("hello", "echo hello", ""), strings.Repeat("x", i))))
+		s.AwaitRuns(t, commit, 1)
+		testkit.Eventually(t, "another backup", func() (bool, string) { now := strings.Join(all(), " "); return now != before, now })
+	}
+	testkit.Eventually(t, "old ones are gone", func() (bool, string) {
+		now := all()
+		return len(now) == 3, strings.Join(now, " ")
+	})
+	if now := all(); now[0] != asked[0] {
+		t.Errorf("the one that a person asked for is gone: %v", now)
+	}
+	says(t, s, 0, words("check --repo "+repo.Bare+" --data "+s.Data+" --server "+s.Web), "3 backups in")
+	if said := notices(t, s); said != "" {
+		t.Error(said)
+	}
+}
+
+func TestFsckOfABrokenRecordSaysWhatAndExits1(t *testing.T) {
+	real(t)
+	s, _, _ := helloServer(t)
+	says(t, s, 0, []string{"fsck", "--data", s.Data}, "1 run", "0 problems") // while it runs
+	s.Stop()
+	db := filepath.Join(s.Data, "maestro.db")
+	b, err := os.ReadFile(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 4096; i < len(b); i += 4096 {
+		copy(b[i:], strings.Repeat("\xff", 100))
+	}
+	if err := os.WriteFile(db, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	says(t, s, 1, []string{"fsck", "--data", s.Data}, "✗ file", "reconciler restore")
+	says(t, s, 2, []string{"fsck", "--data", t.TempDir()}, "is not there")
+}
+
+func TestOldRecordPutInPlaceGivesNobodyWork(t *testing.T) {
+	real(t)
+	s, repo, _ := helloServer(t)
+	kept := t.TempDir()
+	s.Stop()
+	copyFile(t, filepath.Join(s.Data, "maestro.db"), filepath.Join(kept, "maestro.db"))
+	s.Restart(t)
+	s.AwaitAgent(t, "one")
+	second := repo.Push("main", again(testkit.Shell("hello", "echo hello", ""), "again"))
+	s.AwaitRuns(t, second, 1)
+	s.Stop()
+	copyFile(t, filepath.Join(kept, "maestro.db"), filepath.Join(s.Data, "maestro.db"))
+	s.Restart(t)
+	// The commit is seen again, its run is made, and waits for a person.
+	run := s.AwaitTask(t, second, "hello", "work", pipeline.Ready)
+	if said := notices(t, s); !strings.Contains(said, "older than it was") || !strings.Contains(said, "--accept-rollback") {
+		t.Errorf("the server says %q", said)
+	}
+	says(t, s, 0, words("why hello#2"), "--accept-rollback")
+	says(t, s, 1, []string{"fsck", "--data", s.Data}, "rollback", "--accept-rollback")
+	if now, err := s.Runs(second); err != nil || now[0].Tasks[0].State != pipeline.Ready || now[0].ID != run.ID {
+		t.Errorf("got %v, %v", now, err)
+	}
+	says(t, s, 0, []string{"fsck", "--data", s.Data, "--accept-rollback"}, "incarnation 2")
+	s.AwaitRuns(t, second, 1)
+	if said := notices(t, s); said != "" {
+		t.Errorf("after it was accepted: %q", said)
+	}
+	says(t, s, 0, []string{"fsck", "--data", s.Data}, "0 problems")
+	says(t, s, 2, []string{"fsck", "--data", s.Data, "--accept-rollback"}, "nothing to accept")
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	b, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
