@@ -358,12 +358,7 @@ func Pending(ctx context.Context, dir string) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		steps, err := fs.Sub(migrations, "migrations/"+f.steps)
-		var newest int64
-		if err == nil {
-			newest, err = newestStep(steps)
-		}
-		if err = errors.Join(err, r.close()); err != nil || r.step > 0 && r.step < newest {
+		if err := r.close(); err != nil || r.step > 0 && r.step < r.newest {
 			return err == nil, err
 		}
 	}

@@ -401,3 +401,41 @@ func TestRecordWithoutItsWriteAheadLogIsNoticed(t *testing.T) {
 		t.Errorf("got seq %d of %d and no word about it", other.Watermark().Seq, db.Watermark().Seq)
 	}
 }
+
+func TestRecordOfAnEarlierVersionIsCopiedBeforeItIsChanged(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, name := range []string{"record", "logs"} {
+		first, err := filepath.Glob(filepath.Join("migrations", name, "00001_*.sql"))
+		if err != nil || len(first) != 1 {
+			t.Fatal(first, err)
+		}
+		b, err := os.ReadFile(first[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw := rawDB(t, dir, map[string]string{"record": "maestro.db", "logs": "logs.db"}[name])
+		run(t, raw, string(b)) // what goose reads are comments
+		run(t, raw, `CREATE TABLE goose_db_version (id INTEGER PRIMARY KEY AUTOINCREMENT, version_id INTEGER NOT NULL,
+			is_applied INTEGER NOT NULL, tstamp TIMESTAMP DEFAULT (datetime('now')))`)
+		run(t, raw, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (0, 1), (1, 1)`)
+		run(t, raw, `UPDATE meta SET clean = 1`)
+		raw.Close()
+	}
+	if pending, err := store.Pending(t.Context(), dir); !pending || err != nil {
+		t.Fatalf("got %t, %v", pending, err)
+	}
+	b := backUp(t, dir)
+	open(t, dir).Close()
+	openLogs(t, dir, store.LogOptions{}).Close()
+	if pending, err := store.Pending(t.Context(), dir); pending || err != nil {
+		t.Errorf("after it was opened: got %t, %v", pending, err)
+	}
+	if _, err := store.Restore(t.Context(), b.Path, dir, nil); err != nil {
+		t.Fatal(err)
+	}
+	if pending, err := store.Pending(t.Context(), dir); !pending || err != nil {
+		t.Errorf("the copy was changed: %t, %v", pending, err)
+	}
+	open(t, dir)
+}

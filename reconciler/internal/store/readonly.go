@@ -24,7 +24,8 @@ type reading struct {
 	pool *sql.DB
 	// conn has the transaction that keeps the moment.
 	conn *sql.Conn
-	step int64 // of the migrations that were applied
+	// step is the last migration that was applied, newest the last that there is.
+	step, newest int64
 }
 
 // openReading opens dir/name. One that is not there is a fault.NotFound, one of a newer
@@ -47,6 +48,9 @@ func openReading(ctx context.Context, dir, name, steps string) (*reading, error)
 func (r *reading) open(ctx context.Context, steps string) error {
 	sub, err := fs.Sub(migrations, "migrations/"+steps)
 	if err != nil {
+		return err
+	}
+	if r.newest, err = newestStep(sub); err != nil {
 		return err
 	}
 	if _, err := r.file.probe(ctx, sub); err != nil {
