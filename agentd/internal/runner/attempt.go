@@ -55,7 +55,7 @@ type attempt struct {
 	shipNews chan struct{}                 // something for ship; room for one
 
 	// Owned by live.
-	handle  *shim.Handle
+	handle  Shim
 	release func() // gives back the workspace
 	events  eventTail
 	adopted bool // started by an agentd before this one
@@ -96,7 +96,7 @@ func (a *attempt) restore(e journal.Entry) {
 	case !e.StartedAt.IsZero() && e.Process != nil:
 		a.phase, a.startedAt = wire.HeldRunning, e.StartedAt
 		a.process = shim.Process{PID: e.Process.PID, Start: e.Process.Start, Boot: e.Process.Boot}
-		if a.neverTold() && !a.process.Alive() {
+		if a.neverTold() && !a.r.cfg.Machine.Alive(a.process) {
 			a.phase = wire.HeldAccepted
 			break
 		}
@@ -115,7 +115,7 @@ func (a *attempt) restore(e journal.Entry) {
 }
 
 // neverTold reports that the shim certainly was not told what to run.
-func (a *attempt) neverTold() bool { return a.process.SameBoot() && !shim.Told(a.dir) }
+func (a *attempt) neverTold() bool { return a.r.cfg.Machine.SameBoot(a.process) && !shim.Told(a.dir) }
 
 // live leads the attempt through its life and returns when that is over, or when
 // the agent ends; then the journal tells the next agentd where to go on.
@@ -210,7 +210,7 @@ func (a *attempt) begin() bool {
 		a.withdraw()
 		return true
 	}
-	if a.spec.Effect != pipeline.Once && shim.BootNow() >= a.r.deadline(&a.spec) {
+	if a.spec.Effect != pipeline.Once && a.r.cfg.Machine.Now() >= a.r.deadline(&a.spec) {
 		// It was a long time on its way: another agent may have the task by now.
 		a.end(lost("leave to start came after the time at which the task was to be given up"))
 		return true
@@ -257,14 +257,14 @@ func (a *attempt) launch(plugin fetched, secrets map[string]wire.Redacted) error
 		return err
 	}
 	a.starts++
-	h, err := shim.Spawn(a.r.cfg.Shim, a.dir)
+	h, process, err := a.r.cfg.Machine.Spawn(a.r.cfg.Shim, a.dir)
 	if err != nil {
 		return err
 	}
 	now := time.Now().UTC()
 	err = a.r.journal.Promise(journal.Record{
 		Kind: journal.Started, Attempt: a.id, Token: a.token, At: now,
-		Process: &journal.Process{PID: h.Process.PID, Start: h.Process.Start, Boot: h.Process.Boot},
+		Process: &journal.Process{PID: process.PID, Start: process.Start, Boot: process.Boot},
 	})
 	if err != nil {
 		return errors.Join(err, h.Abandon())
@@ -274,9 +274,9 @@ func (a *attempt) launch(plugin fetched, secrets map[string]wire.Redacted) error
 	}
 	a.handle = h
 	a.mu.Lock()
-	a.phase, a.startedAt, a.process = wire.HeldRunning, now, h.Process
+	a.phase, a.startedAt, a.process = wire.HeldRunning, now, process
 	a.mu.Unlock()
-	a.r.cfg.Log.Info("task started", "attempt_id", a.id, "run_id", a.spec.Run, "task", a.spec.Task, "pid", h.Process.PID)
+	a.r.cfg.Log.Info("task started", "attempt_id", a.id, "run_id", a.spec.Run, "task", a.spec.Task, "pid", process.PID)
 	a.r.send(&wire.Started{Attempt: a.id, Token: a.token, At: now})
 	return nil
 }
@@ -284,7 +284,7 @@ func (a *attempt) launch(plugin fetched, secrets map[string]wire.Redacted) error
 // watch follows the task to its end, or to the agent's.
 func (a *attempt) watch() bool {
 	if a.handle == nil {
-		a.handle = shim.Attach(a.dir, a.process)
+		a.handle = a.r.cfg.Machine.Attach(a.dir, a.process)
 	}
 	defer func() {
 		a.handle.Release()
@@ -363,7 +363,7 @@ func (a *attempt) conclude() {
 			return
 		}
 		why := "the process that watches over the task was killed"
-		if !a.process.SameBoot() {
+		if !a.r.cfg.Machine.SameBoot(a.process) {
 			why = "the agent's machine was restarted"
 		}
 		if c := shim.Complaint(a.dir); c != "" {
@@ -386,7 +386,7 @@ func (a *attempt) isStopped() bool {
 // because another agent may start the task then. It reports false when the agent ends.
 func (a *attempt) sweep() bool {
 	for {
-		err := shim.Sweep(a.id)
+		err := a.r.cfg.Machine.Sweep(a.id)
 		if err == nil {
 			return true
 		}

@@ -162,7 +162,7 @@ func (r *Runner) refuseLocked(m *wire.Offer) string {
 
 // admit looks at the machine and writes the promise down. The reason is why not.
 func (a *attempt) admit() (reason string) {
-	free, err := freeSpace(a.r.cfg.Dir)
+	free, err := a.r.cfg.Machine.Free(a.r.cfg.Dir)
 	switch {
 	case err != nil:
 		return "free disk space is not known: " + err.Error()

@@ -23,7 +23,6 @@ import (
 	"time"
 
 	"github.com/maestro-cd/maestro/agentd/internal/journal"
-	"github.com/maestro-cd/maestro/agentd/internal/shim"
 	"github.com/maestro-cd/maestro/agentd/internal/workspace"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/wire"
@@ -60,6 +59,8 @@ type Config struct {
 	Grace time.Duration
 	// Keep says which unused workspaces are removed; the zero value is DefaultKeep.
 	Keep workspace.Policy
+	// Machine is what tasks run on; nil is this one.
+	Machine Machine
 }
 
 // DefaultMinFree: less than this does not hold a checkout, and the log and the
@@ -90,8 +91,7 @@ type Runner struct {
 	attempts map[pipeline.AttemptID]*attempt
 	link     Link // nil before the first connection
 	draining bool
-	contact  shim.Contact
-	heard    time.Duration // last sign of the control plane, on the clock of shim.BootNow
+	heard    time.Duration // last sign of the control plane, on the machine's clock
 	changed  chan struct{} // closed and replaced when an attempt has left
 }
 
@@ -109,6 +109,9 @@ func Open(ctx context.Context, cfg Config) (*Runner, error) {
 	}
 	if cfg.Keep == (workspace.Policy{}) {
 		cfg.Keep = DefaultKeep
+	}
+	if cfg.Machine == nil {
+		cfg.Machine = &thisMachine{}
 	}
 	r := &Runner{cfg: cfg, attempts: map[pipeline.AttemptID]*attempt{}, changed: make(chan struct{})}
 	r.life, r.die = context.WithCancel(context.WithoutCancel(ctx))
@@ -245,7 +248,7 @@ func (r *Runner) Connected(link Link, _ wire.Welcome) {
 	r.link = link
 	// The handshake proves contact as a heartbeat does. It takes at most 15 s, which
 	// the margin of a lease covers.
-	r.heard = max(r.heard, r.contact.At(time.Now()))
+	r.heard = max(r.heard, r.cfg.Machine.Heard(time.Now()))
 	r.mu.Unlock()
 	for _, a := range r.list() {
 		a.connected(link)
@@ -256,7 +259,7 @@ func (r *Runner) Connected(link Link, _ wire.Welcome) {
 // Renewed notes that the control plane acknowledged a heartbeat sent at that time.
 func (r *Runner) Renewed(at time.Time) {
 	r.mu.Lock()
-	r.heard = max(r.heard, r.contact.At(at))
+	r.heard = max(r.heard, r.cfg.Machine.Heard(at))
 	r.mu.Unlock()
 	r.renew()
 }
