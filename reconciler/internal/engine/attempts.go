@@ -154,6 +154,16 @@ func (m *machine) current(id pipeline.AttemptID, tok pipeline.Token, states ...p
 	return t, a, nil
 }
 
+// notStarted ends a doubt: the task may be offered again. The attempt stays lost.
+func (m *machine) notStarted(e NotStarted) error {
+	t, a, err := m.current(e.Attempt, e.Token, pipeline.AttemptLost)
+	if err != nil {
+		return err
+	}
+	m.move(t, pipeline.Ready, fmt.Sprintf("offered again: agent %s is back and had not started it", a.Agent))
+	return nil
+}
+
 func (m *machine) change(before, after pipeline.Attempt) {
 	m.attempts = append(m.attempts, AttemptChange{Before: &before, After: after})
 }

@@ -42,6 +42,13 @@ type (
 		Token   pipeline.Token
 		Reason  string
 	}
+	// NotStarted: the agent of a task in doubt is back, and holds the attempt as one
+	// that it never started. It is no decline, which an agent also answers to an offer
+	// that it hears again when all is over.
+	NotStarted struct {
+		Attempt pipeline.AttemptID
+		Token   pipeline.Token
+	}
 	// Finished: the agent reports how the attempt ended.
 	Finished struct {
 		Attempt pipeline.AttemptID
@@ -76,14 +83,15 @@ type (
 	}
 )
 
-func (Created) event()  {}
-func (Offer) event()    {}
-func (Accepted) event() {}
-func (Declined) event() {}
-func (Finished) event() {}
-func (Lost) event()     {}
-func (Unfit) event()    {}
-func (Cancel) event()   {}
+func (Created) event()    {}
+func (Offer) event()      {}
+func (Accepted) event()   {}
+func (Declined) event()   {}
+func (NotStarted) event() {}
+func (Finished) event()   {}
+func (Lost) event()       {}
+func (Unfit) event()      {}
+func (Cancel) event()     {}
 
 func (CancelTask) event() {}
 func (Resolved) event()   {}
@@ -178,6 +186,8 @@ func (m *machine) apply(ev Event) error {
 		m.end(a, pipeline.AttemptDeclined, "", e.Reason)
 		m.move(t, pipeline.Ready, "offered again: "+e.Reason)
 		return nil
+	case NotStarted:
+		return m.notStarted(e)
 	case Finished:
 		return m.finished(e)
 	case Lost:

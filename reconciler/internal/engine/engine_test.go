@@ -226,6 +226,27 @@ func TestLostTaskIsStartedAgainOnlyWhenThatIsSafe(t *testing.T) {
 	expect(t, w, map[string]pipeline.State{"run": "error", "again": "error", "once": "success"})
 }
 
+func TestDoubtEndsWhenItsAgentHadNotStarted(t *testing.T) {
+	t.Parallel()
+	once := task("once")
+	once.Effect = pipeline.Once
+	w := newWorld(once)
+	w.must(t, engine.Created{})
+	o := w.start(t, "once")
+	if err := w.do(engine.NotStarted{Attempt: o.ID, Token: o.Token}); !errors.Is(err, engine.ErrStale) {
+		t.Errorf("of a task that runs: %v, want ErrStale", err)
+	}
+	w.must(t, engine.Lost{Attempt: o.ID, Reason: "agent a-1 silent for 10m"})
+	if err := w.do(engine.Declined{Attempt: o.ID, Token: o.Token}); !errors.Is(err, engine.ErrStale) {
+		t.Errorf("a decline, which may be about an offer heard twice: %v, want ErrStale", err)
+	}
+	w.must(t, engine.NotStarted{Attempt: o.ID, Token: o.Token})
+	expect(t, w, map[string]pipeline.State{"run": "running", "once": "ready"})
+	if err := w.do(engine.Finished{Attempt: o.ID, Token: o.Token, Result: pipeline.Result{Outcome: pipeline.Success}}); !errors.Is(err, engine.ErrStale) {
+		t.Errorf("its result after that: %v, want ErrStale", err)
+	}
+}
+
 func TestAttemptThatItsAgentLostIsLost(t *testing.T) {
 	t.Parallel()
 	once := task("once")
@@ -438,6 +459,8 @@ func (w *world) counts(ev engine.Event) bool {
 		id, states = e.Attempt, []pipeline.AttemptState{pipeline.AttemptOffered}
 	case engine.Declined:
 		id, states = e.Attempt, []pipeline.AttemptState{pipeline.AttemptOffered}
+	case engine.NotStarted:
+		id, states = e.Attempt, []pipeline.AttemptState{pipeline.AttemptLost}
 	case engine.Lost:
 		id = e.Attempt
 	case engine.Finished:
@@ -551,7 +574,7 @@ func drawEvent(t *rapid.T, w *world) engine.Event {
 	outcome := rapid.SampledFrom([]pipeline.State{
 		pipeline.Success, pipeline.Failure, pipeline.Error, pipeline.Timeout, pipeline.Cancelled, pipeline.NotNeeded,
 	}).Draw(t, "outcome")
-	switch rapid.IntRange(0, 13).Draw(t, "event") {
+	switch rapid.IntRange(0, 14).Draw(t, "event") {
 	case 12:
 		if rapid.IntRange(0, 2).Draw(t, "seldom") == 0 {
 			return engine.CancelTask{Task: name, Reason: "stop it"}
@@ -573,6 +596,8 @@ func drawEvent(t *rapid.T, w *world) engine.Event {
 		if rapid.IntRange(0, 4).Draw(t, "rarely") == 0 {
 			return engine.Cancel{Reason: "stop"}
 		}
+	case 14:
+		return engine.NotStarted{Attempt: a.ID, Token: a.Token}
 	}
 	return engine.Finished{Attempt: a.ID, Token: a.Token, Result: pipeline.Result{
 		Outcome: outcome, Reason: "r", CancelRun: rapid.IntRange(0, 9).Draw(t, "cancel run") == 0,

@@ -134,6 +134,8 @@ func (l *Runs) heldAttempt(ctx context.Context, p *pass, id pipeline.AgentID, h 
 		l.accepted(p, id, a)
 	case h.Phase == wire.HeldAccepted && a.State == pipeline.AttemptRunning:
 		l.sendGo(p, a)
+	case h.Phase == wire.HeldAccepted && a.State == pipeline.AttemptLost:
+		l.notStarted(p, a)
 	}
 	if h.Phase != wire.HeldAccepted {
 		received, err := l.cfg.Logs.Received(ctx, a.ID)
@@ -143,6 +145,19 @@ func (l *Runs) heldAttempt(ctx context.Context, p *pass, id pipeline.AgentID, h 
 		}
 		l.tell(p, id, &wire.LogAck{Attempt: a.ID, Token: a.Token, Length: received, Resend: true})
 	}
+}
+
+// notStarted ends the doubt about a task whose agent was lost between go and the
+// start, and has written down that it did not start it.
+func (l *Runs) notStarted(p *pass, a pipeline.Attempt) {
+	if _, ok := l.apply(p, a.Run, engine.NotStarted{Attempt: a.ID, Token: a.Token}); ok {
+		// It stays lost in the record, and is no longer one whose word counts.
+		if ar := l.active[a.Run]; ar != nil {
+			delete(ar.open, a.ID)
+		}
+		delete(l.attempts, a.ID)
+	}
+	l.tell(p, a.Agent, &wire.Fenced{Attempt: a.ID, Token: a.Token, Reason: "it was given up before it started"})
 }
 
 // notHeld settles an open attempt that its agent, now connected, does not have. It

@@ -364,3 +364,29 @@ func TestACancelThatIsNotWrittenIsNotAnswered(t *testing.T) {
 		t.Errorf("it is %s, %v", r.State, err)
 	}
 }
+
+func TestOnceTaskThatItsAgentNeverStartedIsOfferedAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	a := w.agent("one")
+	w.push(w.commit("c1", pipeline.Task{Name: "a", Effect: pipeline.Once}))
+	o := w.accept(a)
+	w.runs.Message(a.ID, &wire.Result{Attempt: o.Attempt, Token: o.Token, Result: pipeline.Result{Outcome: pipeline.Error, Lost: true}})
+	w.await(pipeline.InDoubt)
+	// An answer to an offer that was heard twice says nothing of a start.
+	w.runs.Message(a.ID, &wire.Decline{Attempt: o.Attempt, Token: o.Token, Reason: "it has ended here and was acknowledged"})
+	w.quiet()
+	w.await(pipeline.InDoubt)
+	w.runs.Disconnected(a.ID)
+	w.agent("one", wire.Held{Attempt: o.Attempt, Token: o.Token, Phase: wire.HeldAccepted})
+	if f := expect[*wire.Fenced](w, a.ID); f.Attempt != o.Attempt {
+		t.Errorf("fenced %s", f.Attempt)
+	}
+	again := w.accept(a)
+	if again.Token.Epoch != 2 {
+		t.Errorf("epoch = %d, want a second offer", again.Token.Epoch)
+	}
+	w.runs.Message(a.ID, success(again, `{}`))
+	w.await(pipeline.Success)
+}
