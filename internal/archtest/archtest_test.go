@@ -74,6 +74,13 @@ var rooms = map[string][]string{
 		"internal/pipeline", "internal/fault", "internal/wire", "internal/durable", "internal/redact",
 		"agentd/internal/journal", "agentd/internal/shim", "agentd/internal/workspace",
 	},
+	// An agent for tests of the control plane, whose rooms may not see an agent's; and
+	// the simulation of both, which is tests only.
+	"agentd/agenttest": {
+		"internal/pipeline", "internal/fault", "internal/wire",
+		"agentd/internal/journal", "agentd/internal/runner", "agentd/internal/session", "agentd/internal/shim",
+	},
+	"reconciler/internal/sim": {},
 	// The two programs introduce the rooms to each other.
 	"reconciler": {"*"},
 	"agentd":     {"*"},

@@ -150,13 +150,7 @@ func (l *Runs) heldAttempt(ctx context.Context, p *pass, id pipeline.AgentID, h 
 // notStarted ends the doubt about a task whose agent was lost between go and the
 // start, and has written down that it did not start it.
 func (l *Runs) notStarted(p *pass, a pipeline.Attempt) {
-	if _, ok := l.apply(p, a.Run, engine.NotStarted{Attempt: a.ID, Token: a.Token}); ok {
-		// It stays lost in the record, and is no longer one whose word counts.
-		if ar := l.active[a.Run]; ar != nil {
-			delete(ar.open, a.ID)
-		}
-		delete(l.attempts, a.ID)
-	}
+	l.apply(p, a.Run, engine.NotStarted{Attempt: a.ID, Token: a.Token})
 	l.tell(p, a.Agent, &wire.Fenced{Attempt: a.ID, Token: a.Token, Reason: "it was given up before it started"})
 }
 

@@ -137,7 +137,7 @@ func (l *Runs) adopt(p *pass, ar *activeRun, s engine.Step) {
 	}
 	for id, a := range ar.open {
 		if a.State == pipeline.AttemptLost && s.Run.Task(a.Task).State != pipeline.InDoubt {
-			delete(ar.open, id) // a person has settled it
+			delete(ar.open, id) // the doubt is over
 			delete(l.attempts, id)
 		}
 	}
