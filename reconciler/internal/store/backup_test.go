@@ -214,7 +214,7 @@ func TestRestoreBringsBackWhatWasBackedUp(t *testing.T) {
 	if r := db.Rollback(); r != nil {
 		t.Errorf("a restore that says so is no rollback: %+v", r)
 	}
-	if r, err := db.Saw(newer, "an agent"); r != nil || err != nil {
+	if r, err := db.Saw(t.Context(), newer, "an agent"); r != nil || err != nil {
 		t.Errorf("what agents knew of the earlier incarnation: %+v, %v", r, err)
 	}
 	if got, err := openLogs(t, dir, store.LogOptions{}).Read(t.Context(), "a1", 0, 100); string(got) != "one\ntwo\n" || err != nil {
@@ -315,11 +315,16 @@ func TestOldRecordPutInPlaceIsNoticed(t *testing.T) {
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
+	file := filepath.Join(dir, "maestro.db")
+	newer, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
 	old, err := os.ReadFile(filepath.Join(b.Path, "maestro.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "maestro.db"), old, 0o600); err != nil { // as cp would
+	if err := os.WriteFile(file, old, 0o600); err != nil { // as cp would
 		t.Fatal(err)
 	}
 	for range 2 { // a restart does not end it
@@ -335,6 +340,22 @@ func TestOldRecordPutInPlaceIsNoticed(t *testing.T) {
 		if err := db.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+	// The newer one put back ends it.
+	older, err := os.ReadFile(file)
+	if err == nil {
+		err = os.WriteFile(file, newer, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	db = open(t, dir)
+	if db.Rollback() != nil {
+		t.Errorf("the newer record is back: %+v", db.Rollback())
+	}
+	db.Close()
+	if err := os.WriteFile(file, older, 0o600); err != nil {
+		t.Fatal(err)
 	}
 	db = open(t, dir)
 	if err := db.AcceptRollback(t.Context()); err != nil {
@@ -357,12 +378,12 @@ func TestAgentThatSawMoreIsBelieved(t *testing.T) {
 	db := open(t, dir)
 	now := db.Watermark()
 	for _, w := range []store.Watermark{now, {StoreID: "another", Incarnation: 9, Seq: 9}, {StoreID: now.StoreID, Incarnation: 0, Seq: 99}} {
-		if r, err := db.Saw(w, "agent one"); r != nil || err != nil {
+		if r, err := db.Saw(t.Context(), w, "agent one"); r != nil || err != nil {
 			t.Errorf("%+v: got %+v, %v", w, r, err)
 		}
 	}
 	more := store.Watermark{StoreID: now.StoreID, Incarnation: 3, Seq: 5}
-	if r, err := db.Saw(more, "agent one"); r == nil || r.Known != more || r.By != "agent one" || err != nil {
+	if r, err := db.Saw(t.Context(), more, "agent one"); r == nil || r.Known != more || r.By != "agent one" || err != nil {
 		t.Errorf("got %+v, %v", r, err)
 	}
 	db.Close()

@@ -50,7 +50,9 @@ func Open(ctx context.Context, dir string, log *slog.Logger) (*DB, error) {
 	db.incarnation.Store(incarnation)
 	db.seq.Store(seq)
 	if err == nil {
-		db.recall() // before anything is written that would hide it
+		err = db.recall(ctx)
+	}
+	if err == nil {
 		err = db.disconnectAgents(ctx)
 	}
 	if err != nil {

@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -32,6 +34,8 @@ type Report struct {
 	Runs        int          `json:"runs"`
 	Logs        int          `json:"logs"`
 	Findings    []Finding    `json:"findings"`
+
+	behind *Rollback // as the record says
 }
 
 // Broken reports whether anything is, warnings aside.
@@ -71,13 +75,14 @@ func Fsck(ctx context.Context, dir string) (Report, error) {
 	return report, nil
 }
 
-// rollback adds that the record is older than its folder knows it to have been.
-func (r *Report) rollback(known watermarkFile) {
-	b := known.Rollback
+// rollback adds that the record is older than it was, as it says itself or by what its
+// folder knows.
+func (r *Report) rollback(known Watermark) {
+	b := r.behind
 	if now := (Watermark{r.StoreID, r.Incarnation, r.Seq}); b == nil && known.After(now) {
-		b = &Rollback{Known: known.Watermark, Found: now, By: byFolder}
+		b = &Rollback{Known: known, Found: now, By: byFolder}
 	}
-	if b == nil || b.Known.StoreID != r.StoreID || b.Known.Incarnation < r.Incarnation {
+	if b == nil {
 		return
 	}
 	r.Findings = append(r.Findings, Finding{
@@ -214,5 +219,13 @@ func (c *fsck) meta() error {
 	if err != nil {
 		return fmt.Errorf("who the record is: %w", err)
 	}
-	return nil
+	const since = 5 // the migration that made the table
+	if c.r.step < since {
+		return nil
+	}
+	err = c.r.conn.QueryRowContext(c.ctx, `SELECT body FROM rollback`).Scan(intoJSON{&c.report.behind})
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	return err
 }

@@ -169,13 +169,21 @@ func copyInto(ctx context.Context, from, to string, told Progress) error {
 	return errors.Join(err, dst.Close())
 }
 
-// setIncarnation writes the incarnation into a record that nobody has open.
+// setIncarnation writes the incarnation into a record that nobody has open. What was said
+// of its age is settled by that.
 func setIncarnation(ctx context.Context, path string, n int64) error {
 	db, err := sql.Open("sqlite3", dsn(path, "_synchronous=FULL"))
 	if err != nil {
 		return err
 	}
 	_, err = db.ExecContext(ctx, `UPDATE meta SET incarnation = ?, clean = 0`, n)
+	var there int
+	if err == nil { // a backup may be of before there was one
+		err = db.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_schema WHERE name = 'rollback'`).Scan(&there)
+	}
+	if err == nil && there > 0 {
+		_, err = db.ExecContext(ctx, `DELETE FROM rollback`)
+	}
 	return errors.Join(err, db.Close())
 }
 

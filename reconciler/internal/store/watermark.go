@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -52,14 +53,8 @@ const watermarkName = "watermark.json"
 // byFolder is who knows, when it is this file.
 const byFolder = "the data folder"
 
-// watermarkFile is what the file has.
-type watermarkFile struct {
-	Watermark
-	Rollback *Rollback `json:"rollback,omitempty"`
-}
-
-func readWatermark(dir string) (watermarkFile, error) {
-	var w watermarkFile
+func readWatermark(dir string) (Watermark, error) {
+	var w Watermark
 	b, err := os.ReadFile(filepath.Join(dir, watermarkName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return w, nil
@@ -68,12 +63,12 @@ func readWatermark(dir string) (watermarkFile, error) {
 		err = json.Unmarshal(b, &w)
 	}
 	if err != nil {
-		return w, fmt.Errorf("read %s: %w", watermarkName, err)
+		return w, fmt.Errorf("read %s: %w; remove the file, and only agents can tell whether the record is old", filepath.Join(dir, watermarkName), err)
 	}
 	return w, nil
 }
 
-func (w *watermarkFile) write(dir string) error {
+func (w Watermark) write(dir string) error {
 	b, err := json.MarshalIndent(w, "", "  ")
 	if err != nil {
 		return err
@@ -99,7 +94,7 @@ func (db *DB) Mark() error {
 	if db.rollback.Load() != nil || now == db.marked {
 		return nil
 	}
-	if err := (&watermarkFile{Watermark: now}).write(db.dir); err != nil {
+	if err := now.write(db.dir); err != nil {
 		return fmt.Errorf("mark how far the record is: %w", err)
 	}
 	db.marked = now
@@ -108,21 +103,24 @@ func (db *DB) Mark() error {
 
 // Saw compares the record with how far somebody knows it to have been. What is of
 // another record, or not further, is of no interest. It returns the rollback that there
-// is, which stays over restarts until AcceptRollback.
-func (db *DB) Saw(known Watermark, by string) (*Rollback, error) {
-	now := db.Watermark()
-	if !known.After(now) {
-		return db.rollback.Load(), nil
-	}
+// is, which stays over restarts until AcceptRollback, or until the newer record is back.
+func (db *DB) Saw(ctx context.Context, known Watermark, by string) (*Rollback, error) {
 	db.marking.Lock()
 	defer db.marking.Unlock()
-	if r := db.rollback.Load(); r != nil && !known.After(r.Known) {
-		return r, nil
+	now, before := db.Watermark(), db.rollback.Load()
+	if !known.After(now) || before != nil && !known.After(before.Known) {
+		return before, nil
 	}
 	r := &Rollback{Known: known, Found: now, By: by, At: time.Now().UTC()}
-	db.rollback.Store(r)
-	db.marked = Watermark{}
-	if err := (&watermarkFile{Watermark: known, Rollback: r}).write(db.dir); err != nil {
+	db.rollback.Store(r) // also when it cannot be written
+	body, err := marshal(r)
+	if err == nil {
+		err = db.Write(ctx, func(tx *Tx) error {
+			_, err := tx.exec(`INSERT INTO rollback VALUES (1, ?1) ON CONFLICT DO UPDATE SET body = ?1`, body)
+			return err
+		})
+	}
+	if err != nil {
 		return r, fmt.Errorf("remember that the record is older than it was: %w", err)
 	}
 	return r, nil
@@ -138,7 +136,10 @@ func (db *DB) AcceptRollback(ctx context.Context) error {
 	}
 	next := max(r.Known.Incarnation, db.incarnation.Load()) + 1
 	err := db.Write(ctx, func(tx *Tx) error {
-		_, err := tx.exec(`UPDATE meta SET incarnation = ?`, next)
+		if _, err := tx.exec(`UPDATE meta SET incarnation = ?`, next); err != nil {
+			return err
+		}
+		_, err := tx.exec(`DELETE FROM rollback`)
 		return err
 	})
 	if err != nil {
@@ -150,22 +151,22 @@ func (db *DB) AcceptRollback(ctx context.Context) error {
 	return db.Mark()
 }
 
-// recall finds out at the start whether the record is older than the folder remembers.
-func (db *DB) recall() {
-	w, err := readWatermark(db.dir)
+// recall finds out at the start whether the record is older than it was.
+func (db *DB) recall(ctx context.Context) error {
+	var r *Rollback
+	err := db.file.writer.QueryRowContext(ctx, `SELECT body FROM rollback`).Scan(intoJSON{&r})
+	if err == nil {
+		db.rollback.Store(r)
+		return nil
+	}
+	if !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	known, err := readWatermark(db.dir)
 	if err != nil {
 		db.log.Warn("it is not known how far the record was", "err", err)
-		return
+		return nil
 	}
-	now := db.Watermark()
-	if w.StoreID != now.StoreID {
-		return
-	}
-	if r := w.Rollback; r != nil && r.Known.Incarnation >= now.Incarnation {
-		db.rollback.Store(r)
-		return
-	}
-	if _, err := db.Saw(w.Watermark, byFolder); err != nil {
-		db.log.Error("rollback not remembered", "err", err)
-	}
+	_, err = db.Saw(ctx, known, byFolder)
+	return err
 }
