@@ -30,6 +30,8 @@ type keeper struct {
 	opt options
 	db  *store.DB
 	log *slog.Logger
+	// rolled, if any, is called again and again while there is a rollback.
+	rolled func()
 
 	backups sync.Mutex // one at a time
 
@@ -65,12 +67,18 @@ func (k *keeper) watch() {
 	if err := k.db.Mark(); err != nil {
 		k.log.Error("data folder not looked after", "err", err)
 	}
+	if k.rolled != nil && k.db.Rollback() != nil {
+		k.rolled()
+	}
 }
+
+// heldBack is what tasks and agents wait for while there is a rollback.
+const heldBack = "nothing is given to agents: the server's record is older than it was, and somebody has to confirm that, with: reconciler fsck --accept-rollback"
 
 // hold says why nothing is given to agents, "" when it is.
 func (k *keeper) hold() string {
 	if r := k.db.Rollback(); r != nil {
-		return "nothing is given to agents: the record is older than it was, and somebody has to confirm that: reconciler fsck --accept-rollback"
+		return heldBack
 	}
 	return ""
 }

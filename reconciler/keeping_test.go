@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -159,6 +160,63 @@ func TestOldRecordPutInPlaceGivesNobodyWork(t *testing.T) {
 	}
 	says(t, s, 0, []string{"fsck", "--data", s.Data}, "0 problems")
 	says(t, s, 2, []string{"fsck", "--data", s.Data, "--accept-rollback"}, "nothing to accept")
+}
+
+// TestAgentTellsOfAnOldRecordInANewFolder: only agents can know, when the whole folder
+// is an old one. What they hold meanwhile is kept.
+func TestAgentTellsOfAnOldRecordInANewFolder(t *testing.T) {
+	real(t)
+	s, repo, _ := helloServer(t)
+	s.Stop()
+	kept := t.TempDir()
+	for _, name := range []string{"maestro.db", "logs.db"} {
+		copyFile(t, filepath.Join(s.Data, name), filepath.Join(kept, name))
+	}
+	s.Restart(t)
+	s.AwaitAgent(t, "one")
+	gate := filepath.Join(t.TempDir(), "go")
+	second := repo.Push("main", testkit.Shell("long", "echo begun; while [ ! -e "+gate+" ]; do sleep 0.1; done; echo ended", ""))
+	s.AwaitTask(t, second, "long", "work", pipeline.Running)
+	// The agent has heard a heartbeat since, or it hears of it in the next welcome.
+	s.Stop()
+	s.Restart(t)
+	s.AwaitAgent(t, "one")
+	s.Stop()
+	if err := os.Remove(filepath.Join(s.Data, "watermark.json")); err != nil {
+		t.Fatal(err)
+	}
+	later := t.TempDir()
+	for _, name := range []string{"maestro.db", "logs.db"} {
+		copyFile(t, filepath.Join(s.Data, name), filepath.Join(later, name))
+		copyFile(t, filepath.Join(kept, name), filepath.Join(s.Data, name))
+	}
+	s.Restart(t)
+	testkit.Eventually(t, "the agent tells", func() (bool, string) {
+		said := notices(t, s)
+		return strings.Contains(said, "agent one knows it at change"), said
+	})
+	var agents struct{ Agents []struct{ Online bool } }
+	if err := s.Get("/agents", &agents); err != nil || len(agents.Agents) != 1 || agents.Agents[0].Online {
+		t.Errorf("got %+v, %v: a record that does not know its work must not hear of it", agents, err)
+	}
+	// It was a mistake: with the newer files back the task goes on where it was.
+	s.Stop()
+	for _, name := range []string{"maestro.db", "logs.db"} {
+		copyFile(t, filepath.Join(later, name), filepath.Join(s.Data, name))
+	}
+	s.Restart(t)
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, "the task ends", func() (bool, string) {
+		runs, err := s.Runs(second)
+		for _, r := range runs {
+			if r.Composition == "long" {
+				return r.State == pipeline.Success && r.Tasks[0].Epoch == 1, string(r.State) + ": " + r.Reason
+			}
+		}
+		return false, fmt.Sprint(runs, err)
+	})
 }
 
 func copyFile(t *testing.T, from, to string) {

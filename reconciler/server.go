@@ -162,10 +162,11 @@ func (s *server) openRooms(late *lateFleet) error {
 		Repo: s.repo, Poll: s.opt.poll, Log: s.log, Observe: s.observe, Problem: s.problem,
 	})
 	s.fleet = fleet.New(fleet.Config{
-		Server: s.db.ID(), Incarnation: s.db.Incarnation(), Log: s.log, Registry: s.db, Events: s.runs,
-		Logs: s.logs, Bundles: s.bundles, Seq: s.lastSeq,
+		Server: s.db.ID(), Reached: s.reached, Admit: s.admit, Log: s.log, Registry: s.db, Events: s.runs,
+		Logs: s.logs, Bundles: s.bundles,
 	})
 	late.fleet.Store(s.fleet)
+	s.keeper.rolled = s.dropAll // for an agent that was let in at the same moment
 	return nil
 }
 
@@ -192,14 +193,41 @@ func (s *server) openForge() (wake func(), err error) {
 	return s.converger.Wake, nil
 }
 
-func (s *server) lastSeq() pipeline.Seq {
-	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
-	defer cancel()
-	seq, err := s.db.LastSeq(ctx)
-	if err != nil {
-		s.log.Error("sequence not read", "err", err)
+func (s *server) reached() (incarnation int64, seq pipeline.Seq) {
+	w := s.db.Watermark()
+	return w.Incarnation, w.Seq
+}
+
+// admit keeps all agents out while the record is older than it was: each keeps what it
+// holds, and would lose it to a record that does not know of it. The word of an agent
+// that runs what nobody approved is not taken.
+func (s *server) admit(a pipeline.Agent, seen wire.Seen) string {
+	before := s.db.Rollback()
+	if seen.Server != "" && !a.Untrusted {
+		known := store.Watermark{StoreID: seen.Server, Incarnation: seen.Incarnation, Seq: seen.Seq}
+		ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
+		defer cancel()
+		if _, err := s.db.Saw(ctx, known, "agent "+a.Name); err != nil {
+			s.log.Error("rollback not remembered", "err", err)
+		}
 	}
-	return seq
+	now := s.db.Rollback()
+	if now == nil {
+		return ""
+	}
+	if before == nil {
+		s.log.Error("the record is older than it was", "known_seq", now.Known.Seq, "known_incarnation", now.Known.Incarnation,
+			"seq", now.Found.Seq, "incarnation", now.Found.Incarnation, "by", now.By)
+		s.dropAll()
+	}
+	return heldBack
+}
+
+// dropAll ends the sessions of all agents, which come back.
+func (s *server) dropAll() {
+	for _, id := range s.fleet.Online() {
+		s.fleet.Drop(id, heldBack)
+	}
 }
 
 // observe is called with the refs as they are now.

@@ -86,6 +86,15 @@ type (
 		BootID    string          `json:"boot_id,omitempty"`
 		Facts     json.RawMessage `json:"facts,omitempty"`
 		Attempts  []Held          `json:"attempts,omitempty"`
+		// Seen is how far the agent knows the server's record to have been.
+		Seen Seen `json:"seen,omitzero"`
+	}
+	// Seen is the highest that an agent was told of a record. A record that is behind it
+	// was put back to an earlier state.
+	Seen struct {
+		Server      string       `json:"server"` // identity of the record
+		Incarnation int64        `json:"incarnation"`
+		Seq         pipeline.Seq `json:"seq"`
 	}
 	// Held is an attempt that the agent has accepted and not yet seen acknowledged.
 	Held struct {
@@ -117,8 +126,11 @@ type (
 		N    int64   `json:"n"`
 		Load float64 `json:"load,omitempty"`
 	}
+	// BeatAck tells as well how far the record is, for the agent to remember.
 	BeatAck struct {
-		N int64 `json:"n"`
+		N           int64        `json:"n"`
+		Incarnation int64        `json:"incarnation,omitempty"`
+		Seq         pipeline.Seq `json:"seq,omitempty"`
 	}
 	// Facts replaces the agent's facts.
 	Facts struct {

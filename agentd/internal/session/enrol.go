@@ -103,7 +103,41 @@ func (s *Session) welcomed(w *wire.Welcome) {
 		known.Incarnation, known.Seq = w.Incarnation, w.Seq
 	}
 	known.URL = s.cfg.Server
+	s.here, s.remembered = known, time.Now()
 	s.remember()
+}
+
+// seen is how far the agent knows a record to have been.
+func (s *Session) seen(record string) wire.Seen {
+	known := s.memory.Servers[record]
+	if known == nil {
+		return wire.Seen{}
+	}
+	return wire.Seen{Server: record, Incarnation: known.Incarnation, Seq: known.Seq}
+}
+
+// rememberEvery bounds the writes of what heartbeats tell.
+const rememberEvery = 30 * time.Second
+
+// reached notes how far the server's record is. What is not written yet is when the
+// connection ends.
+func (s *Session) reached(m *wire.BeatAck) {
+	known := s.here
+	if known == nil || m.Incarnation < known.Incarnation || m.Incarnation == known.Incarnation && m.Seq <= known.Seq {
+		return
+	}
+	known.Incarnation, known.Seq = m.Incarnation, m.Seq
+	s.unwritten = true
+	if time.Since(s.remembered) >= rememberEvery {
+		s.writeReached()
+	}
+}
+
+func (s *Session) writeReached() {
+	if s.unwritten {
+		s.unwritten, s.remembered = false, time.Now()
+		s.remember()
+	}
 }
 
 // enrol uses the join token. A final refusal is fault.Invalid, anything that may

@@ -169,12 +169,13 @@ func (s *fakeServer) read(conn *served) error {
 		s.mu.Lock()
 		s.beats = append(s.beats, time.Now())
 		mute, after := s.mute, s.ackAfter
+		ack := &wire.BeatAck{N: beat.N, Incarnation: s.incarnation, Seq: s.seq}
 		s.mu.Unlock()
 		if mute {
 			continue
 		}
 		time.Sleep(after)
-		_ = conn.TrySend(&wire.BeatAck{N: beat.N})
+		_ = conn.TrySend(ack)
 	}
 }
 

@@ -62,6 +62,7 @@ func (s *Session) connect(ctx context.Context) error {
 	}
 	s.up = time.Now()
 	s.welcomed(w)
+	defer s.writeReached()
 	l := &link{conn: conn, fetch: w.FetchToken, sent: map[int64]time.Time{}}
 	s.move(l)
 	defer s.move(nil)
@@ -106,7 +107,7 @@ func (s *Session) greet(ctx context.Context, conn *wsconn.Conn, facts json.RawMe
 		Versions: [2]int{wire.MinVersion, wire.Version}, Build: s.cfg.Build,
 		PublicKey: s.id.PublicKey(), Signature: s.id.sign(wire.SignedHello(challenge.Nonce, challenge.Server)),
 		Name: s.cfg.Name, OS: runtime.GOOS, Arch: runtime.GOARCH, BootID: strings.TrimSpace(string(boot)),
-		Facts: facts, Attempts: s.cfg.Runner.Held(),
+		Facts: facts, Attempts: s.cfg.Runner.Held(), Seen: s.seen(challenge.Server),
 	}
 	if err := conn.Send(ctx, hello); err != nil {
 		return nil, err
@@ -130,6 +131,7 @@ func (s *Session) greet(ctx context.Context, conn *wsconn.Conn, facts json.RawMe
 func (s *Session) take(l *link, m wire.Message) error {
 	switch m := m.(type) {
 	case *wire.BeatAck:
+		s.reached(m)
 		if sent, ok := l.answered(m.N); ok {
 			s.cfg.Runner.Renewed(sent)
 		}

@@ -90,6 +90,11 @@ type Session struct {
 	http   *http.Client
 	memory memory
 	up     time.Time // of the last welcome
+	// here is what is remembered of the server that is connected; unwritten: it is
+	// newer than the file, which was written at remembered.
+	here       *server
+	unwritten  bool
+	remembered time.Time
 
 	mu   sync.Mutex
 	link *link

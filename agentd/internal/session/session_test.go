@@ -492,3 +492,25 @@ func TestOlderRecordIsNoticed(t *testing.T) {
 		}
 	})
 }
+
+func TestAgentRemembersWhatHeartbeatsTellAndSaysIt(t *testing.T) {
+	t.Parallel()
+	onPipe(t, func(t *testing.T, s *fakeServer, cfg session.Config) {
+		s.set(func() { s.incarnation, s.seq = 2, 10 })
+		r := run(cfg)
+		if first := s.next(t); first.hello.Seen != (wire.Seen{}) {
+			t.Errorf("before it was ever connected: %+v", first.hello.Seen)
+		}
+		<-r.runner.links
+		s.set(func() { s.seq = 40 })
+		time.Sleep(12 * time.Second) // two heartbeats
+		s.set(func() { s.incarnation, s.seq = 2, 5 })
+		time.Sleep(12 * time.Second)
+		_ = r.stop() // and what was not written is
+		r = run(cfg)
+		defer r.stop()
+		if got, want := s.next(t).hello.Seen, (wire.Seen{Server: "record-1", Incarnation: 2, Seq: 40}); got != want {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	})
+}

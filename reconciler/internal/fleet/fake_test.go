@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -195,6 +196,19 @@ type world struct {
 	events   *fakeEvents
 	logs     *fakeLogs
 	logged   *logged
+	refuse   atomic.Pointer[string] // what admit says
+	seen     chan wire.Seen
+}
+
+func (w *world) admit(_ pipeline.Agent, seen wire.Seen) string {
+	select {
+	case w.seen <- seen:
+	default:
+	}
+	if why := w.refuse.Load(); why != nil {
+		return *why
+	}
+	return ""
 }
 
 // logged keeps log lines.
@@ -221,11 +235,13 @@ func newWorld() *world {
 		events:   &fakeEvents{ch: make(chan event, 1<<16)},
 		logs:     &fakeLogs{got: map[pipeline.AttemptID]int64{}, taken: make(chan int64, 1<<16)},
 		logged:   &logged{},
+		seen:     make(chan wire.Seen, 100),
 	}
 	w.fleet = fleet.New(fleet.Config{
-		Server: record, Incarnation: 3, Log: slog.New(slog.NewTextHandler(w.logged, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Server: record, Log: slog.New(slog.NewTextHandler(w.logged, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Registry: w.registry, Events: w.events, Logs: w.logs, Bundles: fakeBundles{},
-		Seq: func() pipeline.Seq { return 17 },
+		Reached: func() (int64, pipeline.Seq) { return 3, 17 },
+		Admit:   w.admit,
 	})
 	return w
 }

@@ -71,10 +71,12 @@ type Bundles interface {
 
 // Config is what a Fleet needs; every field without a default is required.
 type Config struct {
-	Server      string // identity of the record
-	Incarnation int64
-	// Seq tells how far the record is, for agents to remember; nil means 0.
-	Seq      func() pipeline.Seq
+	Server string // identity of the record
+	// Reached tells how far the record is, for agents to remember. It must not block.
+	Reached func() (incarnation int64, seq pipeline.Seq)
+	// Admit is asked before an agent is let in, with how far it knows the record to have
+	// been; a sentence keeps it out for now. Nil lets everybody in.
+	Admit    func(a pipeline.Agent, seen wire.Seen) string
 	Log      *slog.Logger
 	Registry Registry
 	Events   Events
@@ -113,8 +115,8 @@ func New(cfg Config) *Fleet {
 	if cfg.Heartbeat == 0 {
 		cfg.Heartbeat = defaultHeartbeat
 	}
-	if cfg.Seq == nil {
-		cfg.Seq = func() pipeline.Seq { return 0 }
+	if cfg.Admit == nil {
+		cfg.Admit = func(pipeline.Agent, wire.Seen) string { return "" }
 	}
 	life, cancel := context.WithCancel(context.Background())
 	return &Fleet{

@@ -149,6 +149,9 @@ func (f *Fleet) handshake(conn *wsconn.Conn, log *slog.Logger, host string) (*se
 	if len(hello.Attempts) > mostHeld {
 		return nil, nil, refused(false, "an agent may hold %d attempts, not %d", mostHeld, len(hello.Attempts))
 	}
+	if why := f.cfg.Admit(agent, hello.Seen); why != "" {
+		return nil, nil, refused(false, "%s", why)
+	}
 	agent.Facts, agent.Build, agent.State, agent.SeenAt = hello.Facts, label(hello.Build), pipeline.AgentOnline, time.Now()
 	if name := label(hello.Name); name != "" {
 		agent.Name = name
@@ -228,10 +231,11 @@ func (s *session) enter() bool {
 		close(s.ended)
 		return false
 	}
+	incarnation, seq := f.cfg.Reached()
 	// The queue is empty, so that this can neither fail nor be overtaken.
 	_ = s.conn.TrySend(&wire.Welcome{
-		Version: wire.Version, Agent: id, Server: f.cfg.Server, Incarnation: f.cfg.Incarnation,
-		Seq: f.cfg.Seq(), HeartbeatMS: f.cfg.Heartbeat.Milliseconds(), FetchToken: s.fetch,
+		Version: wire.Version, Agent: id, Server: f.cfg.Server, Incarnation: incarnation,
+		Seq: seq, HeartbeatMS: f.cfg.Heartbeat.Milliseconds(), FetchToken: s.fetch,
 	})
 	s.live = true
 	f.fetchers[sha256.Sum256([]byte(s.fetch))] = s
@@ -325,7 +329,8 @@ func (s *session) take(m wire.Message) error {
 		s.f.mu.Lock()
 		s.f.seen[id] = time.Now()
 		s.f.mu.Unlock()
-		s.reply(&wire.BeatAck{N: m.N})
+		incarnation, seq := s.f.cfg.Reached()
+		s.reply(&wire.BeatAck{N: m.N, Incarnation: incarnation, Seq: seq})
 	case *wire.Facts:
 		if !goodFacts(m.Facts) {
 			s.log.Warn("facts not taken", "bytes", len(m.Facts))

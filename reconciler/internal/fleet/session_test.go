@@ -40,8 +40,8 @@ func TestAgentIsWelcomedAndHeard(t *testing.T) {
 	}
 	send(t, c, &wire.Beat{N: 41})
 	w.events.next(t, "renewed", k.id)
-	if ack := receive[*wire.BeatAck](t, c); ack.N != 41 {
-		t.Errorf("beat 41 was acknowledged as %d", ack.N)
+	if ack := receive[*wire.BeatAck](t, c); *ack != (wire.BeatAck{N: 41, Incarnation: 3, Seq: 17}) {
+		t.Errorf("beat 41 was acknowledged with %+v", ack)
 	}
 	for _, m := range []wire.Message{
 		&wire.Accept{Attempt: attempt, Token: token}, &wire.Decline{Attempt: attempt, Token: token, Reason: "full"},
@@ -492,4 +492,27 @@ func TestCloseSaysGoodbyeAndTakesNobody(t *testing.T) {
 	if _, err := (wsconn.Dialer{}).Dial(t.Context(), url+wire.PathConnect); !fault.Is(err, fault.Unavailable) {
 		t.Errorf("dial after Close = %v, want unavailable", err)
 	}
+}
+
+func TestAgentIsKeptOutWithASentenceAndMayComeAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	url := w.serve(t)
+	k := w.enrolled(t)
+	why := "the record is older than it was"
+	w.refuse.Store(&why)
+	seen := wire.Seen{Server: record, Incarnation: 4, Seq: 99}
+	no := receive[*wire.Refused](t, greet(t, wsconn.Dialer{}, url, k, func(h *wire.Hello) { h.Seen = seen }))
+	if no.Reason != why || no.Final {
+		t.Errorf("got %+v", no)
+	}
+	if got := <-w.seen; got != seen {
+		t.Errorf("asked about %+v", got)
+	}
+	if w.online(k.id) {
+		t.Error("the agent is online")
+	}
+	w.refuse.Store(nil)
+	connect(t, url, k, nil)
+	w.events.next(t, "connected", k.id)
 }
