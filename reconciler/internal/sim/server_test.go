@@ -69,10 +69,10 @@ func startServer(dir string, ln *listener, world *world, log *slog.Logger) (_ *s
 		StatusesChanged: converger.Wake,
 	})
 	s.fleet = fleet.New(fleet.Config{
-		Server: s.db.ID(), Incarnation: s.db.Incarnation(), Log: log, Registry: s.db, Events: s.runs, Logs: s.logs, Bundles: noBlanks{},
-		Seq: func() pipeline.Seq {
-			seq, _ := s.db.LastSeq(ctx) // what it is for is not simulated
-			return seq
+		Server: s.db.ID(), Log: log, Registry: s.db, Events: s.runs, Logs: s.logs, Bundles: noBlanks{},
+		Reached: func() (int64, pipeline.Seq) {
+			w := s.db.Watermark()
+			return w.Incarnation, w.Seq
 		},
 	})
 	late.fleet.Store(s.fleet)
