@@ -31,10 +31,11 @@ const (
 	ApprovalRefused Approval = "refused"
 )
 
-// Proposal is a change that somebody proposes: on a repository without a forge, a
-// branch of the ops repository other than the default one. People call it a change.
+// Proposal is a change that somebody proposes: a pull request, or on a repository
+// without a forge a branch of the ops repository other than the default one. People
+// call it a change.
 type Proposal struct {
-	// Branch names it; Target is the branch that it is to be merged into.
+	// Branch names it, a pull request as PullName does; Target is the branch that it is to be merged into.
 	Branch string   `json:"branch"`
 	Target string   `json:"target"`
 	Head   CommitID `json:"head"`
@@ -46,6 +47,8 @@ type Proposal struct {
 	Author  string        `json:"author,omitempty"`
 	Subject string        `json:"subject,omitempty"`
 	State   ProposalState `json:"state"`
+	// Draft: its author says that it is not ready.
+	Draft bool `json:"draft,omitempty"`
 	// Approval, and in Sentence what it waits for and whose turn it is.
 	Approval Approval `json:"approval"`
 	Sentence string   `json:"sentence"`
