@@ -58,11 +58,15 @@ type Input struct {
 	Groups []pipeline.Group
 	// Authors wrote or asked for what is reviewed: none of them may approve it.
 	// AuthorsUnknown: they could not all be listed.
+	// Nobody says why, "" when the history is too long.
 	Authors        []Person
 	AuthorsUnknown bool
+	Nobody         string
 	Reviews        []Review
-	// Truncated: there are reviews that could not be listed.
+	// Truncated: there are reviews that could not be listed. Unread says why, "" when
+	// there are too many.
 	Truncated bool
+	Unread    string
 	// Unsigned reviews count.
 	Unsigned bool
 	Now      time.Time
@@ -137,8 +141,12 @@ func (in *Input) against(r *Review) string {
 		return r.By + " is in none of the groups that are asked"
 	case !r.Approve:
 		return "" // a refusal needs no more than somebody who may give it
+	case in.Unread != "":
+		return "its standing cannot be read: " + in.Unread
 	case in.Truncated:
 		return "there are too many reviews to read them all; delete old refs under refs/reviews/"
+	case in.AuthorsUnknown && in.Nobody != "":
+		return "who wrote the change cannot be told: " + in.Nobody
 	case in.AuthorsUnknown:
 		return "who wrote the change cannot be told: its history is too long"
 	case in.Plan != "" && r.Plan == "":
