@@ -30,6 +30,13 @@ type GitHubConfig struct {
 	// HTTP carries the requests; nil is http.DefaultTransport. It must not
 	// follow redirects by itself.
 	HTTP http.RoundTripper
+	// Quiet is until when GitHub asked for silence before a restart, zero when it did
+	// not. Hush is told each time that it does, from any goroutine; it may be nil.
+	Quiet time.Time
+	Hush  func(until time.Time)
+	// Self returns the account by which comments are written; nil asks whose token
+	// it is.
+	Self func(context.Context) (pipeline.Account, error)
 	Log  *slog.Logger
 }
 
@@ -37,6 +44,7 @@ type GitHubConfig struct {
 type GitHub struct {
 	cfg    GitHubConfig
 	client *github.Client
+	lane   *lane
 }
 
 var ownerRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$`)
@@ -62,8 +70,9 @@ func NewGitHub(cfg GitHubConfig) (*GitHub, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	way := &lane{base: base, next: newEtags(cfg.HTTP), token: cfg.Token, quiet: cfg.Quiet, hushed: cfg.Hush}
 	client := github.NewClient(&http.Client{
-		Transport: &lane{base: base, next: cfg.HTTP, token: cfg.Token},
+		Transport: way,
 		// Never followed: a POST that is redirected may become a GET that
 		// succeeds, and elsewhere the token has no business.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -71,7 +80,7 @@ func NewGitHub(cfg GitHubConfig) (*GitHub, error) {
 	})
 	client.BaseURL = base
 	client.UserAgent = "maestro"
-	return &GitHub{cfg: cfg, client: client}, nil
+	return &GitHub{cfg: cfg, client: client, lane: way}, nil
 }
 
 // Name returns "github OWNER/NAME".
@@ -92,7 +101,7 @@ func (g *GitHub) Post(ctx context.Context, s pipeline.Status) error {
 	}
 	got, _, err := g.client.Repositories.CreateStatus(ctx, g.cfg.Owner, g.cfg.Repo, string(s.Commit), ask)
 	if err != nil {
-		return g.explain("post status "+s.Context+" of commit "+s.Commit.Short(), err)
+		return g.explain("post status "+s.Context+" of commit "+s.Commit.Short(), needsStatuses, err)
 	}
 	if got.GetState() != s.State || got.GetContext() != s.Context {
 		return fault.New(fault.Unavailable, "post status %s of commit %s: %s answers with another status than was sent; it will be posted again",
@@ -115,7 +124,7 @@ func (g *GitHub) Statuses(ctx context.Context, commit pipeline.CommitID) ([]pipe
 	for range mostPages {
 		combined, res, err := g.client.Repositories.GetCombinedStatus(ctx, g.cfg.Owner, g.cfg.Repo, string(commit), opts)
 		if err != nil {
-			return nil, g.explain("read statuses of commit "+commit.Short(), err)
+			return nil, g.explain("read statuses of commit "+commit.Short(), needsStatuses, err)
 		}
 		for _, s := range combined.Statuses {
 			out = append(out, pipeline.Status{
@@ -135,8 +144,8 @@ func (g *GitHub) Statuses(ctx context.Context, commit pipeline.CommitID) ([]pipe
 }
 
 // explain gives an error of the client its kind, a text with the next step, and
-// the time when GitHub named one.
-func (g *GitHub) explain(doing string, err error) error {
+// the time when GitHub named one. needs is what has to be granted for it.
+func (g *GitHub) explain(doing, needs string, err error) error {
 	var (
 		known     *fault.Error
 		limit     *github.RateLimitError
@@ -147,6 +156,7 @@ func (g *GitHub) explain(doing string, err error) error {
 		return fault.New(kind, "%s at %s: %w", doing, g.Name(), fault.New(kind, format, args...))
 	}
 	later := func(at time.Time) error {
+		g.lane.hush(at)
 		return fault.New(fault.Unavailable, "%s at %s: %w", doing, g.Name(),
 			&LaterError{At: at, Err: errors.New("its rate limit is used up until " + at.UTC().Format(time.RFC3339))})
 	}
@@ -163,7 +173,7 @@ func (g *GitHub) explain(doing string, err error) error {
 		}
 		return later(time.Now().Add(wait))
 	case errors.As(err, &answer):
-		return g.judge(answer, say, later)
+		return g.judge(answer, needs, say, later)
 	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
 		return say(fault.Unavailable, "%w", err)
 	}
@@ -174,7 +184,7 @@ func (g *GitHub) explain(doing string, err error) error {
 	return say(fault.Unavailable, "%s; check the network, it will be tried again", fitText(g.withoutToken(err.Error()), 300))
 }
 
-func (g *GitHub) judge(e *github.ErrorResponse, say func(fault.Kind, string, ...any) error, later func(time.Time) error) error {
+func (g *GitHub) judge(e *github.ErrorResponse, needs string, say func(fault.Kind, string, ...any) error, later func(time.Time) error) error {
 	code := e.Response.StatusCode
 	if at, ok := askedLater(e.Response); ok && (code == http.StatusForbidden || code == http.StatusTooManyRequests || code >= 500) {
 		return later(at)
@@ -184,9 +194,9 @@ func (g *GitHub) judge(e *github.ErrorResponse, say func(fault.Kind, string, ...
 	case code == http.StatusUnauthorized:
 		return say(fault.Invalid, "it does not accept the token (HTTP 401, %s); set one that is valid and has not expired", told)
 	case code == http.StatusForbidden:
-		return say(fault.Invalid, "the token may not do this (HTTP 403, %s); grant it write access to commit statuses of the repository", told)
+		return say(fault.Invalid, "the token may not do this (HTTP 403, %s); grant it %s", told, needs)
 	case code == http.StatusNotFound:
-		return say(fault.Invalid, "it has no such repository or commit, or hides it from this token (HTTP 404); check owner and name, and grant the token write access to commit statuses of the repository")
+		return say(fault.Invalid, "it has no such repository or commit, or hides it from this token (HTTP 404); check owner and name, and grant the token %s", needs)
 	case code >= 300 && code < 400:
 		return say(fault.Invalid, "the repository has moved (HTTP %d), and the token is not sent after it; set its present owner and name", code)
 	case code == http.StatusRequestTimeout || code == http.StatusTooManyRequests || code >= 500:

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/fault"
@@ -17,9 +18,32 @@ import (
 // lane is the only way to the API: requests leave for its address and no other,
 // the token goes with those alone, and what comes back is JSON of a sane size.
 type lane struct {
-	base  *url.URL
-	next  http.RoundTripper
-	token func() string
+	base   *url.URL
+	next   http.RoundTripper
+	token  func() string
+	hushed func(time.Time) // nil for nobody
+
+	mu    sync.Mutex
+	quiet time.Time // no request leaves before
+}
+
+// hush keeps requests from leaving until then: asking earlier makes the wait longer.
+func (l *lane) hush(until time.Time) {
+	l.mu.Lock()
+	more := until.After(l.quiet)
+	if more {
+		l.quiet = until
+	}
+	l.mu.Unlock()
+	if more && l.hushed != nil {
+		l.hushed(until)
+	}
+}
+
+func (l *lane) quietUntil() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.quiet
 }
 
 // maxAnswer is far above any answer about statuses.
@@ -28,6 +52,9 @@ const maxAnswer = 8 << 20
 func (l *lane) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Scheme != l.base.Scheme || req.URL.Host != l.base.Host || !strings.HasPrefix(req.URL.Path, l.base.Path) {
 		return nil, fault.New(fault.Invalid, "a request to %q was stopped: the token is for %s only", req.URL.Host, l.base.Host)
+	}
+	if at := l.quietUntil(); time.Now().Before(at) {
+		return nil, fault.New(fault.Unavailable, "%w", &LaterError{At: at, Err: errors.New("its rate limit is used up until " + at.UTC().Format(time.RFC3339))})
 	}
 	req = req.Clone(req.Context())
 	if l.token != nil {
