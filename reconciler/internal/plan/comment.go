@@ -1,0 +1,218 @@
+package plan
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+)
+
+// Ranks of a comment, from what nobody has to look at.
+const (
+	RankFine   = iota
+	RankBroken // the change cannot go on as it is
+	RankAfter  // what it did once merged needs somebody
+)
+
+// Talk is what the one comment on a change tells.
+type Talk struct {
+	Proposal *pipeline.Proposal
+	// Runs of its head, or of what it was merged by, those that others called left out.
+	Runs []*pipeline.Run
+	// Answers to what people asked, the newest first.
+	Answers []string
+	// URL of the web view, "" leaves links out.
+	URL string
+}
+
+// Silent reports whether there is nothing to tell: the change has no effect, nobody has
+// to approve it, nothing ran, and nobody asked.
+func (t *Talk) Silent() bool {
+	p := t.Proposal
+	if len(t.Runs)+len(t.Answers)+len(p.Predicted)+len(p.Needs)+len(p.Diagnostics)+len(p.Reviews) > 0 {
+		return false
+	}
+	var on struct {
+		Changes, Breaks, Secrets, Firings []json.RawMessage
+	}
+	err := json.Unmarshal(p.Plan, &on)
+	return err == nil && len(on.Changes)+len(on.Breaks)+len(on.Secrets)+len(on.Firings) == 0
+}
+
+// Rank is how much the comment wants somebody to look at it.
+func (t *Talk) Rank() int {
+	p := t.Proposal
+	failed := slices.ContainsFunc(newest(t.Runs), func(r *pipeline.Run) bool {
+		s := forgeState(r.State)
+		return s == statusFailure || s == statusError
+	})
+	switch {
+	case p.State == pipeline.ProposalMerged && failed:
+		return RankAfter
+	case p.State == pipeline.ProposalOpen && (failed || pipeline.HasErrors(p.Diagnostics) || p.Approval == pipeline.ApprovalRefused):
+		return RankBroken
+	}
+	return RankFine
+}
+
+const (
+	// mostShownRuns is how many runs a comment lists, the worst first.
+	mostShownRuns = 20
+	// mostTalk leaves the plan the rest of MaxMarkdown.
+	mostTalk = 12_000
+)
+
+// Markdown is the comment, without the marker by which it is found: what merging will
+// do or has done, who has to approve, what ran, and what people asked. It is at most
+// MaxMarkdown long.
+func (t *Talk) Markdown() string {
+	m := &markdown{Plan: &Plan{}, MarkdownOptions: MarkdownOptions{URL: t.URL}, most: mostShownRuns}
+	p := t.Proposal
+	switch p.State {
+	case pipeline.ProposalMerged:
+		t.merged(m)
+	case pipeline.ProposalClosed:
+		m.line("**maestro: closed** · %s", prose(p.Sentence))
+		m.line("")
+	}
+	after := &markdown{Plan: &Plan{}, MarkdownOptions: m.MarkdownOptions, most: mostShownRuns}
+	if p.State == pipeline.ProposalOpen {
+		t.reviews(after)
+	}
+	t.runs(after)
+	t.answers(after)
+	if p.State != pipeline.ProposalOpen {
+		return m.b.String() + after.b.String()
+	}
+	rest := after.b.String()
+	if len(rest) > mostTalk {
+		rest = strings.ToValidUTF8(rest[:mostTalk], "") + "\n…\n"
+	}
+	plan := p.Markdown
+	if p.Digest == "" {
+		plan = "**maestro: the plan is being made**\n\n"
+	}
+	if len(plan)+len(rest) > MaxMarkdown {
+		plan = fmt.Sprintf("**maestro plan: too large to be shown here** · %s\n\n%s\n\n", code(p.Head.Short()), link("the whole plan", t.URL+ProposalPath(p.Branch), t.URL != ""))
+	}
+	return plan + rest
+}
+
+func link(text, to string, known bool) string {
+	if !known {
+		return text
+	}
+	return "[" + text + "](" + to + ")"
+}
+
+func (t *Talk) merged(m *markdown) {
+	p := t.Proposal
+	done, bad := 0, 0
+	var last time.Time
+	runs := newest(t.Runs)
+	for _, r := range runs {
+		if !r.State.Terminal() {
+			continue
+		}
+		done++
+		if forgeState(r.State) != statusSuccess {
+			bad++
+		}
+		if r.FinishedAt.After(last) {
+			last = r.FinishedAt
+		}
+	}
+	went := "under way"
+	switch {
+	case len(runs) == 0:
+		went = "nothing ran"
+	case done < len(runs):
+		went = fmt.Sprintf("%d of %s done", done, plural(len(runs), "run"))
+	case bad > 0:
+		went = fmt.Sprintf("%d of %s failed", bad, plural(len(runs), "run"))
+	default:
+		went = "all green"
+	}
+	took := ""
+	if done == len(runs) && done > 0 && p.Merge != nil && last.After(p.Merge.At) {
+		took = ", " + last.Sub(p.Merge.At).Round(time.Second).String()
+	}
+	sentence := p.Sentence
+	by := p.Head
+	if p.Merge != nil {
+		sentence, by = p.Merge.Sentence, p.Merge.Commit
+	}
+	m.line("**maestro: merged as %s: %s; %s%s**", code(by.Short()), prose(sentence), went, took)
+	m.line("")
+}
+
+// reviews says who approved, and of the others why they do not count.
+func (t *Talk) reviews(m *markdown) {
+	p := t.Proposal
+	m.line("**Reviews:** %s.", prose(p.Sentence))
+	m.line("")
+	for i, o := range p.Reviews {
+		if i == mostShownRuns {
+			m.line("- … %d more", len(p.Reviews)-i)
+			break
+		}
+		verb := "refuses"
+		if o.Approve {
+			verb = "approves"
+		}
+		if o.Counts {
+			m.line("- %s %s", code(o.By), verb)
+		} else {
+			m.line("- %s %s, which does not count: %s", code(o.By), verb, prose(o.Why))
+		}
+	}
+	if len(p.Reviews) > 0 {
+		m.line("")
+	}
+}
+
+func (t *Talk) runs(m *markdown) {
+	runs := newest(t.Runs)
+	if len(runs) == 0 {
+		return
+	}
+	slices.SortFunc(runs, func(a, b *pipeline.Run) int {
+		return cmp.Or(cmp.Compare(rank(forgeState(b.State)), rank(forgeState(a.State))), cmp.Compare(a.Composition, b.Composition))
+	})
+	m.line("#### Runs for %s", code(runs[0].Commit.Short()))
+	m.line("")
+	m.line("| | Composition | Now |")
+	m.line("|---|---|---|")
+	m.rows(len(runs), func(i int) {
+		r := runs[i]
+		name := link(code(string(r.Composition))+fmt.Sprintf(" %d", r.Number), fmt.Sprintf("%s/c/%s/%d", m.URL, r.Composition, r.Number), m.URL != "")
+		m.line("| %s %s | %s | %s |", mark(r.State), r.State, name, prose(r.Reason))
+	}, "| | %s | |")
+	m.line("")
+}
+
+func mark(s pipeline.State) string {
+	switch forgeState(s) {
+	case statusSuccess:
+		return "✓"
+	case statusPending:
+		return "…"
+	}
+	return "✗"
+}
+
+func (t *Talk) answers(m *markdown) {
+	if len(t.Answers) == 0 {
+		return
+	}
+	m.line("**Asked:**")
+	m.line("")
+	for _, a := range t.Answers {
+		m.line("- %s", prose(a))
+	}
+	m.line("")
+}
