@@ -28,7 +28,6 @@ import (
 	"github.com/maestro-cd/maestro/internal/gitrepo"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/redact"
-	"github.com/maestro-cd/maestro/reconciler/internal/forge"
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
 
@@ -354,18 +353,4 @@ type logLengths struct{ *store.Logs }
 func (l logLengths) Received(ctx context.Context, id pipeline.AttemptID) (int64, error) {
 	n, err := l.Length(ctx, id)
 	return n.Received, err
-}
-
-func newGitHub(opt options, log *slog.Logger) (forge.Forge, error) {
-	owner, name, _ := strings.Cut(opt.githubRepo, "/")
-	return forge.NewGitHub(forge.GitHubConfig{
-		Owner: owner, Repo: name, BaseURL: opt.githubAPI, Log: log,
-		Token: func() string {
-			t, err := secretFile(opt.githubTokenFile)
-			if err != nil {
-				log.Error("github token not read", "err", err)
-			}
-			return t
-		},
-	})
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -50,11 +51,18 @@ type server struct {
 	runs      *loop.Runs
 	commits   *loop.Commits
 	proposals *loop.Proposals
+	pulls     *loop.Pulls     // nil without pull requests
+	commenter *loop.Commenter // likewise
 	watcher   *sources.Source
 	converger *forge.Converger // nil with --forge none
 	secrets   *secrets
 	keeper    *keeper
 	seenAt    atomic.Int64 // when the repository last answered, Unix nanoseconds
+
+	// Why the repository and the forge cannot be asked, "" when they can; guarded by
+	// troubled.
+	troubled            sync.Mutex
+	gitTrouble, trouble string
 
 	web, intake, admin net.Listener
 }
@@ -139,25 +147,28 @@ func (s *server) credentials() (user, secret string) {
 func (s *server) openRooms(late *lateFleet) error {
 	s.secrets = &secrets{}
 	repository := &repository{repo: s.repo, evaluator: s.evaluator, bundles: s.bundles}
-	wake, err := s.openForge()
+	wake, github, err := s.openForge()
 	if err != nil {
 		return err
 	}
 	s.runs = loop.New(loop.Config{
 		DB: s.db, Logs: logLengths{s.logs}, Fleet: late, Filler: repository, Secrets: s.secrets, Law: s.law, Log: s.log, Hold: s.keeper.hold,
 		Default: s.opt.ref(), Repo: s.opt.repo, URL: s.opt.public, StatusesChanged: wake,
-		Proposals: s.opt.proposals(),
+		Proposals: true,
 	})
 	s.commits = loop.NewCommits(loop.CommitsConfig{
 		DB: s.db, Repository: s.opt.only.of(repository), Filler: repository, Runs: s.runs, Log: s.log, Name: s.opt.repo, Default: s.opt.ref(),
 		RunTip: s.opt.runTip, URL: s.opt.public, StatusesChanged: wake, Live: s.secrets.declare,
-		Proposals: s.opt.proposals(),
+		Proposals: true,
 	})
 	s.proposals = loop.NewProposals(loop.ProposalsConfig{
 		DB: s.db, Discussion: &discussion{repository: repository}, Commits: s.commits, Runs: s.runs, Log: s.log,
-		Name: s.opt.repo, Default: s.opt.ref(), Branches: s.opt.proposals(), Notes: s.opt.forge == "local",
-		Unsigned: s.opt.unsignedReviews, URL: s.opt.public, StatusesChanged: wake,
+		Name: s.opt.repo, Default: s.opt.ref(), Branches: s.opt.proposals(), Pulls: github != nil, Notes: s.opt.forge == "local",
+		Unsigned: s.opt.unsignedReviews, URL: s.opt.public, StatusesChanged: wake, Answered: s.answered,
 	})
+	if github != nil {
+		s.openPulls(github)
+	}
 	s.watcher = sources.New(sources.Config{
 		Repo: s.repo, Poll: s.opt.poll, Log: s.log, Observe: s.observe, Problem: s.problem,
 	})
@@ -175,22 +186,23 @@ func (s *server) law() (*pipeline.Policy, error) {
 	return s.commits.Law()
 }
 
-// openForge makes the converger and returns what wakes it.
-func (s *server) openForge() (wake func(), err error) {
+// openForge makes the converger and returns what wakes it, and where pull requests
+// live, nil when nowhere.
+func (s *server) openForge() (wake func(), github *forge.GitHub, err error) {
 	var f forge.Forge
 	switch s.opt.forge {
 	case "local":
 		f = forge.NewLocal(s.repo)
 	case "github":
-		f, err = newGitHub(s.opt, s.log)
-		if err != nil {
-			return nil, err
+		if github, err = s.openGitHub(); err != nil {
+			return nil, nil, err
 		}
+		f = github
 	default:
-		return func() {}, nil
+		return func() {}, nil, nil
 	}
 	s.converger = forge.NewConverger(forge.Config{Forge: f, Register: s.db, Log: s.log})
-	return s.converger.Wake, nil
+	return s.converger.Wake, github, nil
 }
 
 func (s *server) reached() (incarnation int64, seq pipeline.Seq) {
@@ -252,10 +264,18 @@ func (s *server) observe(ctx context.Context, refs gitrepo.Refs) error {
 
 // problem records why the repository cannot be read, nil when it can.
 func (s *server) problem(ctx context.Context, problem error) {
-	sentence := ""
+	s.tell(ctx, &s.gitTrouble, problem)
+}
+
+// tell records what is wrong with one of the two that the repository is made of.
+func (s *server) tell(ctx context.Context, what *string, problem error) {
+	s.troubled.Lock()
+	defer s.troubled.Unlock()
+	*what = ""
 	if problem != nil {
-		sentence = problem.Error()
+		*what = problem.Error()
 	}
+	sentence := strings.Trim(s.gitTrouble+"; "+s.trouble, "; ")
 	err := s.db.Write(ctx, func(tx *store.Tx) error { return tx.RepositoryProblem(s.opt.repo, sentence) })
 	if err != nil && ctx.Err() == nil {
 		s.log.Error("repository problem not recorded", "err", err)
@@ -315,6 +335,10 @@ func (s *server) run(ctx context.Context, ready func(addresses)) error {
 	g.Go(func() error { return s.keeper.run(ctx) })
 	if s.converger != nil {
 		g.Go(func() error { return s.converger.Run(ctx) })
+	}
+	if s.pulls != nil {
+		g.Go(func() error { return s.pulls.Run(ctx) })
+		g.Go(func() error { return s.commenter.Run(ctx) })
 	}
 	s.serveHTTP(ctx, g, s.web, pages)
 	s.serveHTTP(ctx, g, s.intake, s.intakeHandler())

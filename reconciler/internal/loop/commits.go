@@ -325,7 +325,7 @@ func (c *Commits) known(ctx context.Context, rec pipeline.CommitRecord) (plan.Fa
 		return f, err
 	}
 	f.Proposals, f.Planning, err = proposalsOf(ctx, c.cfg.DB, rec.Commit, c.cfg.Default, c.cfg.Proposals)
-	if err == nil && c.cfg.Proposals && rec.Ref != c.cfg.Default && !f.Planning {
+	if err == nil && c.cfg.Proposals && rec.Ref.Branch() != "" && rec.Ref != c.cfg.Default && !f.Planning {
 		// The reference is observed with this record, so it cannot be found by it yet.
 		looked, err := c.cfg.DB.LookedAt(ctx, c.cfg.Name)
 		f.Planning = looked[rec.Ref.Branch()] != rec.Commit

@@ -13,10 +13,9 @@ import (
 )
 
 // plan says what merging a head will do, and starts what is triggered by proposing
-// it, once for each head. first: it was there at the first look, and starts nothing.
-func (p *Proposals) plan(
-	ctx context.Context, m *moment, known *store.StoredProposal, branch string, head pipeline.CommitID, span Span, first bool,
-) (*store.StoredProposal, error) {
+// it, once for each head.
+func (p *Proposals) plan(ctx context.Context, m *moment, known *store.StoredProposal, o offer, span Span) (*store.StoredProposal, error) {
+	head := o.head
 	cfg, err := p.cfg.Commits.evaluate(ctx, head)
 	if err != nil {
 		return nil, err
@@ -44,7 +43,7 @@ func (p *Proposals) plan(
 	in := plan.Input{
 		Default: p.cfg.Default, Base: m.live, Head: merged, Paths: paths, PathsUnknown: !complete, Fleet: fleet, Now: m.now,
 		Event: pipeline.Event{
-			Kind: pipeline.EventPush, Ref: p.cfg.Default, Head: head, Base: m.tip, Author: author, Subject: subject,
+			Kind: pipeline.EventPush, Ref: pipeline.Ref("refs/heads/" + o.target), Head: head, Base: o.tip, Author: author, Subject: subject,
 		},
 	}
 	onMerge, err := p.filled(ctx, in)
@@ -52,7 +51,7 @@ func (p *Proposals) plan(
 		return nil, err
 	}
 	next := &store.StoredProposal{Proposal: pipeline.Proposal{
-		Branch: branch, Target: p.cfg.Default.Branch(), Head: head, Base: m.live.Commit, Fork: span.Fork,
+		Branch: o.name, Target: o.target, Draft: o.draft, Head: head, Base: m.live.Commit, Fork: span.Fork,
 		Author: author, Subject: subject, State: pipeline.ProposalOpen, Digest: onMerge.Digest,
 		Diagnostics: onMerge.Diagnostics, OpenedAt: m.now, HeadAt: m.now, PlannedAt: m.now,
 	}}
@@ -67,8 +66,8 @@ func (p *Proposals) plan(
 		}
 	}
 	var checks plan.Plan
-	in.Event.Kind, in.Event.Ref = pipeline.EventPullRequest, pipeline.Ref("refs/heads/"+branch)
-	in.Event.Proposal, in.Event.Target = branch, p.cfg.Default.Branch()
+	in.Event.Kind, in.Event.Ref = pipeline.EventPullRequest, o.ref
+	in.Event.Proposal, in.Event.Target = o.name, o.target
 	in.Head = &cfg // what is proposed runs as it stands
 	if checks, err = p.filled(ctx, in); err != nil {
 		return nil, err
@@ -76,14 +75,14 @@ func (p *Proposals) plan(
 	if err := describe(next, &onMerge, checks.Runs, p.cfg.URL); err != nil {
 		return nil, err
 	}
-	if first || sameHead {
+	if o.first && !o.opened || sameHead && !o.opened || o.closed {
 		checks = plan.Plan{}
 	}
 	runs, err := p.start(ctx, m, &cfg, &next.Proposal, checks)
 	if err != nil {
 		return nil, err
 	}
-	p.cfg.Log.Info("change planned", "branch", branch, "head", head, "base", m.live.Commit, "digest", next.Digest,
+	p.cfg.Log.Info("change planned", "branch", o.name, "head", head, "base", m.live.Commit, "digest", next.Digest,
 		"on_merge", len(next.Predicted), "started", runs)
 	return next, p.restate(ctx, head)
 }

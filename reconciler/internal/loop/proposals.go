@@ -88,15 +88,18 @@ type ProposalsConfig struct {
 	Log        *slog.Logger
 	Name       string
 	Default    pipeline.Ref
-	// Branches: each branch but the default one is a proposed change. Without it, only
-	// gates and requests are looked after.
-	Branches bool
+	// Branches: each branch but the default one is a proposed change. Pulls: the pull
+	// requests that Pulls tells of are. Without both, only gates and requests are looked
+	// after.
+	Branches, Pulls bool
 	// Notes: plans are attached to the heads that they are of.
 	Notes bool
 	// Unsigned reviews and requests count.
 	Unsigned        bool
 	URL             string
 	StatusesChanged func()
+	// Answered is called when comments were answered; it may be nil.
+	Answered func()
 }
 
 // Observed is where the refs of a repository point at one moment.
@@ -116,10 +119,13 @@ type Proposals struct {
 	wake chan struct{}
 
 	mu       sync.Mutex
-	observed *Observed // nil before the first
+	observed *Observed    // nil before the first
+	pulled   []*Discussed // nil before the first
+	asked    []Asked      // in comments
 
 	// Owned by Run.
 	settled   map[string]settled // by branch
+	replan    map[string]bool    // changes whose plan somebody wants anew
 	said      map[string]statement
 	published map[pipeline.Ref]pipeline.CommitID // gates
 	tried     map[string]time.Time               // when the ref of a gate was last written
@@ -132,6 +138,12 @@ type settled struct {
 	head, tip, live pipeline.CommitID
 	people          []review.Person
 	unknown         bool
+
+	// Of pull requests: the target, whether somebody let a head of a fork run, whether
+	// that is still to come, and who holds the change.
+	target         string
+	opened, closed bool
+	held           string
 }
 
 const (
@@ -150,7 +162,7 @@ const (
 // NewProposals returns Proposals that do nothing until Run.
 func NewProposals(cfg ProposalsConfig) *Proposals {
 	return &Proposals{
-		cfg: cfg, wake: make(chan struct{}, 1), settled: map[string]settled{}, said: map[string]statement{},
+		cfg: cfg, wake: make(chan struct{}, 1), settled: map[string]settled{}, replan: map[string]bool{}, said: map[string]statement{},
 		published: map[pipeline.Ref]pipeline.CommitID{}, tried: map[string]time.Time{}, dismissed: map[string]bool{},
 	}
 }
@@ -215,6 +227,9 @@ type moment struct {
 	heads map[pipeline.CommitID]bool
 	gated bool
 	next  time.Time // when something becomes too old, zero for never
+	// pulled are the pull requests, nil while they are not known.
+	pulled []*Discussed
+	asked  []Asked
 }
 
 type seenKey struct {
@@ -243,7 +258,7 @@ func (p *Proposals) pass(ctx context.Context) time.Duration {
 // moment is nil before there is anything to look at.
 func (p *Proposals) moment() *moment {
 	p.mu.Lock()
-	o := p.observed
+	o, pulled, asked := p.observed, p.pulled, p.asked
 	p.mu.Unlock()
 	live := p.cfg.Commits.Live()
 	if o == nil || live == nil {
@@ -257,6 +272,10 @@ func (p *Proposals) moment() *moment {
 		if ref.Branch() != "" && ref != p.cfg.Default {
 			m.heads[id] = true
 		}
+	}
+	if pulled != nil {
+		m.asked = asked
+		m.pull(pulled)
 	}
 	return m
 }
@@ -284,9 +303,12 @@ func (p *Proposals) look(ctx context.Context, m *moment) error {
 		return err
 	}
 	// What people wait for comes before the plans, of which there may be many.
-	errs := []error{p.gates(ctx, m), p.requests(ctx, m)}
+	errs := []error{p.gates(ctx, m), p.requests(ctx, m), p.commands(ctx, m)}
 	if p.cfg.Branches && m.tip != "" {
 		errs = append(errs, p.branches(ctx, m, open))
+	}
+	if p.cfg.Pulls && m.tip != "" {
+		errs = append(errs, p.pulls(ctx, m, open))
 	}
 	if m.gated { // or else not all heads are known
 		errs = append(errs, p.forget(ctx, m))
@@ -375,9 +397,12 @@ func (p *Proposals) branch(ctx context.Context, m *moment, known *store.StoredPr
 		if span.Commits == 0 && !span.Truncated {
 			return p.nothing(ctx, m, known, branch, head)
 		}
-		at = settled{head, m.tip, m.live.Commit, span.People, span.Truncated}
+		at = settled{head: head, tip: m.tip, live: m.live.Commit, people: span.People, unknown: span.Truncated}
 		if known == nil || known.Head != head || known.Base != m.live.Commit || known.Digest == "" {
-			if known, err = p.plan(ctx, m, known, branch, head, span, first); err != nil {
+			o := offer{
+				name: branch, ref: pipeline.Ref("refs/heads/" + branch), head: head, target: p.cfg.Default.Branch(), tip: m.tip, first: first,
+			}
+			if known, err = p.plan(ctx, m, known, o, span); err != nil {
 				return err
 			}
 		}
@@ -431,19 +456,24 @@ func (p *Proposals) contained(ctx context.Context, m *moment, head pipeline.Comm
 // merged records that the default branch contains the head: what was predicted, what
 // the push that brought it started, and whether the policy was kept to.
 func (p *Proposals) merged(ctx context.Context, m *moment, known *store.StoredProposal) error {
+	return p.mergedBy(ctx, m, known, m.tip, p.cfg.Default)
+}
+
+// mergedBy is merged for a branch, by what it was pushed to.
+func (p *Proposals) mergedBy(ctx context.Context, m *moment, known *store.StoredProposal, by pipeline.CommitID, ref pipeline.Ref) error {
 	if at, ok := p.settled[known.Branch]; ok && at.head == known.Head {
 		// A review may have come with the merge.
 		if err := p.judge(ctx, m, known, at); err != nil {
 			return err
 		}
 	}
-	runs, err := p.cfg.DB.Runs(ctx, store.Filter{Commit: m.tip, Ref: p.cfg.Default, Limit: mostOfCommit})
+	runs, err := p.cfg.DB.Runs(ctx, store.Filter{Commit: by, Ref: ref, Limit: mostOfCommit})
 	if err != nil {
 		return err
 	}
 	next := known.Proposal
 	next.State = pipeline.ProposalMerged
-	next.Merge = &pipeline.Merge{Commit: m.tip, Approval: next.Approval, Predicted: next.Predicted, At: m.now}
+	next.Merge = &pipeline.Merge{Commit: by, Approval: next.Approval, Predicted: next.Predicted, At: m.now}
 	for _, r := range runs {
 		if r.Event.Kind == pipeline.EventPush {
 			next.Merge.Started = append(next.Merge.Started, r.Composition)
@@ -456,11 +486,11 @@ func (p *Proposals) merged(ctx context.Context, m *moment, known *store.StoredPr
 	if err := p.save(ctx, m, &next); err != nil {
 		return err
 	}
-	p.cfg.Log.Info("change merged", "branch", next.Branch, "head", next.Head, "commit", m.tip, "outcome", next.Merge.Sentence)
-	if m.tip == next.Head {
+	p.cfg.Log.Info("change merged", "branch", next.Branch, "head", next.Head, "commit", by, "outcome", next.Merge.Sentence)
+	if by == next.Head {
 		return nil
 	}
-	return p.restate(ctx, m.tip)
+	return p.restate(ctx, by)
 }
 
 // outcome compares what was predicted with what started.
@@ -559,7 +589,7 @@ func (p *Proposals) facts(ctx context.Context, id pipeline.CommitID) (plan.Facts
 	if f.Runs, err = p.cfg.DB.Runs(ctx, store.Filter{Commit: id, Limit: mostOfCommit}); err != nil {
 		return f, err
 	}
-	f.Proposals, f.Planning, err = proposalsOf(ctx, p.cfg.DB, id, p.cfg.Default, p.cfg.Branches)
+	f.Proposals, f.Planning, err = proposalsOf(ctx, p.cfg.DB, id, p.cfg.Default, p.cfg.Branches || p.cfg.Pulls)
 	if rec.Commit == "" && len(f.Proposals) > 0 {
 		f.Diagnostics = f.Proposals[0].Diagnostics // it was there before the first look
 	}

@@ -68,27 +68,34 @@ func (p *Proposals) carryOut(ctx context.Context, m *moment, ref pipeline.Ref, u
 		return a, err
 	}
 	a.Target = s.Target
-	refuse := func(why string) (store.AnsweredRequest, error) {
-		a.Answer = fmt.Sprintf("%s: not done: %s", user, why)
-		p.cfg.Log.Info("request refused", "ref", ref, "user", user, "why", why)
-		return a, p.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.AnswerRequest(p.cfg.Name, a) })
-	}
 	if err != nil {
-		return refuse(err.Error())
+		return p.refuse(ctx, a, user, err.Error())
 	}
 	if why := p.mistrust(&s, user, m); why != "" {
-		return refuse(why)
+		return p.refuse(ctx, a, user, why)
 	}
 	asked, err := review.ParseRequest(s.Message)
 	if err != nil {
-		return refuse(err.Error())
+		return p.refuse(ctx, a, user, err.Error())
 	}
+	return p.obey(ctx, m, a, user, asked)
+}
+
+// refuse keeps the answer that nothing is done.
+func (p *Proposals) refuse(ctx context.Context, a store.AnsweredRequest, user, why string) (store.AnsweredRequest, error) {
+	a.Answer = user + refusing + why
+	p.cfg.Log.Info("request refused", "ref", a.Ref, "user", user, "why", why)
+	return a, p.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.AnswerRequest(p.cfg.Name, a) })
+}
+
+// obey does what somebody who is known asks for, when the policy lets them.
+func (p *Proposals) obey(ctx context.Context, m *moment, a store.AnsweredRequest, user string, asked review.Request) (store.AnsweredRequest, error) {
 	composition := asked.Of.Composition
 	if asked.Run != nil {
 		composition = asked.Run.Composition
 	}
 	if why := plan.MayNotAsk(&m.live.Policy, string(asked.Verb), composition, user); why != "" {
-		return refuse(why)
+		return p.refuse(ctx, a, user, why)
 	}
 	if asked.Verb == review.VerbRun {
 		return p.run(ctx, m, a, user, asked.Run)

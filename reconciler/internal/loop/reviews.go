@@ -45,6 +45,7 @@ func (p *Proposals) forget(ctx context.Context, m *moment) error {
 	var gone, void []store.SeenReview
 	for k, r := range m.seen {
 		switch there := m.Own[k.ref] == k.object; {
+		case isPulled(k.ref) && m.pulled == nil:
 		case !there && m.Truncated:
 		case !there && (k.object == string(r.Head) || m.now.Sub(r.At) > review.Lifetime):
 			gone = append(gone, r)
@@ -76,18 +77,29 @@ func (p *Proposals) forget(ctx context.Context, m *moment) error {
 
 // judge decides what the reviews of a change come to, and records what is new.
 func (p *Proposals) judge(ctx context.Context, m *moment, c *store.StoredProposal, at settled) error {
-	reviews, truncated, err := p.reviews(ctx, m, c.Head, c.Digest)
+	in := review.Input{
+		Head: c.Head, Plan: c.Digest, Groups: m.live.Policy.Groups, Authors: at.people, AuthorsUnknown: at.unknown, Now: m.now,
+	}
+	var err error
+	if n := pipeline.PullNumber(c.Branch); n > 0 && p.cfg.Pulls {
+		err = p.listen(ctx, m, n, &in)
+	} else {
+		in.Unsigned = p.cfg.Unsigned
+		in.Reviews, in.Truncated, err = p.reviews(ctx, m, c.Head, c.Digest)
+	}
 	if err != nil {
 		return err
-	}
-	in := review.Input{
-		Head: c.Head, Plan: c.Digest, Groups: m.live.Policy.Groups, Authors: at.people, AuthorsUnknown: at.unknown,
-		Reviews: reviews, Truncated: truncated, Unsigned: p.cfg.Unsigned, Now: m.now,
 	}
 	for _, n := range c.Needs {
 		in.Rules = append(in.Rules, review.Rule{Name: n.Rule, Approvers: n.Approvers, Count: n.Want})
 	}
 	d := review.Approved(in)
+	for i := range d.Needs {
+		d.Needs[i].People = c.Needs[i].People // as the policy names them
+	}
+	if at.held != "" && d.Approval != pipeline.ApprovalRefused {
+		d.Approval, d.Sentence = pipeline.ApprovalWaiting, "held by "+at.held+" until: /maestro hold off"
+	}
 	m.before(d.Until)
 	next := c.Proposal
 	next.Approval, next.Sentence, next.Needs, next.Reviews = d.Approval, d.Sentence, d.Needs, d.Opinions
@@ -135,36 +147,17 @@ func (p *Proposals) reviews(ctx context.Context, m *moment, head pipeline.Commit
 				seen.Plan = named
 			}
 		}
-		void := seen.Void
-		if void == "" && digest != "" && !review.SamePlan(seen.Plan, digest) && seen.Plan != "" {
-			void = "the plan is another one since; review again"
-		}
-		if !known || void != seen.Void {
-			seen.Void = void
-			news = append(news, seen)
-			m.seen[seenKey{ref, seen.Object}] = seen
-		}
-		r.Plan = seen.Plan
-		if r.At.IsZero() || r.At.After(seen.At) {
-			r.At = seen.At
-		}
+		news = append(news, p.remember(m, seenKey{ref, seen.Object}, seen, known, digest, &r)...)
 		if r.Void == "" {
-			r.Void = seen.Void
+			r.Void = m.voided(seenKey{ref, seen.Object}) // a refusal that was replaced is none
 		}
 		list = append(list, r)
 	}
-	if len(news) == 0 {
-		return list, truncated, nil
-	}
-	return list, truncated, p.cfg.DB.Write(ctx, func(tx *store.Tx) error {
-		for _, s := range news {
-			if err := tx.SeeReview(p.cfg.Name, s); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return list, truncated, p.keepSeen(ctx, news)
 }
+
+// voided says why a review counts for nothing for good, "" when it may.
+func (m *moment) voided(k seenKey) string { return m.seen[k].Void }
 
 // read makes a review of what a ref points at. named is the plan that it names.
 func (p *Proposals) read(ctx context.Context, m *moment, head pipeline.CommitID, user, object string) (r review.Review, named pipeline.Digest, err error) {

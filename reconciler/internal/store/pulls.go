@@ -59,7 +59,7 @@ func (tx *Tx) SaveComment(repo string, c Comment) error {
 // Consent is what somebody said of a change that holds until it is taken back.
 type Consent struct {
 	Branch string
-	// Verb is OKToTest or Hold.
+	// Verb is ConsentRun or ConsentHold.
 	Verb string
 	// Head that it is about, "" for any.
 	Head pipeline.CommitID
@@ -69,8 +69,8 @@ type Consent struct {
 
 // What people consent to.
 const (
-	OKToTest = "ok-to-test"
-	Hold     = "hold"
+	ConsentRun  = "ok-to-test"
+	ConsentHold = "hold"
 )
 
 // Consents returns those of a repository.

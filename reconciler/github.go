@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/maestro-cd/maestro/reconciler/internal/forge"
+	"github.com/maestro-cd/maestro/reconciler/internal/loop"
+	"github.com/maestro-cd/maestro/reconciler/internal/store"
+)
+
+var _ loop.Forge = (*forge.GitHub)(nil)
+
+func newGitHub(opt options, log *slog.Logger) forge.GitHubConfig {
+	owner, name, _ := strings.Cut(opt.githubRepo, "/")
+	return forge.GitHubConfig{
+		Owner: owner, Repo: name, BaseURL: opt.githubAPI, Log: log,
+		Token: func() string {
+			t, err := secretFile(opt.githubTokenFile)
+			if err != nil {
+				log.Error("github token not read", "err", err)
+			}
+			return t
+		},
+	}
+}
+
+// quietUntil is where the record keeps until when GitHub asked for silence.
+const quietUntil = "quiet-until"
+
+// openGitHub goes on with the silence that GitHub asked for before a restart.
+func (s *server) openGitHub() (*forge.GitHub, error) {
+	cfg := newGitHub(s.opt, s.log)
+	text, err := s.db.ForgeFact(context.Background(), quietUntil)
+	if err != nil {
+		return nil, err
+	}
+	if text != "" {
+		if cfg.Quiet, err = time.Parse(time.RFC3339, text); err != nil {
+			s.log.Warn("the time until which GitHub asked for silence cannot be read", "err", err)
+		}
+	}
+	cfg.Hush = func(until time.Time) {
+		s.log.Warn("GitHub asks for silence", "until", until)
+		ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
+		defer cancel()
+		err := s.db.Write(ctx, func(tx *store.Tx) error { return tx.SetForgeFact(quietUntil, until.UTC().Format(time.RFC3339)) })
+		if err != nil {
+			s.log.Error("silence not recorded", "err", err)
+		}
+	}
+	return forge.NewGitHub(cfg)
+}
+
+func (s *server) openPulls(github *forge.GitHub) {
+	s.pulls = loop.NewPulls(loop.PullsConfig{
+		DB: s.db, Forge: github, Proposals: s.proposals, Commits: s.commits, Log: s.log, Name: s.opt.repo, Bring: s.repo.Bring,
+		Poll: s.opt.poll, Problem: func(ctx context.Context, err error) { s.tell(ctx, &s.trouble, err) },
+	})
+	s.commenter = loop.NewCommenter(loop.CommenterConfig{DB: s.db, Forge: github, Log: s.log, Name: s.opt.repo, URL: s.opt.public})
+}
+
+// answered lets those who asked in comments see a sign at once.
+func (s *server) answered() {
+	if s.pulls != nil {
+		s.pulls.Hint(0)
+	}
+}

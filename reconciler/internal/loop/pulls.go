@@ -1,0 +1,438 @@
+package loop
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/reconciler/internal/review"
+	"github.com/maestro-cd/maestro/reconciler/internal/store"
+)
+
+// Forge is where pull requests live. Lists are complete, or an error. What cannot be
+// asked now is fault.Unavailable, what a person has to grant fault.Invalid.
+type Forge interface {
+	// Self is the account that Maestro writes by.
+	Self(ctx context.Context) (pipeline.Account, error)
+	// Pulls are the open pull requests. One that others come and go beside may be
+	// missing; Pull tells of one whatever its state, fault.NotFound when it is not there.
+	Pulls(ctx context.Context) ([]pipeline.Pull, error)
+	Pull(ctx context.Context, number int) (pipeline.Pull, error)
+	Reviews(ctx context.Context, number int) ([]pipeline.PullReview, error)
+	People(ctx context.Context, p *pipeline.Pull) (pipeline.PullPeople, error)
+	// MayWrite and IsMember tell what an account may do and where it belongs now.
+	MayWrite(ctx context.Context, a pipeline.Account) (bool, error)
+	IsMember(ctx context.Context, team string, a pipeline.Account) (bool, error)
+	// Comments of a pull request, oldest first; CommentsSince are those of all that
+	// were written or changed since then.
+	Comments(ctx context.Context, number int) ([]pipeline.PullComment, error)
+	CommentsSince(ctx context.Context, since time.Time) ([]pipeline.PullComment, error)
+	// AddComment returns the number of the comment. After fault.Unavailable it may be
+	// there all the same. EditComment is fault.NotFound for one that is gone.
+	AddComment(ctx context.Context, number int, body string) (int64, error)
+	EditComment(ctx context.Context, id int64, body string) error
+	RemoveComment(ctx context.Context, id int64) error
+	React(ctx context.Context, id int64, sign string) error
+}
+
+// PullsConfig configures Pulls. All fields but Problem are required.
+type PullsConfig struct {
+	DB        *store.DB
+	Forge     Forge
+	Proposals *Proposals
+	Commits   *Commits
+	Log       *slog.Logger
+	// Name of the repository in the record.
+	Name string
+	// Bring makes heads readable and returns where the refs point.
+	Bring func(ctx context.Context, refs []pipeline.Ref) (map[pipeline.Ref]pipeline.CommitID, error)
+	// Poll is how often to look without a hint.
+	Poll time.Duration
+	// Problem is told why the forge cannot be asked, nil when it can; it may be nil.
+	Problem func(ctx context.Context, err error)
+}
+
+// Pulls looks at the pull requests of a forge and tells Proposals how they are. Looking
+// is the truth; hints only make it come at once.
+type Pulls struct {
+	cfg  PullsConfig
+	hint chan struct{}
+
+	mu     sync.Mutex
+	hinted map[int]bool // to be read again whatever they say of themselves
+
+	// Owned by Run.
+	known    map[int]*Discussed
+	failures int
+	since    time.Time // comments until then are answered
+	self     pipeline.Account
+}
+
+// Discussed is a pull request with what people said of it, as it was last read.
+type Discussed struct {
+	pipeline.Pull
+	Reviews []pipeline.PullReview
+	People  pipeline.PullPeople
+	// Standing of all who gave a review.
+	Standing map[pipeline.Account]review.Standing
+	// Unread says why not all of that could be read, "" when it could.
+	Unread string
+	readAt time.Time
+}
+
+// Asked is a comment that asks for something, from somebody who may or may not.
+type Asked struct {
+	pipeline.PullComment
+	review.Command
+	Standing review.Standing
+	May      bool
+}
+
+const (
+	// staleAfter is when a pull request is read again although nothing says that it
+	// changed: permissions and teams change beside it.
+	staleAfter = 5 * time.Minute
+	// justNow is how long after a change it is read again: the forge tells times in
+	// seconds, and its lists may lag.
+	justNow = 5 * time.Second
+	// readersOfPulls bounds the pull requests that are read at a time.
+	readersOfPulls = 8
+	// overlapOfComments: comments are read again for that long, for lists that lag.
+	overlapOfComments = 2 * time.Minute
+)
+
+const commentsSince = "comments-since"
+
+// NewPulls returns Pulls that do nothing until Run.
+func NewPulls(cfg PullsConfig) *Pulls {
+	if cfg.Problem == nil {
+		cfg.Problem = func(context.Context, error) {}
+	}
+	return &Pulls{cfg: cfg, hint: make(chan struct{}, 1), hinted: map[int]bool{}, known: map[int]*Discussed{}}
+}
+
+// Hint makes the next look come at once, and read what is said of a pull request; 0
+// for none in particular. It never blocks.
+func (w *Pulls) Hint(number int) {
+	if number > 0 {
+		w.mu.Lock()
+		if len(w.hinted) < mostOpenProposals {
+			w.hinted[number] = true
+		}
+		w.mu.Unlock()
+	}
+	select {
+	case w.hint <- struct{}{}:
+	default:
+	}
+}
+
+// Run looks until ctx ends, and returns nil then.
+func (w *Pulls) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-w.hint:
+		case <-timer.C:
+		}
+		err := w.look(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		w.cfg.Problem(ctx, err)
+		if err == nil {
+			w.failures = 0
+			timer.Reset(w.rest())
+			continue
+		}
+		w.failures++
+		w.cfg.Log.Warn("pull requests cannot be looked at", "err", err, "failures", w.failures)
+		timer.Reset(min(time.Second<<min(w.failures-1, 6), time.Minute))
+	}
+}
+
+// rest is until the next look.
+func (w *Pulls) rest() time.Duration {
+	for _, d := range w.known {
+		if time.Since(d.UpdatedAt) < justNow {
+			return min(justNow, w.cfg.Poll)
+		}
+	}
+	return w.cfg.Poll
+}
+
+// look reads all that changed and tells Proposals.
+func (w *Pulls) look(ctx context.Context) error {
+	list, err := w.list(ctx)
+	if err != nil {
+		// What was known of reviews may not hold any more.
+		w.doubt(err)
+		return err
+	}
+	errs := []error{w.bring(ctx, list)}
+	w.mu.Lock()
+	hinted := w.hinted
+	w.hinted = map[int]bool{}
+	w.mu.Unlock()
+	next := make(map[int]*Discussed, len(list))
+	var g errgroup.Group
+	g.SetLimit(readersOfPulls)
+	for _, p := range list {
+		d := &Discussed{Pull: p}
+		if old := w.known[p.Number]; old != nil {
+			*d = *old
+			d.Pull = p
+			if old.Head != p.Head {
+				d.readAt = time.Time{}
+			}
+		}
+		next[p.Number] = d
+		if !p.Closed && (hinted[p.Number] || d.due(time.Now())) {
+			g.Go(func() error { w.read(ctx, d); return nil })
+		}
+	}
+	_ = g.Wait()
+	w.known = next
+	asked, err := w.asked(ctx)
+	errs = append(errs, err)
+	for _, d := range next {
+		if d.Unread != "" {
+			errs = append(errs, errors.New(d.Unread))
+			break
+		}
+	}
+	w.tell(asked)
+	return errors.Join(errs...)
+}
+
+func (w *Pulls) tell(asked []Asked) {
+	list := make([]*Discussed, 0, len(w.known))
+	for _, d := range w.known {
+		list = append(list, d)
+	}
+	slices.SortFunc(list, func(a, b *Discussed) int { return a.Number - b.Number })
+	w.cfg.Proposals.observePulls(list, asked)
+}
+
+// doubt lets nothing be approved by what was read before.
+func (w *Pulls) doubt(err error) {
+	if len(w.known) == 0 {
+		return
+	}
+	for n, old := range w.known {
+		d := *old
+		d.Unread, d.readAt = err.Error(), time.Time{}
+		w.known[n] = &d
+	}
+	w.tell(nil)
+}
+
+// list returns the pull requests that are open, and how those ended that were.
+func (w *Pulls) list(ctx context.Context) ([]pipeline.Pull, error) {
+	list, err := w.cfg.Forge.Pulls(ctx)
+	if err != nil {
+		return nil, err
+	}
+	there := map[int]bool{}
+	list = slices.DeleteFunc(list, func(p pipeline.Pull) bool {
+		twice := there[p.Number]
+		there[p.Number] = true
+		return twice
+	})
+	open, err := w.cfg.DB.OpenProposals(ctx, w.cfg.Name)
+	if err != nil {
+		return nil, err
+	}
+	for i := range open {
+		n := pipeline.PullNumber(open[i].Branch)
+		if n == 0 || there[n] {
+			continue
+		}
+		p, err := w.cfg.Forge.Pull(ctx, n)
+		if fault.Is(err, fault.NotFound) {
+			p, err = pipeline.Pull{Number: n, Head: open[i].Head, Target: open[i].Target, Closed: true}, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, p)
+	}
+	return list, nil
+}
+
+// bring makes the heads readable that are not.
+func (w *Pulls) bring(ctx context.Context, list []pipeline.Pull) error {
+	var refs []pipeline.Ref
+	for i := range list {
+		if old := w.known[list[i].Number]; !list[i].Closed && (old == nil || old.Head != list[i].Head || w.failures > 0) {
+			refs = append(refs, pipeline.PullRef(list[i].Number))
+		}
+	}
+	if len(refs) == 0 {
+		return nil
+	}
+	_, err := w.cfg.Bring(ctx, refs)
+	return err
+}
+
+func (d *Discussed) due(now time.Time) bool {
+	return d.Unread != "" || d.UpdatedAt.Add(justNow).After(d.readAt) || now.Sub(d.readAt) > staleAfter
+}
+
+// read reads what people said of a pull request, and who they are now.
+func (w *Pulls) read(ctx context.Context, d *Discussed) {
+	now := time.Now().UTC()
+	err := w.readAll(ctx, d)
+	if err != nil {
+		d.Unread = err.Error()
+		return
+	}
+	d.Unread, d.readAt = "", now
+}
+
+func (w *Pulls) readAll(ctx context.Context, d *Discussed) error {
+	reviews, err := w.cfg.Forge.Reviews(ctx, d.Number)
+	if err != nil {
+		return err
+	}
+	people, err := w.cfg.Forge.People(ctx, &d.Pull)
+	if err != nil {
+		return err
+	}
+	standing := map[pipeline.Account]review.Standing{}
+	for _, r := range review.Latest(reviews) {
+		if r.By.ID == 0 {
+			continue
+		}
+		if standing[r.By], err = w.standing(ctx, r.By); err != nil {
+			return err
+		}
+	}
+	d.Reviews, d.People, d.Standing = reviews, people, standing
+	return nil
+}
+
+// standing asks what somebody may do now.
+func (w *Pulls) standing(ctx context.Context, a pipeline.Account) (s review.Standing, err error) {
+	if a.Bot {
+		return s, nil
+	}
+	if s.Writes, err = w.cfg.Forge.MayWrite(ctx, a); err != nil || !s.Writes {
+		return s, err
+	}
+	if s.Known, err = w.cfg.DB.KnowAccount(ctx, a.Login, a.ID); err != nil {
+		return s, err
+	}
+	live := w.cfg.Commits.Live()
+	if live == nil {
+		return s, nil
+	}
+	for _, team := range review.Teams(live.Policy.Groups) {
+		in, err := w.cfg.Forge.IsMember(ctx, team, a)
+		if err != nil {
+			return s, err
+		}
+		if in {
+			s.Teams = append(s.Teams, team)
+		}
+	}
+	return s, nil
+}
+
+// asked finds the comments that ask for something and are not answered, and puts a sign
+// on those that are.
+func (w *Pulls) asked(ctx context.Context) ([]Asked, error) {
+	if err := w.resume(ctx); err != nil {
+		return nil, err
+	}
+	list, err := w.cfg.Forge.CommentsSince(ctx, w.since.Add(-overlapOfComments))
+	if err != nil {
+		return nil, err
+	}
+	var out []Asked
+	last, settled := w.since, true
+	for i := range list {
+		c := &list[i]
+		if c.UpdatedAt.After(last) && settled {
+			last = c.UpdatedAt
+		}
+		a, err := w.ask(ctx, c)
+		if err != nil {
+			return out, err
+		}
+		if a != nil {
+			settled = false // what is asked is read again until it is answered
+			out = append(out, *a)
+		}
+	}
+	if !last.After(w.since.Add(overlapOfComments)) {
+		return out, nil // the same question again costs nothing
+	}
+	err = w.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.SetForgeFact(commentsSince, last.Format(time.RFC3339)) })
+	if err == nil {
+		w.since = last
+	}
+	return out, err
+}
+
+// resume goes on where the last start ended; what was written before the first one is
+// not for us.
+func (w *Pulls) resume(ctx context.Context) error {
+	if !w.since.IsZero() {
+		return nil
+	}
+	self, err := w.cfg.Forge.Self(ctx)
+	if err != nil {
+		return err
+	}
+	text, err := w.cfg.DB.ForgeFact(ctx, commentsSince)
+	if err != nil {
+		return err
+	}
+	since := time.Now().UTC().Truncate(time.Second).Add(overlapOfComments)
+	if text == "" {
+		err = w.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.SetForgeFact(commentsSince, since.Format(time.RFC3339)) })
+	} else {
+		since, err = time.Parse(time.RFC3339, text)
+	}
+	if err == nil {
+		w.self, w.since = self, since
+	}
+	return err
+}
+
+// ask returns what a comment asks for, nil when it asks for nothing or is answered.
+func (w *Pulls) ask(ctx context.Context, c *pipeline.PullComment) (*Asked, error) {
+	command, ok := review.ParseCommand(c.Body)
+	if !ok || c.Edited() || c.By.Bot || c.By.ID == 0 || c.By.ID == w.self.ID || c.Pull == 0 {
+		return nil, nil
+	}
+	done, err := w.cfg.DB.Request(ctx, w.cfg.Name, commentObject(c.ID))
+	switch {
+	case fault.Is(err, fault.NotFound):
+	case err != nil || done.Told:
+		return nil, err
+	default:
+		sign := "+1"
+		if strings.Contains(done.Answer, refusing) {
+			sign = "confused"
+		}
+		if err := w.cfg.Forge.React(ctx, c.ID, sign); err != nil {
+			return nil, err
+		}
+		return nil, w.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.RequestTold(w.cfg.Name, done.Object) })
+	}
+	standing, err := w.standing(ctx, c.By)
+	return &Asked{*c, command, standing, standing.Writes && standing.Known == c.By.ID}, err
+}
