@@ -74,6 +74,7 @@ func startServer(dir string, ln *listener, world *world, log *slog.Logger) (_ *s
 			w := s.db.Watermark()
 			return w.Incarnation, w.Seq
 		},
+		Admit: s.admit,
 	})
 	late.fleet.Store(s.fleet)
 	s.http = &http.Server{Handler: s.fleet.Handler(), ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
@@ -95,6 +96,18 @@ func (s *server) failed(err error) {
 	}
 }
 
+// admit hears how far an agent knows the record to have been. Nothing is ever put back
+// here, so no agent may know more than the record.
+func (s *server) admit(a pipeline.Agent, seen wire.Seen) string {
+	known := store.Watermark{StoreID: seen.Server, Incarnation: seen.Incarnation, Seq: seen.Seq}
+	r, err := s.db.Saw(context.Background(), known, "agent "+a.Name)
+	s.failed(err)
+	if r == nil {
+		return ""
+	}
+	return r.Sentence()
+}
+
 // poll looks at the repository as sources does.
 func (s *server) poll(ctx context.Context, world *world, log *slog.Logger) {
 	_ = s.commits.Resume(ctx) // Observe does the same
@@ -103,6 +116,9 @@ func (s *server) poll(ctx context.Context, world *world, log *slog.Logger) {
 		if err := s.commits.Observe(ctx, world.repo.refs()); err != nil {
 			log.Warn("repository not observed", "err", err)
 			wait = time.Second
+		}
+		if err := s.db.Mark(); err != nil {
+			s.failed(err)
 		}
 		t := time.NewTimer(wait)
 		select {
@@ -133,9 +149,17 @@ func (s *server) stop() error {
 
 // image copies the files as they are now: what a SIGKILL at this instant would
 // leave. A reader keeps the logs of writes from being begun anew meanwhile.
-func (s *server) image() (string, error) {
+func (s *server) image() (dir string, err error) {
 	to, err := os.MkdirTemp(filepath.Dir(s.dir), "server")
 	if err != nil {
+		return "", err
+	}
+	// First how far the record is said to be, which must never be further than it is.
+	b, err := os.ReadFile(filepath.Join(s.dir, "watermark.json"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(to, "watermark.json"), b, 0o600)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", err
 	}
 	for _, name := range []string{"maestro.db", "logs.db"} {
