@@ -348,7 +348,8 @@ func newestBackup(dir string) string {
 }
 
 // Pending reports whether opening the data folder would change the form of its files. A
-// folder without a record has none to change.
+// folder without a record has none to change, and neither has one whose record was never
+// used and has no logs: the process that made it was killed before it was done.
 func Pending(ctx context.Context, dir string) (bool, error) {
 	for _, f := range []struct{ name, steps string }{{recordName, "record"}, {logsName, "logs"}} {
 		r, err := openReading(ctx, dir, f.name, f.steps)
@@ -358,7 +359,13 @@ func Pending(ctx context.Context, dir string) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if err := r.close(); err != nil || r.step > 0 && r.step < r.newest {
+		pending := r.step > 0 && r.step < r.newest
+		if pending && f.name == recordName {
+			var halfMade bool
+			halfMade, err = r.halfMade(ctx, dir)
+			pending = !halfMade
+		}
+		if err = errors.Join(err, r.close()); err != nil || pending {
 			return err == nil, err
 		}
 	}

@@ -426,23 +426,8 @@ func TestRecordWithoutItsWriteAheadLogIsNoticed(t *testing.T) {
 func TestRecordOfAnEarlierVersionIsCopiedBeforeItIsChanged(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	for _, name := range []string{"record", "logs"} {
-		first, err := filepath.Glob(filepath.Join("migrations", name, "00001_*.sql"))
-		if err != nil || len(first) != 1 {
-			t.Fatal(first, err)
-		}
-		b, err := os.ReadFile(first[0])
-		if err != nil {
-			t.Fatal(err)
-		}
-		raw := rawDB(t, dir, map[string]string{"record": "maestro.db", "logs": "logs.db"}[name])
-		run(t, raw, string(b)) // what goose reads are comments
-		run(t, raw, `CREATE TABLE goose_db_version (id INTEGER PRIMARY KEY AUTOINCREMENT, version_id INTEGER NOT NULL,
-			is_applied INTEGER NOT NULL, tstamp TIMESTAMP DEFAULT (datetime('now')))`)
-		run(t, raw, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (0, 1), (1, 1)`)
-		run(t, raw, `UPDATE meta SET clean = 1`)
-		raw.Close()
-	}
+	earlier(t, dir, "record", "maestro.db")
+	earlier(t, dir, "logs", "logs.db")
 	if pending, err := store.Pending(t.Context(), dir); !pending || err != nil {
 		t.Fatalf("got %t, %v", pending, err)
 	}
@@ -459,4 +444,46 @@ func TestRecordOfAnEarlierVersionIsCopiedBeforeItIsChanged(t *testing.T) {
 		t.Errorf("the copy was changed: %t, %v", pending, err)
 	}
 	open(t, dir)
+}
+
+// earlier makes a file as the first version did.
+func earlier(t *testing.T, dir, steps, name string) {
+	t.Helper()
+	first, err := filepath.Glob(filepath.Join("migrations", steps, "00001_*.sql"))
+	if err != nil || len(first) != 1 {
+		t.Fatal(first, err)
+	}
+	b, err := os.ReadFile(first[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := rawDB(t, dir, name)
+	run(t, raw, string(b)) // what goose reads are comments
+	run(t, raw, `CREATE TABLE goose_db_version (id INTEGER PRIMARY KEY AUTOINCREMENT, version_id INTEGER NOT NULL,
+		is_applied INTEGER NOT NULL, tstamp TIMESTAMP DEFAULT (datetime('now')))`)
+	run(t, raw, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (0, 1), (1, 1)`)
+	run(t, raw, `UPDATE meta SET clean = 1`)
+	raw.Close()
+}
+
+func TestRecordThatWasMadeInPartNeedsNoBackup(t *testing.T) {
+	t.Parallel()
+	for name, make := range map[string]func(t *testing.T, dir string){
+		"without tables": func(t *testing.T, dir string) {
+			raw := rawDB(t, dir, "maestro.db")
+			run(t, raw, `PRAGMA journal_mode = WAL`)
+			raw.Close()
+		},
+		"after its first step": func(t *testing.T, dir string) { earlier(t, dir, "record", "maestro.db") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			make(t, dir)
+			if pending, err := store.Pending(t.Context(), dir); pending || err != nil {
+				t.Errorf("got %t, %v", pending, err)
+			}
+			open(t, dir)
+		})
+	}
 }

@@ -65,8 +65,24 @@ func (r *reading) open(ctx context.Context, steps string) error {
 	if _, err := r.conn.ExecContext(ctx, `BEGIN`); err != nil {
 		return err
 	}
-	// The first read is what fixes the moment.
+	// The first read is what fixes the moment. A process that was killed as it made the
+	// file has left one without tables, or with some.
+	var made bool
+	err = r.conn.QueryRowContext(ctx, `SELECT count(*) > 0 FROM sqlite_schema WHERE name = 'goose_db_version'`).Scan(&made)
+	if err != nil || !made {
+		return err
+	}
 	return r.conn.QueryRowContext(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version`).Scan(&r.step)
+}
+
+// halfMade reports whether nothing was ever written to the record in dir, nor its logs
+// made.
+func (r *reading) halfMade(ctx context.Context, dir string) (yes bool, err error) {
+	if info, err := os.Stat(filepath.Join(dir, logsName)); err == nil && info.Size() > 0 {
+		return false, nil
+	}
+	err = r.conn.QueryRowContext(ctx, `SELECT seq = 0 FROM meta`).Scan(&yes)
+	return yes, err
 }
 
 func (r *reading) close() error {
