@@ -3,11 +3,15 @@ package testkit_test
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -22,7 +26,7 @@ import (
 
 var (
 	chaosKills = flag.Int("chaos.kills", 20, "how many processes TestKilledAtRandomLosesNothing kills")
-	chaosTasks = flag.Int("chaos.tasks", 160, "over how many tasks, about")
+	chaosTasks = flag.Int("chaos.tasks", 500, "over how many tasks, about")
 	chaosSeed  = flag.Uint64("chaos.seed", 0, "seed of its random choices; 0 takes another one each time")
 	chaosAway  = flag.Bool("chaos.away", false, "keep some agents away for so long that their tasks are given up")
 )
@@ -54,9 +58,12 @@ type chaos struct {
 	// shims are the attempts whose shim was killed.
 	shims map[pipeline.AttemptID]bool
 	kills map[string]int
+	// wrongs counts what the checks find, by kind.
+	wrongs map[string]int
 	// down are the processes to start again, and when.
-	down map[string]time.Time
-	seen []pipeline.Change // what the API told while processes died
+	down   map[string]time.Time
+	seen   []pipeline.Change // what the API told while processes died
+	starts int
 }
 
 // work is what a task does: steps times lines of output, with a pause after each step.
@@ -75,46 +82,107 @@ func TestKilledAtRandomLosesNothing(t *testing.T) {
 		seed = rand.Uint64N(1 << 32)
 	}
 	t.Logf("-chaos.seed=%d", seed)
+	began := time.Now()
 	c := startChaos(t, seed)
 	c.rampage(max(1, *chaosTasks/(perCommit*perRun)), *chaosKills)
 	c.settle()
 	starts := c.checkTrace()
+	c.starts = len(starts)
 	for _, commit := range c.commits {
 		c.checkCommit(commit, starts)
 	}
 	if len(starts) > 0 {
-		t.Errorf("attempts that started and that the record does not know: %v", starts)
+		c.wrong(duplicated, "attempts that started and that the record does not know: %v", starts)
 	}
 	c.checkChanges()
+	c.checkRecord()
 	c.checkNothingLeft()
-	t.Logf("%d tasks in %d runs survived kills %v", len(c.commits)*perCommit*perRun, len(c.commits)*perCommit, c.kills)
+	c.report(seed, time.Since(began))
+}
+
+// Kinds of what the checks find.
+const (
+	lost       = "lost"
+	duplicated = "duplicated"
+	wrongLog   = "wrong log"
+	broken     = "broken invariant"
+)
+
+// wrong is something that the checks found.
+func (c *chaos) wrong(kind, format string, args ...any) {
+	c.t.Helper()
+	c.wrongs[kind]++
+	c.t.Errorf(kind+": "+format, args...)
+}
+
+// report prints the figures.
+func (c *chaos) report(seed uint64, took time.Duration) {
+	var b strings.Builder
+	total := 0
+	for _, n := range c.kills {
+		total += n
+	}
+	fmt.Fprintf(&b, "seed %d, %s\n", seed, took.Round(time.Second))
+	fmt.Fprintf(&b, "%7d tasks in %d runs, %d starts\n", len(c.commits)*perCommit*perRun, len(c.commits)*perCommit, c.starts)
+	fmt.Fprintf(&b, "%7d kills\n", total)
+	for _, victim := range slices.Sorted(maps.Keys(c.kills)) {
+		fmt.Fprintf(&b, "%7d   %s\n", c.kills[victim], victim)
+	}
+	for _, kind := range []string{lost, duplicated, wrongLog, broken} {
+		fmt.Fprintf(&b, "%7d %s\n", c.wrongs[kind], kind)
+	}
+	c.t.Logf("chaos:\n%s", b.String())
 }
 
 func startChaos(t *testing.T, seed uint64) *chaos {
 	c := &chaos{
 		t: t, rnd: rand.New(rand.NewPCG(seed, 0)), repo: testkit.NewRepo(t), dir: t.TempDir(),
 		planned: map[pipeline.CommitID]map[pipeline.CompositionName]map[pipeline.TaskName]work{},
-		shims:   map[pipeline.AttemptID]bool{}, kills: map[string]int{}, down: map[string]time.Time{},
+		shims:   map[pipeline.AttemptID]bool{}, kills: map[string]int{}, wrongs: map[string]int{}, down: map[string]time.Time{},
 	}
-	c.server = testkit.Serve(t, c.repo.Bare, nil)
+	c.server = testkit.Serve(t, c.repo.Bare, nil, "--backup-every", "1s", "--backup-keep", "3")
+	c.begin()
 	for i := range chaosAgents {
 		c.agents = append(c.agents, c.server.StartAgent(t, "agent-"+strconv.Itoa(i+1), "default", ""))
 	}
 	return c
 }
 
+// begin lets the server make its record several times, and kills it as it does.
+func (c *chaos) begin() {
+	for range 3 {
+		c.server.Kill()
+		files, err := filepath.Glob(filepath.Join(c.server.Data, "*.db*"))
+		if err != nil || len(files) == 0 {
+			c.t.Fatalf("the record to be made again: %v, %v", files, err)
+		}
+		for _, f := range append(files, filepath.Join(c.server.Data, "watermark.json")) {
+			if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				c.t.Fatal(err)
+			}
+		}
+		c.server.Start(c.t)
+		<-time.After(time.Duration(c.rnd.IntN(150)) * time.Millisecond)
+		c.server.Kill()
+		c.kills["reconciler, making its record"]++
+		c.server.Restart(c.t)
+	}
+}
+
 // rampage pushes the commits and kills processes in between, until all is pushed
 // and killed.
 func (c *chaos) rampage(commits, kills int) {
 	for len(c.commits) < commits || kills > 0 {
-		c.rest(1200)
+		c.rest(600)
 		c.revive(time.Now())
 		c.follow()
 		if len(c.commits) < commits && c.taken() {
 			c.push()
 		}
-		// No kill is spent on a system that rests.
-		if kills > 0 && (len(c.commits) < commits || !c.ended()) {
+		// No kill is spent on a system that rests, and there are some for each commit.
+		left := commits - len(c.commits)
+		spare := left > 0 && c.rnd.IntN(left+1)*4 > kills*5
+		if kills > 0 && !spare && (left > 0 || !c.ended()) {
 			kills -= c.strike()
 		} else if len(c.commits) == commits {
 			kills = 0
@@ -187,7 +255,7 @@ func (c *chaos) graph(name pipeline.CompositionName, plan map[pipeline.TaskName]
 func (c *chaos) work() work {
 	w := work{
 		steps: 1 + c.rnd.IntN(5), lines: 1 + c.rnd.IntN(200), seed: c.rnd.IntN(1 << 20),
-		pause: time.Duration(50+c.rnd.IntN(60)) * time.Millisecond,
+		pause: time.Duration(5+c.rnd.IntN(60)) * time.Millisecond,
 	}
 	switch c.rnd.IntN(10) {
 	case 0: // more than one frame of log, and more than one acknowledgement
@@ -240,8 +308,12 @@ func (c *chaos) strike() int {
 			c.freeze(c.server.Process)
 		case n < 2:
 			c.freeze(a.Process)
-		case n < 6:
+		case n < 5:
 			died += c.kill("reconciler", c.server.Process)
+		case n < 6:
+			if c.duringBackup() {
+				died += c.kill("reconciler, backing up", c.server.Process)
+			}
 		case n < 12:
 			died += c.kill(a.Name, a.Process)
 		default:
@@ -252,18 +324,31 @@ func (c *chaos) strike() int {
 }
 
 func (c *chaos) kill(name string, p *testkit.Process) int {
-	if _, isDown := c.down[name]; isDown {
+	program, _, _ := strings.Cut(name, ",")
+	if _, isDown := c.down[program]; isDown {
 		return 0
 	}
 	p.Kill()
 	// It comes back mostly at once, as under a supervisor, at times late.
 	away := time.Duration(c.rnd.IntN(100)*c.rnd.IntN(20)) * time.Millisecond
-	if *chaosAway && name != "reconciler" && c.rnd.IntN(8) == 0 {
+	if *chaosAway && program != "reconciler" && c.rnd.IntN(8) == 0 {
 		away += chaosLostAfter
 	}
-	c.down[name] = time.Now().Add(away)
+	c.down[program] = time.Now().Add(away)
 	c.kills[strings.TrimRight(name, "-0123456789")]++
 	return 1
+}
+
+// duringBackup waits a moment for the server to make a backup.
+func (c *chaos) duringBackup() bool {
+	for range 300 {
+		files, err := filepath.Glob(filepath.Join(c.server.Data, "backups", ".making-*"))
+		if err == nil && len(files) > 0 {
+			return true
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+	return false
 }
 
 // freeze stops a process for a while, as a machine that is short of memory does.

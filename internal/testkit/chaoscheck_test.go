@@ -44,17 +44,17 @@ func (c *chaos) checkTrace() map[pipeline.AttemptID]*started {
 		s := starts[id]
 		switch {
 		case word == "overlap":
-			c.t.Errorf("attempt %s began while a process of an earlier one lived", id)
+			c.wrong(duplicated, "attempt %s began while a process of an earlier one lived", id)
 		case word == "start":
 			if s != nil {
-				c.t.Errorf("attempt %s started twice", id)
+				c.wrong(duplicated, "attempt %s started twice", id)
 			}
 			if before := starts[current[key]]; before != nil && before.epoch >= epoch {
-				c.t.Errorf("attempt %s with epoch %d started after one with epoch %d", id, epoch, before.epoch)
+				c.wrong(broken, "attempt %s with epoch %d started after one with epoch %d", id, epoch, before.epoch)
 			}
 			starts[id], current[key] = &started{key: key, epoch: epoch}, id
 		case s == nil || current[key] != id || s.ended:
-			c.t.Errorf("attempt %s says %q while it does not run", id, word)
+			c.wrong(duplicated, "attempt %s says %q while it does not run", id, word)
 		case word == "step":
 			s.steps++
 		default:
@@ -72,7 +72,7 @@ func (c *chaos) checkCommit(commit pipeline.CommitID, starts map[pipeline.Attemp
 		c.t.Fatal(err)
 	}
 	if len(runs) != perCommit {
-		c.t.Errorf("commit %s has %d runs, want %d", commit.Short(), len(runs), perCommit)
+		c.wrong(lost, "commit %s has %d runs, want %d", commit.Short(), len(runs), perCommit)
 	}
 	for _, r := range runs {
 		var list struct{ Attempts []pipeline.Attempt }
@@ -85,7 +85,7 @@ func (c *chaos) checkCommit(commit pipeline.CommitID, starts map[pipeline.Attemp
 			c.checkTask(&r, &r.Tasks[i], attempts, starts)
 		}
 		if r.State != pipeline.Success || len(r.Tasks) != perRun {
-			c.t.Errorf("%s#%d is %s with %d tasks: %s", r.Composition, r.Number, r.State, len(r.Tasks), r.Reason)
+			c.wrong(lost, "%s#%d is %s with %d tasks: %s", r.Composition, r.Number, r.State, len(r.Tasks), r.Reason)
 		}
 		c.repo.AwaitStatus(commit, "maestro/run/"+string(r.Composition), "success")
 	}
@@ -96,27 +96,27 @@ func (c *chaos) checkTask(r *pipeline.Run, k *pipeline.RunTask, attempts []pipel
 	name := fmt.Sprintf("%s#%d %s", r.Composition, r.Number, k.Name)
 	w, ok := c.planned[r.Commit][r.Composition][k.Name]
 	if !ok || k.State != pipeline.Success {
-		c.t.Errorf("%s (planned: %v) is %s: %s", name, ok, k.State, k.Reason)
+		c.wrong(lost, "%s (planned: %v) is %s: %s", name, ok, k.State, k.Reason)
 	}
 	for i, a := range attempts {
 		s := starts[a.ID]
 		delete(starts, a.ID)
 		last := i == len(attempts)-1
 		if a.Token.Epoch != int64(i+1) || last != (a.ID == k.Attempt) || s != nil && s.epoch != a.Token.Epoch {
-			c.t.Errorf("%s: attempt %d of %d is %+v with trace %+v, and the task's latest is %s", name, i+1, len(attempts), a, s, k.Attempt)
+			c.wrong(broken, "%s: attempt %d of %d is %+v with trace %+v, and the task's latest is %s", name, i+1, len(attempts), a, s, k.Attempt)
 		}
 		switch {
 		case last:
 			if a.State != pipeline.AttemptDone || a.Outcome != pipeline.Success || s == nil || !s.ended || s.steps != w.steps {
-				c.t.Errorf("%s: its result is of %+v, with trace %+v; want it done, with %d steps", name, a, s, w.steps)
+				c.wrong(lost, "%s: its result is of %+v, with trace %+v; want it done, with %d steps", name, a, s, w.steps)
 			}
 			if got, want := c.server.Log(c.t, a.ID), w.log(a.ID); got != want || a.LogBytes != int64(len(want)) {
-				c.t.Errorf("%s: the log of %d bytes, %d in the record, is not the %d bytes that the task printed:\n%s", name, len(got), a.LogBytes, len(want), difference(got, want))
+				c.wrong(wrongLog, "%s: the log of %d bytes, %d in the record, is not the %d bytes that the task printed:\n%s", name, len(got), a.LogBytes, len(want), difference(got, want))
 			}
 		case a.State == pipeline.AttemptDeclined && s == nil:
 		case a.State == pipeline.AttemptLost && (c.shims[a.ID] || *chaosAway):
 		default:
-			c.t.Errorf("%s was started again after attempt %+v with trace %+v, whose shim was not killed", name, a, s)
+			c.wrong(duplicated, "%s was started again after attempt %+v with trace %+v, whose shim was not killed", name, a, s)
 		}
 	}
 }
@@ -152,7 +152,28 @@ func (c *chaos) checkChanges() {
 		}
 	}
 	if len(c.seen) < len(seen) {
-		c.t.Errorf("%d changes were told, and there are %d", len(seen), len(c.seen))
+		c.wrong(broken, "%d changes were told, and there are %d", len(seen), len(c.seen))
+	}
+}
+
+// checkRecord proves that what production is checked with finds nothing, in the
+// record and in each backup that was made of it meanwhile.
+func (c *chaos) checkRecord() {
+	backups, err := filepath.Glob(filepath.Join(c.server.Data, "backups", "*", "maestro.db"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if len(backups) == 0 {
+		c.wrong(broken, "no backup was made")
+	}
+	for _, dir := range append(backups, filepath.Join(c.server.Data, "maestro.db")) {
+		dir = filepath.Dir(dir)
+		if strings.HasPrefix(filepath.Base(dir), ".") {
+			continue // one that is under way
+		}
+		if out, exit := testkit.Run(c.t, "reconciler", "fsck", "--data", dir); exit != 0 {
+			c.wrong(broken, "fsck of %s: exit %d\n%s", dir, exit, out)
+		}
 	}
 }
 
