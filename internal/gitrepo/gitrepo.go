@@ -42,6 +42,10 @@ type Options struct {
 	Log *slog.Logger
 	// Transport carries the requests; nil is a transport with timeouts.
 	Transport http.RoundTripper
+	// Public refuses a repository that is no public https:// address: a path, http://,
+	// and a host that turns out to be this machine or one of a private network, however
+	// its name was spelled or resolved. No proxy of the environment is used.
+	Public bool
 }
 
 // Limits bounds what one repository may cost. A zero field is its default.
@@ -110,6 +114,9 @@ func Open(ctx context.Context, o Options) (*Repo, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Public && (!where.remote() || where.url.Scheme != "https") {
+		return nil, fault.New(fault.Invalid, "open repository %s: it is no https:// address, and may not be read from here", where)
+	}
 	r := &Repo{
 		where:    where,
 		limits:   o.Limits.withDefaults(),
@@ -134,6 +141,19 @@ func Open(ctx context.Context, o Options) (*Repo, error) {
 	}
 	r.store = newObjects(r.layout.common)
 	return r, ctx.Err()
+}
+
+// Reach reports whether the repository can be read now, without bringing in what it
+// has. Errors as of Fetch.
+func (r *Repo) Reach(ctx context.Context) error {
+	if r.remote == nil {
+		_, err := findLayout(r.where.path)
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.limits.Fetch)
+	defer cancel()
+	_, _, err := r.remote.talk().ask(ctx)
+	return err
 }
 
 // Close frees file handles. The Repo must not be used afterwards.

@@ -35,9 +35,13 @@ type remote struct {
 func newRemote(where location, o Options, limits Limits) *remote {
 	m := &remote{where: where, credentials: o.Credentials, limits: limits, base: o.Transport}
 	if m.base == nil {
+		dialer, proxy := &net.Dialer{Timeout: 15 * time.Second}, http.ProxyFromEnvironment
+		if o.Public {
+			dialer.Control, proxy = refusePrivate, nil
+		}
 		m.own = &http.Transport{
-			Proxy:                 http.ProxyFromEnvironment,
-			DialContext:           (&net.Dialer{Timeout: 15 * time.Second}).DialContext,
+			Proxy:                 proxy,
+			DialContext:           dialer.DialContext,
 			TLSHandshakeTimeout:   15 * time.Second,
 			ResponseHeaderTimeout: 60 * time.Second, // a large repository takes a while to count its objects
 			IdleConnTimeout:       90 * time.Second,
