@@ -85,7 +85,7 @@ func (b *batch) checkOps(dir string, res *unitResult) {
 	}
 	defer func() {
 		if res.Fatal {
-			res.Compositions, res.Pools, res.Secrets = nil, nil, nil
+			res.Compositions, res.Pools, res.Secrets, res.Repositories = nil, nil, nil, nil
 		}
 	}()
 	c := &checker{batch: b, unit: dir, own: own, all: all, root: v, res: res}
@@ -93,6 +93,7 @@ func (b *batch) checkOps(dir string, res *unitResult) {
 	c.compositions()
 	c.pools()
 	c.secrets()
+	c.repositories()
 	c.policy()
 }
 
@@ -194,15 +195,30 @@ func (b *batch) says(dir string) []string {
 // declarations are the names that the indexed files declare, whether or not they are valid.
 func declarations(x *index) []mention {
 	var out []mention
-	for _, kind := range []string{mentionComposition, mentionPool, mentionSecret} {
-		for _, name := range x.children(kind + "s") {
-			out = append(out, mention{Kind: kind, Name: name, Pos: position(x.at(kind+"s", name)[0].label)})
+	for _, kind := range []string{mentionComposition, mentionPool, mentionRepository, mentionSecret} {
+		for _, name := range x.children(plural(kind)) {
+			out = append(out, mention{Kind: kind, Name: name, Pos: position(x.at(plural(kind), name)[0].label)})
 		}
 	}
 	slices.SortFunc(out, func(a, b mention) int {
 		return cmp.Or(strings.Compare(a.Kind, b.Kind), strings.Compare(a.Name, b.Name))
 	})
 	return out
+}
+
+// plural is the top-level name that declares things of a kind, and singular the kind.
+func plural(kind string) string {
+	if stem, ok := strings.CutSuffix(kind, "y"); ok {
+		return stem + "ies"
+	}
+	return kind + "s"
+}
+
+func singular(name string) string {
+	if stem, ok := strings.CutSuffix(name, "ies"); ok {
+		return stem + "y"
+	}
+	return strings.TrimSuffix(name, "s")
 }
 
 func (c *checker) complain(ds ...pipeline.Diagnostic) {
@@ -220,7 +236,7 @@ func (c *checker) each(kind string, visit func(name string, v cue.Value)) {
 	if err != nil {
 		// The whole struct is broken: visit by name, so that each is explained.
 		for _, m := range c.res.Declared {
-			if m.Kind+"s" == kind {
+			if plural(m.Kind) == kind {
 				visit(m.Name, get(c.root, kind, m.Name))
 			}
 		}

@@ -58,7 +58,8 @@ const (
 	codePin         = "RC0305"
 	codeDuplicate   = "RC0306"
 	codeIdle        = "RC0307" // nothing starts a composition
-	codeSourceRepo  = "RC0308" // a trigger on a repository that is not watched
+	codeSourceRepo  = "RC0308" // a trigger on a repository that is not declared
+	codeAddress     = "RC0309" // an address of a source repository that is refused
 
 	// Compositions that name each other, and the policy.
 	codeCall     = "RC0501" // a composition that there is not

@@ -39,6 +39,7 @@ func assemble(commit pipeline.CommitID, s *survey, results map[string]*unitResul
 		r.cfg.Diagnostics = append(r.cfg.Diagnostics, res.Diagnostics...)
 		r.cfg.Pools = append(r.cfg.Pools, res.Pools...)
 		r.cfg.Secrets = append(r.cfg.Secrets, res.Secrets...)
+		r.cfg.Repositories = append(r.cfg.Repositories, res.Repositories...)
 		if res.Plugin != nil {
 			if err := r.addPlugin(s, *res.Plugin); err != nil {
 				return pipeline.Config{}, err
@@ -47,6 +48,7 @@ func assemble(commit pipeline.CommitID, s *survey, results map[string]*unitResul
 	}
 	slices.SortFunc(r.cfg.Pools, func(a, b pipeline.Pool) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(r.cfg.Secrets, func(a, b pipeline.Secret) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(r.cfg.Repositories, func(a, b pipeline.Repository) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(r.cfg.Plugins, func(a, b pipeline.Plugin) int { return cmp.Compare(a.Name, b.Name) })
 	r.gatherPolicy()
 	r.gatherNames()
@@ -59,6 +61,7 @@ func assemble(commit pipeline.CommitID, s *survey, results map[string]*unitResul
 			r.checkAgents(&res.Compositions[i])
 		}
 	}
+	r.checkRepositories()
 	r.checkPolicy()
 	r.checkWebhooks()
 	r.checkCalls()

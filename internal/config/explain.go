@@ -293,7 +293,7 @@ func (x *explainer) declared(p []string) cue.Value {
 	}
 	start := map[string]string{
 		"compositions": "#Composition", "pools": "#Pool", "secrets": "#Secret", "manifest": "#Plugin", "event": "#Event",
-		"policy": "#Policy",
+		"policy": "#Policy", "repositories": "#Repository",
 	}[p[0]]
 	rest := p[1:]
 	if start == "" {

@@ -29,6 +29,8 @@ func (r *repository) checkMentions(s *survey) error {
 				r.checkDeclared(res.Dir, m, poolNames(r.cfg.Pools), said)
 			case mentionSecret:
 				r.checkDeclared(res.Dir, m, secretNames(r.cfg.Secrets), said)
+			case mentionRepository:
+				r.checkDeclared(res.Dir, m, r.repositoryNames(), said)
 			}
 		}
 	}
@@ -37,7 +39,7 @@ func (r *repository) checkMentions(s *survey) error {
 	return nil
 }
 
-// checkDeclared reports a pool or a secret that the repository does not declare,
+// checkDeclared reports a pool, a secret or a source repository that is not declared,
 // once for all the tasks of a file that name it.
 func (r *repository) checkDeclared(unit string, m mention, known []string, said map[string]int) {
 	if slices.Contains(known, m.Name) {
@@ -51,18 +53,25 @@ func (r *repository) checkDeclared(unit string, m mention, known []string, said 
 		return
 	}
 	said[key] = len(r.cfg.Diagnostics)
-	verb, code := "requires", codePool
+	verb, code, undeclared := "requires", codePool, "the repository does not declare"
 	help := fmt.Sprintf("declare it in pools/%s/%s.cue: pools: %s: {}", m.Name, m.Name, quoteLabel(m.Name))
-	if m.Kind == mentionSecret {
+	switch m.Kind {
+	case mentionSecret:
 		verb, code = "refers to", codeSecret
 		help = fmt.Sprintf("declare it in secrets/%s.cue or in ops.cue: secrets: %s: from: env: %q",
 			m.Name, quoteLabel(m.Name), strings.ToUpper(strings.ReplaceAll(m.Name, "-", "_")))
+	case mentionRepository:
+		verb, code, undeclared = "has a trigger on", codeSourceRepo, "nothing declares"
+		help = "declare it in ops.cue: repositories: NAME: url: \"https://…\", and write repo: \"NAME\""
+		if pipeline.ValidName(m.Name) {
+			help = fmt.Sprintf("declare it in ops.cue: repositories: %s: url: \"https://…\"", quoteLabel(m.Name))
+		}
 	}
 	who := fmt.Sprintf("task %q", m.Task)
 	if m.Task == "" {
 		who = fmt.Sprintf("composition %q", m.Composition)
 	}
-	d := diag(code, m.Pos, "%s %s %s %q, which the repository does not declare", who, verb, m.Kind, m.Name)
+	d := diag(code, m.Pos, "%s %s %s %q, which %s", who, verb, m.Kind, m.Name, undeclared)
 	d.Help = help
 	if near := nearest(m.Name, known); near != "" {
 		d.Help = fmt.Sprintf("did you mean %q?", near)

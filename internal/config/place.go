@@ -75,8 +75,8 @@ func (x *explainer) subject(p []string) string {
 		return fmt.Sprintf("composition %q", p[1])
 	case kind == "compositions" && len(p) > 2:
 		return fmt.Sprintf("composition %q: %s", p[1], dotted(p[2:]))
-	case (kind == "pools" || kind == "secrets") && len(p) >= 2:
-		s := fmt.Sprintf("%s %q", strings.TrimSuffix(kind, "s"), p[1])
+	case (kind == "pools" || kind == "secrets" || kind == "repositories") && len(p) >= 2:
+		s := fmt.Sprintf("%s %q", singular(kind), p[1])
 		if len(p) > 2 {
 			s += ": " + dotted(p[2:])
 		}

@@ -24,7 +24,7 @@ type request struct {
 type unitKind string
 
 const (
-	kindOps     unitKind = "ops"     // compositions, pools, secrets
+	kindOps     unitKind = "ops"     // compositions, pools, secrets, repositories, policy
 	kindPlugin  unitKind = "plugin"  // a manifest with its task definitions
 	kindPackage unitKind = "package" // anything else that is imported
 )
@@ -69,6 +69,7 @@ type unitResult struct {
 	Compositions []pipeline.Composition `json:"compositions,omitempty"`
 	Pools        []pipeline.Pool        `json:"pools,omitempty"`
 	Secrets      []pipeline.Secret      `json:"secrets,omitempty"`
+	Repositories []pipeline.Repository  `json:"repositories,omitempty"`
 	Plugin       *pipeline.Plugin       `json:"plugin,omitempty"`
 	Diagnostics  []pipeline.Diagnostic  `json:"diagnostics,omitempty"`
 	// Fatal: there was no value to look at, so nothing below the directory has one.
@@ -86,8 +87,9 @@ type unitResult struct {
 	// a name in two units is a mistake even if one of them is broken.
 	Declared []mention `json:"declared,omitempty"`
 	// Mentions are names whose meaning is found out where all units meet: pools
-	// and secrets that tasks name, those of broken compositions too, the programs
-	// of a plugin, and names that nothing declares.
+	// and secrets that tasks name, those of broken compositions too, source
+	// repositories that triggers name, the programs of a plugin, and names that
+	// nothing declares.
 	Mentions []mention `json:"mentions,omitempty"`
 }
 
@@ -103,6 +105,7 @@ type mention struct {
 const (
 	mentionComposition = "composition"
 	mentionPool        = "pool"
+	mentionRepository  = "repository"
 	mentionSecret      = "secret"
 	// mentionProgram is a file in a plugin's folder.
 	mentionProgram = "program"

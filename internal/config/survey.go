@@ -86,7 +86,7 @@ const (
 
 // opsRoots are the directories below which units lie. What lies elsewhere belongs
 // to plugins and libraries, or to nobody.
-var opsRoots = []string{"compositions", "policy", "pools", "secrets"}
+var opsRoots = []string{"compositions", "policy", "pools", "repositories", "secrets"}
 
 // newSurvey reads what it has not seen before. Mistakes of the author are in diags;
 // an error is ours.

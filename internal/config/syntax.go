@@ -25,7 +25,7 @@ func knownStandard(importPath string) bool {
 }
 
 // topLevel are the fields that package ops may declare.
-var topLevel = []string{"compositions", "event", "policy", "pools", "secrets"}
+var topLevel = []string{"compositions", "event", "policy", "pools", "repositories", "secrets"}
 
 func position(p token.Pos) pipeline.Position {
 	if !p.IsValid() {
@@ -117,7 +117,7 @@ func checkTopLevel(files []*ast.File) []pipeline.Diagnostic {
 				continue
 			}
 			d := diag(codeTopLevel, position(field.Pos()), "unknown top-level name %q", plain(name))
-			d.Note = "package ops declares compositions, pools, secrets and policy; a helper is written _" + name + " or #" + name
+			d.Note = "package ops declares compositions, pools, secrets, repositories and policy; a helper is written _" + name + " or #" + name
 			d.Help = didYouMean(name, topLevel)
 			switch {
 			case strings.Contains(" pipeline pipelines workflow workflows flow flows ", " "+strings.ToLower(name)+" "):
@@ -151,7 +151,7 @@ func bound(files []*ast.File) map[string]bool {
 			}
 			name, _, _ := ast.LabelName(field.Label)
 			switch name {
-			case "compositions", "pools", "secrets":
+			case "compositions", "pools", "repositories", "secrets":
 				if bindsAll(field.Value, bindings[name]) {
 					out[name] = true
 				}
@@ -167,7 +167,7 @@ func bound(files []*ast.File) map[string]bool {
 
 var bindings = map[string]string{
 	"compositions": "#Composition", "pools": "#Pool", "secrets": "#Secret", "event": "#Event",
-	"policy": "#Policy",
+	"policy": "#Policy", "repositories": "#Repository",
 }
 
 // bindsAll recognises {[Name=_]: maestro.#Def & …}, for every name.

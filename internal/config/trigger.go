@@ -91,19 +91,14 @@ func (w *work) readKind(t *pipeline.Trigger, kind string, v cue.Value, at []stri
 	case "push":
 		t.Push = &pipeline.PushTrigger{}
 		err = decode(v, t.Push)
-		if t.Push.Repo != "" {
-			pos, _ := w.all.value(w.path(append(at, "repo")...)...)
-			d := diag(codeSourceRepo, pos, "composition %q: pushes to %q start nothing: only this repository is watched", w.name, plain(t.Push.Repo))
-			d.Note = "pushes to other repositories cannot start runs yet"
-			d.Help = "leave repo out: the push is then one to this repository"
-			w.complain(d)
-		}
+		w.mentionRepository(t.Push.Repo, at)
 	case "pullRequest":
 		t.PullRequest = &pipeline.PullRequestTrigger{}
 		err = decode(v, t.PullRequest)
 	case "tag":
 		t.Tag = &pipeline.TagTrigger{}
 		err = decode(v, t.Tag)
+		w.mentionRepository(t.Tag.Repo, at)
 	case "cron":
 		t.Cron = &pipeline.CronTrigger{}
 		if err = decode(v, t.Cron); err == nil {
@@ -124,6 +119,14 @@ func (w *work) readKind(t *pipeline.Trigger, kind string, v cue.Value, at []stri
 		}
 	}
 	return err == nil // validated as concrete; anything else was reported
+}
+
+// mentionRepository records the source repository that a trigger names.
+func (w *work) mentionRepository(name string, at []string) {
+	if name != "" {
+		pos, _ := w.all.value(w.path(append(slices.Clone(at), "repo")...)...)
+		w.mention(mentionRepository, plain(name), "", pos)
+	}
 }
 
 // checkCron looks at the two texts of a cron trigger.

@@ -29,7 +29,7 @@ func (b *batch) checkText(dir string, files []*ast.File, res *unitResult) {
 	}
 	for _, key := range sortedKeys(own.places) {
 		p := strings.Split(key, pathSep)
-		if len(p) < 3 || !slices.Contains([]string{"compositions", "pools"}, p[0]) {
+		if len(p) < 3 || !slices.Contains([]string{"compositions", "pools", "repositories"}, p[0]) {
 			continue
 		}
 		for _, pl := range own.places[key] {

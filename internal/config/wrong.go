@@ -61,8 +61,8 @@ func (x *explainer) wrongName(p []string) (pipeline.Diagnostic, bool) {
 	}
 	kind := ""
 	switch {
-	case len(p) == 3 && slices.Contains([]string{"compositions", "pools", "secrets"}, p[0]):
-		kind = strings.TrimSuffix(p[0], "s")
+	case len(p) == 3 && slices.Contains([]string{"compositions", "pools", "repositories", "secrets"}, p[0]):
+		kind = singular(p[0])
 	case len(p) == 5 && p[2] == "tasks":
 		kind = "task"
 	default:

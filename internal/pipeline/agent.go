@@ -38,6 +38,8 @@ type Agent struct {
 
 // Verdict is why an event at a commit did or did not start a composition: the ledger.
 type Verdict struct {
+	// Repo as in Event.
+	Repo        string          `json:"repo,omitempty"`
 	Commit      CommitID        `json:"commit"`
 	Ref         Ref             `json:"ref"`
 	Composition CompositionName `json:"composition"`
@@ -86,6 +88,8 @@ const (
 
 // CommitRecord is what the record keeps of an evaluated commit.
 type CommitRecord struct {
+	// Repo as in Event. A commit of a source repository has no configuration.
+	Repo        string       `json:"repo,omitempty"`
 	Commit      CommitID     `json:"commit"`
 	Ref         Ref          `json:"ref"`
 	Base        CommitID     `json:"base,omitempty"`
@@ -100,6 +104,8 @@ type CommitRecord struct {
 
 // Status is the desired state of one commit status at the forge.
 type Status struct {
+	// Repo as in Event.
+	Repo    string   `json:"repo,omitempty"`
 	Commit  CommitID `json:"commit"`
 	Context string   `json:"context"`
 	// State is one of pending, success, failure, error.

@@ -14,6 +14,7 @@ type Config struct {
 	Pools        []Pool        `json:"pools,omitempty"`
 	Plugins      []Plugin      `json:"plugins,omitempty"`
 	Secrets      []Secret      `json:"secrets,omitempty"`
+	Repositories []Repository  `json:"repositories,omitempty"`
 	Policy       Policy        `json:"policy,omitzero"`
 	// Diagnostics holds every mistake found. A composition with an error in its
 	// unit is absent from Compositions; the others are usable.
@@ -35,6 +36,16 @@ func (c *Config) Plugin(name PluginName) *Plugin {
 	for i := range c.Plugins {
 		if c.Plugins[i].Name == name {
 			return &c.Plugins[i]
+		}
+	}
+	return nil
+}
+
+// Repository returns the source repository of that name, or nil.
+func (c *Config) Repository(name string) *Repository {
+	for i := range c.Repositories {
+		if c.Repositories[i].Name == name {
+			return &c.Repositories[i]
 		}
 	}
 	return nil
@@ -377,7 +388,7 @@ func (t *Trigger) Kind() string {
 
 // PushTrigger fires when a branch moves.
 type PushTrigger struct {
-	// Repo is the source repository; "" is the ops repository.
+	// Repo names the source repository; "" is the ops repository.
 	Repo     string   `json:"repo,omitempty"`
 	Branches []string `json:"branches"`
 	Paths    []string `json:"paths,omitempty"`
@@ -392,6 +403,8 @@ type PullRequestTrigger struct {
 
 // TagTrigger fires when a tag is made or moved.
 type TagTrigger struct {
+	// Repo as in PushTrigger.
+	Repo string   `json:"repo,omitempty"`
 	Tags []string `json:"tags"` // patterns
 }
 
@@ -458,6 +471,20 @@ type Secret struct {
 	// Exactly one of Env and File is set; the reconciler reads it when a task starts.
 	Env  string `json:"env,omitempty"`
 	File string `json:"file,omitempty"`
+}
+
+// Repository is a source repository: another one than the ops repository, whose pushes
+// and tags start runs of what the default branch of the ops repository declares.
+type Repository struct {
+	Name string   `json:"name"`
+	Pos  Position `json:"pos"`
+	// URL is a path, file://, https://, or http:// to this machine, without credentials.
+	URL string `json:"url"`
+	// Credentials name the secret to log in with, "" for none.
+	Credentials SecretName `json:"credentials,omitempty"`
+	// Trusted are patterns of the branches whose runs go by the rules for the default
+	// branch of the ops repository, its secrets among them.
+	Trusted []string `json:"trusted,omitempty"`
 }
 
 // Plugin is a manifest with the programs that an agent runs for it.

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"regexp"
+	"strings"
 	"time"
 )
 
@@ -81,6 +82,20 @@ func DigestOf(b []byte) Digest {
 
 // Short is the first 12 characters, enough to recognise a commit.
 func (c CommitID) Short() string { return string(c[:min(12, len(c))]) }
+
+// Head is a commit of one of the repositories that are watched: the source repository
+// of that name, or the ops repository when Repo is "". Two repositories may have the
+// same commit.
+type Head struct {
+	Repo   string
+	Commit CommitID
+}
+
+// SourceRef is how the record calls a ref of a source repository beside those of the
+// ops repository, as refs/sources/app/heads/main. It is no branch and no tag there.
+func SourceRef(repo string, ref Ref) Ref {
+	return Ref("refs/sources/" + repo + strings.TrimPrefix(string(ref), "refs"))
+}
 
 // Branch returns the branch name of a refs/heads/ ref, and "" for any other.
 func (r Ref) Branch() string {

@@ -15,7 +15,9 @@ type Run struct {
 	Key         RunKey          `json:"key"`
 	Composition CompositionName `json:"composition"`
 	// Digest names the composition's text as it was planned; Body is kept under it.
-	Digest Digest   `json:"digest"`
+	Digest Digest `json:"digest"`
+	// Commit is the one of the ops repository whose text runs. Ref is that which it was
+	// seen on; of a run that a source repository started it is the SourceRef.
 	Commit CommitID `json:"commit"`
 	Ref    Ref      `json:"ref"`
 	Event  Event    `json:"event"`
@@ -64,11 +66,15 @@ const (
 
 // Event is what asked for a run, as the composition sees it.
 type Event struct {
-	Kind string   `json:"kind"` // see the Event… constants
-	Repo string   `json:"repo,omitempty"`
-	Ref  Ref      `json:"ref,omitempty"`
-	Head CommitID `json:"commit,omitempty"`
-	Base CommitID `json:"base,omitempty"`
+	Kind string `json:"kind"` // see the Event… constants
+	// Repo names the source repository that Ref, Head and Base are of; "" is the ops
+	// repository. Config is the commit of the ops repository that was in force then, ""
+	// for an event of the ops repository itself.
+	Repo   string   `json:"repo,omitempty"`
+	Config CommitID `json:"config,omitempty"`
+	Ref    Ref      `json:"ref,omitempty"`
+	Head   CommitID `json:"commit,omitempty"`
+	Base   CommitID `json:"base,omitempty"`
 	// Author and Subject describe the commit; they are text from outside.
 	Author  string `json:"author,omitempty"`
 	Subject string `json:"subject,omitempty"`
@@ -202,6 +208,14 @@ func (r *Run) PriorityOf(t *RunTask) int {
 		return t.Spec.Priority
 	}
 	return r.Priority
+}
+
+// Head is the commit that the run is about, where its statuses are shown.
+func (r *Run) Head() Head {
+	if r.Event.Repo != "" {
+		return Head{Repo: r.Event.Repo, Commit: r.Event.Head}
+	}
+	return Head{Commit: r.Commit}
 }
 
 // Called reports whether another run made r: a task that calls, or something that
