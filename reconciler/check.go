@@ -135,6 +135,46 @@ func checkRepository(ctx context.Context, opt options, _ *client) []finding {
 	return found
 }
 
+// checkSources looks whether each source repository of the tip can be read.
+func checkSources(ctx context.Context, opt options, _ *client) []finding {
+	cfg, err := evaluateTip(ctx, opt)
+	if err != nil {
+		return nil // said of the configuration
+	}
+	s := &server{opt: opt, log: slog.New(slog.DiscardHandler), secrets: &secrets{}}
+	s.secrets.declare(cfg)
+	found := make([]finding, 0, len(cfg.Repositories))
+	for i := range cfg.Repositories {
+		r := &cfg.Repositories[i]
+		f := finding{what: "source", result: fmt.Sprintf("%s at %s", r.Name, r.URL)}
+		f.err = s.reachSource(ctx, r)
+		found = append(found, f)
+	}
+	return found
+}
+
+func (s *server) reachSource(ctx context.Context, r *pipeline.Repository) error {
+	if r.Credentials != "" {
+		if _, err := s.secrets.Secret(r.Credentials); err != nil {
+			return fmt.Errorf("%s: %w", r.Name, err)
+		}
+	}
+	mirror, err := os.MkdirTemp("", "maestro-check-")
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.Name, err)
+	}
+	defer os.RemoveAll(mirror)
+	git, err := s.openSource(ctx, r, mirror)
+	if err != nil {
+		return err
+	}
+	defer git.Close()
+	if err := git.Reach(ctx); err != nil {
+		return fmt.Errorf("%s: %w", r.Name, err)
+	}
+	return nil
+}
+
 func evaluateTip(ctx context.Context, opt options) (pipeline.Config, error) {
 	repo, refs, err := openForCheck(ctx, opt)
 	if repo != nil {

@@ -32,7 +32,8 @@ const (
 // discussion is what people and Maestro say to each other through the repository.
 type discussion struct {
 	*repository
-	mu sync.Mutex
+	sources *sourceSet
+	mu      sync.Mutex
 	// signers of the base that was asked about last; guarded by mu.
 	base    pipeline.CommitID
 	signers sshsig.Signers
@@ -41,11 +42,19 @@ type discussion struct {
 var _ loop.Discussion = (*discussion)(nil)
 
 func (d *discussion) Between(ctx context.Context, base, head pipeline.CommitID) (loop.Span, error) {
+	return span(ctx, d.repo, base, head)
+}
+
+func (d *discussion) BetweenIn(ctx context.Context, repo string, base, head pipeline.CommitID) (loop.Span, error) {
+	return d.sources.between(ctx, repo, base, head)
+}
+
+func span(ctx context.Context, repo *gitrepo.Repo, base, head pipeline.CommitID) (loop.Span, error) {
 	if base == "" {
-		c, err := d.repo.Commit(ctx, head)
+		c, err := repo.Commit(ctx, head)
 		return loop.Span{Commits: 1, People: people(c)}, err
 	}
-	s, err := d.repo.Between(ctx, base, head)
+	s, err := repo.Between(ctx, base, head)
 	out := loop.Span{Commits: len(s.Commits), Truncated: s.Truncated, Fork: s.Fork}
 	for _, c := range s.Commits {
 		out.People = append(out.People, people(c)...)

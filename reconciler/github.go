@@ -13,8 +13,9 @@ import (
 
 var _ loop.Forge = (*forge.GitHub)(nil)
 
-func newGitHub(opt options, log *slog.Logger) forge.GitHubConfig {
-	owner, name, _ := strings.Cut(opt.githubRepo, "/")
+// newGitHub is how a repository there is reached, which is OWNER/NAME.
+func newGitHub(opt options, repo string, log *slog.Logger) forge.GitHubConfig {
+	owner, name, _ := strings.Cut(repo, "/")
 	return forge.GitHubConfig{
 		Owner: owner, Repo: name, BaseURL: opt.githubAPI, Log: log,
 		Token: func() string {
@@ -30,9 +31,10 @@ func newGitHub(opt options, log *slog.Logger) forge.GitHubConfig {
 // quietUntil is where the record keeps until when GitHub asked for silence.
 const quietUntil = "quiet-until"
 
-// openGitHub goes on with the silence that GitHub asked for before a restart.
-func (s *server) openGitHub() (*forge.GitHub, error) {
-	cfg := newGitHub(s.opt, s.log)
+// openGitHub opens OWNER/NAME, and goes on with the silence that GitHub asked for before
+// a restart: it is about the token, hence about all repositories.
+func (s *server) openGitHub(repo string) (*forge.GitHub, error) {
+	cfg := newGitHub(s.opt, repo, s.log)
 	text, err := s.db.ForgeFact(context.Background(), quietUntil)
 	if err != nil {
 		return nil, err

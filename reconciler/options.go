@@ -23,6 +23,7 @@ type options struct {
 	repo, branch    string
 	gitUser         string
 	gitTokenFile    string
+	allowSource     []string
 	data            string
 	listen, intake  string
 	public          string
@@ -48,6 +49,7 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.branch, "branch", "main", "the branch that holds the desired state")
 	f.StringVar(&o.gitUser, "git-user", "maestro", "user name for an https:// repository")
 	f.StringVar(&o.gitTokenFile, "git-token-file", "", "file with the password or token for an https:// repository")
+	f.StringSliceVar(&o.allowSource, "allow-source", nil, "a folder, or the beginning of an address, below which source repositories may be; for more than one give it again. Without it they are at public https:// addresses")
 	f.StringVar(&o.data, "data", defaultData(), "folder for the record, logs and caches")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:8420", "address of the read-only web view")
 	f.StringVar(&o.intake, "intake", "127.0.0.1:8421", "address that agents connect to and webhooks are posted to")
@@ -104,6 +106,11 @@ func (o *options) check() error {
 	if o.public != "" {
 		if u, err := url.Parse(o.public); err != nil || u.Scheme == "" || u.Host == "" {
 			wrong = append(wrong, fmt.Sprintf("--public-url %q is not a URL", o.public))
+		}
+	}
+	for _, s := range o.allowSource {
+		if place(s) == nil {
+			wrong = append(wrong, fmt.Sprintf("--allow-source %q is neither an absolute path nor the beginning of a URL", s))
 		}
 	}
 	if o.poll < time.Second {

@@ -47,7 +47,7 @@ func newRuns() *cobra.Command {
 				fmt.Fprintln(cmd.ErrOrStderr(), "no run is like that; see: reconciler runs, or why COMMIT for what a commit did not start")
 			}
 			return print(cmd.OutOrStdout(), o, "RUN\tSTATE\tCOMMIT\tCREATED\tTOOK\tWHY", list.Runs, func(r *shownRun) []string {
-				return []string{runName(&r.Run), shown(r.Shown), r.Commit.Short(), ago(r.CreatedAt), took(r.StartedAt, r.FinishedAt), oneLine(r.Sentence)}
+				return []string{runName(&r.Run), shown(r.Shown), r.Head().Commit.Short(), ago(r.CreatedAt), took(r.StartedAt, r.FinishedAt), oneLine(r.Sentence)}
 			}, func(r *shownRun) string { return runName(&r.Run) })
 		},
 	}
@@ -58,6 +58,15 @@ func newRuns() *cobra.Command {
 	cmd.Flags().StringVar(&commit, "commit", "", "only runs of this commit, whole or at least its first 7 digits")
 	cmd.Flags().IntVarP(&limit, "limit", "n", 20, "how many")
 	return cmd
+}
+
+// codeOf names the commit that a run is about.
+func codeOf(r *pipeline.Run) string {
+	h := r.Head()
+	if h.Repo != "" {
+		return h.Commit.Short() + " of " + oneLine(h.Repo)
+	}
+	return h.Commit.Short()
 }
 
 func runName(r *pipeline.Run) string { return fmt.Sprintf("%s#%d", r.Composition, r.Number) }
@@ -86,7 +95,11 @@ func newRun() *cobra.Command {
 
 func showRun(w io.Writer, c *client, r *shownRun) error {
 	fmt.Fprintf(w, "%s  %s  %s\n", runName(&r.Run), shown(r.Shown), oneLine(r.Sentence))
-	fmt.Fprintf(w, "commit %s %s by %s\n%s\n\n", r.Commit.Short(), oneLine(r.Event.Subject), oneLine(r.Event.Author), c.runURL(&r.Run))
+	fmt.Fprintf(w, "commit %s %s by %s\n", codeOf(&r.Run), oneLine(r.Event.Subject), oneLine(r.Event.Author))
+	if r.Event.Repo != "" {
+		fmt.Fprintf(w, "configuration %s\n", r.Commit.Short())
+	}
+	fmt.Fprintf(w, "%s\n\n", c.runURL(&r.Run))
 	err := print(w, output{format: "table"}, "TASK\tSTATE\tAGENT\tTRY\tTOOK\tWHY", r.Tasks, func(t *shownTask) []string {
 		agent := cmp.Or(t.AgentName, string(t.Agent))
 		return []string{string(t.Name), shown(t.Shown), oneLine(agent), fmt.Sprint(t.Epoch), took(t.StartedAt, t.FinishedAt), oneLine(t.Sentence)}

@@ -83,6 +83,9 @@ repository, unless another is given.`,
 				opt.data = devData(opt.repo)
 			}
 			opt.runTip, opt.lenientPorts = true, true
+			if !cmd.Flags().Changed("allow-source") {
+				opt.allowSource = []string{"/"}
+			}
 			if !cmd.Flags().Changed("unsigned-reviews") {
 				opt.unsignedReviews = true
 			}
@@ -290,7 +293,7 @@ func check(cmd *cobra.Command, opt options, c *client, asJSON bool) error {
 	marks := map[string]string{"ok": "✓", "warning": "!", "problem": "✗"}
 	n := map[string]int{}
 	all := []findingJSON{}
-	for _, probe := range []func(context.Context, options, *client) []finding{checkData, checkBackups, checkGit, checkForge, checkRepository, checkServer, checkAgents} {
+	for _, probe := range []func(context.Context, options, *client) []finding{checkData, checkBackups, checkGit, checkForge, checkRepository, checkSources, checkServer, checkAgents} {
 		for _, found := range probe(ctx, opt, c) {
 			f := found.json()
 			n[f.State]++

@@ -54,6 +54,7 @@ type server struct {
 	pulls     *loop.Pulls     // nil without pull requests
 	commenter *loop.Commenter // likewise
 	watcher   *sources.Source
+	sources   *sourceSet
 	converger *forge.Converger // nil with --forge none
 	secrets   *secrets
 	keeper    *keeper
@@ -145,7 +146,7 @@ func (s *server) credentials() (user, secret string) {
 }
 
 func (s *server) openRooms(late *lateFleet) error {
-	s.secrets = &secrets{}
+	s.secrets, s.sources = &secrets{}, newSourceSet(s)
 	repository := &repository{repo: s.repo, evaluator: s.evaluator, bundles: s.bundles}
 	wake, github, err := s.openForge()
 	if err != nil {
@@ -153,16 +154,17 @@ func (s *server) openRooms(late *lateFleet) error {
 	}
 	s.runs = loop.New(loop.Config{
 		DB: s.db, Logs: logLengths{s.logs}, Fleet: late, Filler: repository, Secrets: s.secrets, Law: s.law, Log: s.log, Hold: s.keeper.hold,
+		Sources: s.sources.inForce,
 		Default: s.opt.ref(), Repo: s.opt.repo, URL: s.opt.public, StatusesChanged: wake,
 		Proposals: true,
 	})
 	s.commits = loop.NewCommits(loop.CommitsConfig{
 		DB: s.db, Repository: s.opt.only.of(repository), Filler: repository, Runs: s.runs, Log: s.log, Name: s.opt.repo, Default: s.opt.ref(),
-		RunTip: s.opt.runTip, URL: s.opt.public, StatusesChanged: wake, Live: s.secrets.declare,
+		RunTip: s.opt.runTip, URL: s.opt.public, StatusesChanged: wake, Live: s.inForce,
 		Proposals: true,
 	})
 	s.proposals = loop.NewProposals(loop.ProposalsConfig{
-		DB: s.db, Discussion: &discussion{repository: repository}, Commits: s.commits, Runs: s.runs, Log: s.log,
+		DB: s.db, Discussion: &discussion{repository: repository, sources: s.sources}, Commits: s.commits, Runs: s.runs, Log: s.log,
 		Name: s.opt.repo, Default: s.opt.ref(), Branches: s.opt.proposals(), Pulls: github != nil, Notes: s.opt.forge == "local",
 		Unsigned: s.opt.unsignedReviews, URL: s.opt.public, StatusesChanged: wake, Answered: s.answered,
 	})
@@ -181,6 +183,14 @@ func (s *server) openRooms(late *lateFleet) error {
 	return nil
 }
 
+// inForce is told of each configuration that comes into force.
+func (s *server) inForce(cfg pipeline.Config) {
+	s.secrets.declare(cfg)
+	if s.opt.only == nil { // else it is a trial of one composition
+		s.sources.declare(cfg)
+	}
+}
+
 // law is the policy in force.
 func (s *server) law() (*pipeline.Policy, error) {
 	return s.commits.Law()
@@ -194,15 +204,18 @@ func (s *server) openForge() (wake func(), github *forge.GitHub, err error) {
 	case "local":
 		f = forge.NewLocal(s.repo)
 	case "github":
-		if github, err = s.openGitHub(); err != nil {
+		if github, err = s.openGitHub(s.opt.githubRepo); err != nil {
 			return nil, nil, err
 		}
 		f = github
 	default:
 		return func() {}, nil, nil
 	}
-	s.converger = forge.NewConverger(forge.Config{Forge: f, Register: s.db, Log: s.log})
-	return s.converger.Wake, github, nil
+	s.converger = forge.NewConverger(forge.Config{Forge: f, Register: s.db.Register(""), Log: s.log})
+	return func() {
+		s.converger.Wake()
+		s.sources.statusesChanged()
+	}, github, nil
 }
 
 func (s *server) reached() (incarnation int64, seq pipeline.Seq) {
@@ -330,6 +343,7 @@ func (s *server) run(ctx context.Context, ready func(addresses)) error {
 		}
 		return s.watcher.Run(ctx)
 	})
+	g.Go(func() error { return s.sources.run(ctx) })
 	g.Go(func() error { return s.commits.Run(ctx) })
 	g.Go(func() error { return s.proposals.Run(ctx) })
 	g.Go(func() error { return s.keeper.run(ctx) })

@@ -65,14 +65,12 @@ func (v *view) Board(ctx context.Context) (web.Board, error) {
 			}
 		}
 	}
-	commits, err := v.s.db.Commits(ctx, 1)
-	if err != nil {
-		return b, err
+	newest, err := v.s.db.NewestEvaluated(ctx)
+	if fault.Is(err, fault.NotFound) {
+		return b, nil
 	}
-	if len(commits) > 0 {
-		b.Newest = &commits[0]
-	}
-	return b, nil
+	b.Newest = &newest
+	return b, err
 }
 
 // compositions joins what is declared with what has run.
@@ -127,6 +125,15 @@ func (v *view) repository(ctx context.Context) (web.Repository, error) {
 	}
 	problems, err := v.s.db.RepositoryProblems(ctx)
 	r.Problem = problems[v.s.opt.repo]
+	for _, d := range v.s.sources.inForce() {
+		s := web.SourceRepository{Name: d.Name, URL: d.URL, Problem: problems[loop.SourceKey(&d)]}
+		if x := v.s.sources.watch(d.Name); x != nil {
+			if at := x.seenAt.Load(); at != 0 {
+				s.SeenAt = time.Unix(0, at).UTC()
+			}
+		}
+		r.Sources = append(r.Sources, s)
+	}
 	return r, err
 }
 

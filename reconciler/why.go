@@ -75,7 +75,11 @@ func whyCommit(ctx context.Context, w io.Writer, c *client, args []string, asJSO
 	if asJSON {
 		return writeJSON(w, rec)
 	}
-	fmt.Fprintf(w, "%s  %s  %s\n", rec.Commit.Short(), rec.Ref, oneLine(rec.Subject))
+	at := string(rec.Ref)
+	if rec.Repo != "" {
+		at += " of " + rec.Repo
+	}
+	fmt.Fprintf(w, "%s  %s  %s\n", rec.Commit.Short(), oneLine(at), oneLine(rec.Subject))
 	for _, d := range rec.Diagnostics {
 		fmt.Fprintln(w, oneLine(d.String()))
 	}
@@ -124,7 +128,7 @@ func whyRun(ctx context.Context, w io.Writer, c *client, args []string, asJSON b
 		return writeJSON(w, a)
 	}
 	fmt.Fprintf(w, "%s is %s: %s\n", a.Run, a.State, oneLine(a.Sentence))
-	fmt.Fprintf(w, "  started by %s of %s %q by %s, %s (%s)\n", oneLine(trigger), r.Commit.Short(),
+	fmt.Fprintf(w, "  started by %s of %s %q by %s, %s (%s)\n", oneLine(trigger), codeOf(&r.Run),
 		oneLine(r.Event.Subject), oneLine(r.Event.Author), r.CreatedAt.UTC().Format(time.RFC3339), ago(r.CreatedAt))
 	for _, t := range a.Tasks {
 		fmt.Fprintf(w, "  %-20s %-10s %s\n", t.Task, t.State, oneLine(t.Sentence))
@@ -148,7 +152,7 @@ func trigger(ctx context.Context, c *client, r *shownRun) (string, error) {
 	var rec struct {
 		Verdicts []pipeline.Verdict `json:"verdicts"`
 	}
-	err := c.get(ctx, "/commits/"+string(r.Commit), nil, &rec)
+	err := c.get(ctx, "/commits/"+string(r.Head().Commit), nil, &rec)
 	if err != nil && !fault.Is(err, fault.NotFound) {
 		return "", err
 	}

@@ -16,7 +16,8 @@ import (
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
 
-// GitHub is a stateful fake of GitHub with one repository, octo/ops. It fails the test
+// GitHub is a stateful fake of GitHub with one repository, octo/ops; of another,
+// octo/app, it takes statuses. It fails the test
 // for a request, and for an answer of its own, that is not as GitHub describes it.
 // People act on it by the methods; it serves the API below /api/v3 and Git below /git.
 type GitHub struct {

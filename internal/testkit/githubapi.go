@@ -129,7 +129,7 @@ var (
 	pullRE     = regexp.MustCompile(`^` + repoPath + `/pulls/(\d+)(/reviews|/commits)?$`)
 	commentsRE = regexp.MustCompile(`^` + repoPath + `/issues/(\d+)/comments$`)
 	commentRE  = regexp.MustCompile(`^` + repoPath + `/issues/comments/(\d+)(/reactions)?$`)
-	statusRE   = regexp.MustCompile(`^` + repoPath + `/statuses/([0-9a-f]{40})$`)
+	statusRE   = regexp.MustCompile(`^/repos/octo/(ops|app)/statuses/([0-9a-f]{40})$`)
 	mayRE      = regexp.MustCompile(`^` + repoPath + `/collaborators/([^/]+)/permission$`)
 	memberRE   = regexp.MustCompile(`^/orgs/([^/]+)/teams/([^/]+)/memberships/([^/]+)$`)
 )
@@ -146,7 +146,7 @@ func (g *GitHub) route(r *http.Request, path string, body []byte) reply {
 		return g.commentRoute(r, m, body)
 	}
 	if m := statusRE.FindStringSubmatch(path); m != nil {
-		return g.statusRoute(m[1], body)
+		return g.statusRoute(m[1], m[2], body)
 	}
 	if m := mayRE.FindStringSubmatch(path); m != nil {
 		p := g.people[m[1]]
@@ -347,7 +347,7 @@ func (g *GitHub) commentRoute(r *http.Request, m []string, body []byte) reply {
 	return reply{http.StatusOK, g.commentOf(c)}
 }
 
-func (g *GitHub) statusRoute(commit string, body []byte) reply {
+func (g *GitHub) statusRoute(repo, commit string, body []byte) reply {
 	var ask struct {
 		State, Context, Description string
 		TargetURL                   string `json:"target_url"`
@@ -356,7 +356,7 @@ func (g *GitHub) statusRoute(commit string, body []byte) reply {
 		g.t.Error(err)
 	}
 	g.statuses = append(g.statuses, pipeline.Status{
-		Commit: pipeline.CommitID(commit), Context: ask.Context, State: ask.State, Description: ask.Description, URL: ask.TargetURL,
+		Repo: repo, Commit: pipeline.CommitID(commit), Context: ask.Context, State: ask.State, Description: ask.Description, URL: ask.TargetURL,
 	})
 	return reply{http.StatusCreated, obj{"state": ask.State, "context": ask.Context, "description": ask.Description, "target_url": ask.TargetURL}}
 }

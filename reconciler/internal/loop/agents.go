@@ -39,7 +39,7 @@ func (l *Runs) Message(id pipeline.AgentID, m wire.Message) { l.queue(message{fr
 
 // Add hands over runs of a commit that were just recorded, each with the composition
 // that it is of. Queues.
-func (l *Runs) Add(commit pipeline.CommitID, runs []*pipeline.Run, of []*pipeline.Composition) {
+func (l *Runs) Add(commit pipeline.Head, runs []*pipeline.Run, of []*pipeline.Composition) {
 	if len(runs) > 0 {
 		l.queue(message{added: runs, commit: commit, of: of})
 	}

@@ -81,7 +81,7 @@ func (l *Runs) cannotCall(p *pass, c call, why string) {
 // activate takes up the runs that the pass has made and written.
 func (l *Runs) activate(p *pass) {
 	for _, m := range p.made {
-		l.next = append(l.next, message{added: []*pipeline.Run{m.run}, of: []*pipeline.Composition{m.of}, commit: m.run.Commit})
+		l.next = append(l.next, message{added: []*pipeline.Run{m.run}, of: []*pipeline.Composition{m.of}, commit: m.run.Head()})
 	}
 }
 
@@ -113,6 +113,9 @@ func draftRun(p *plan.Run, depth int) *pipeline.Run {
 		slices.ContainsFunc(c.Tasks, func(t pipeline.Task) bool { return t.BuiltIn() })
 	for i, t := range c.Tasks {
 		r.Tasks = append(r.Tasks, pipeline.RunTask{Name: t.Name, Index: i, Spec: t, State: pipeline.Pending})
+	}
+	if p.Event.Repo != "" {
+		r.Commit, r.Ref = p.Event.Config, pipeline.SourceRef(p.Event.Repo, p.Event.Ref)
 	}
 	return r
 }
@@ -147,7 +150,7 @@ func (l *Runs) reportEnd(p *pass, r *pipeline.Run) {
 			continue
 		}
 		t := ar.run.Task(key.task)
-		if w := t.Spec.Wait; w.AnyCommit && w.Composition == r.Composition && (r.Ref == ar.run.Ref || r.Ref == l.cfg.Default) && !r.FinishedAt.Before(t.StartedAt) {
+		if w := t.Spec.Wait; w.AnyCommit && w.Composition == r.Composition && (r.Ref == ar.run.Ref || l.trusted(r)) && !r.FinishedAt.Before(t.StartedAt) {
 			l.apply(p, key.run, engine.Seen{Task: key.task, Run: r})
 		}
 	}
@@ -162,7 +165,7 @@ func (l *Runs) lookForWaits(p *pass) {
 			continue
 		}
 		w := ar.run.Task(key.task).Spec.Wait
-		facts := l.commits[ar.run.Commit]
+		facts := l.commits[ar.run.Head()]
 		if w.AnyCommit || facts == nil {
 			continue
 		}
@@ -275,7 +278,7 @@ func inLine(r *pipeline.Run, of *pipeline.Composition) bool {
 func (l *Runs) entrants(x *pipeline.Run) []engine.Entrant {
 	out := make([]engine.Entrant, 0, len(l.active))
 	for _, ar := range l.sorted() {
-		e := engine.Entrant{Run: ar.run, Of: ar.of, Live: ar.run.Ref == l.cfg.Default}
+		e := engine.Entrant{Run: ar.run, Of: ar.of, Live: l.trusted(ar.run)}
 		if x != nil && x.ID == ar.run.ID {
 			e.Run, e.Enters = x, true
 		}

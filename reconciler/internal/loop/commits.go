@@ -17,10 +17,16 @@ import (
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
 
-// Repository reads commits. What cannot be read now is fault.Unavailable.
+// Repository reads the commits of the ops repository. What cannot be read now is
+// fault.Unavailable.
 type Repository interface {
+	History
 	// Evaluate returns what the commit declares, mistakes included.
 	Evaluate(ctx context.Context, id pipeline.CommitID) (pipeline.Config, error)
+}
+
+// History says of commits what any repository can.
+type History interface {
 	// Describe returns author and subject, safe to show.
 	Describe(ctx context.Context, id pipeline.CommitID) (author, subject string, err error)
 	// ChangedPaths lists what differs; complete is false when that is too much, or
@@ -104,46 +110,65 @@ func (c *Commits) Behind() bool { return c.behind }
 // could not do it returns, and does at the next call; the branches after it are
 // looked at all the same, as many as there is time for: see Behind.
 func (c *Commits) Observe(ctx context.Context, refs map[pipeline.Ref]pipeline.CommitID) error {
-	seen, err := c.cfg.DB.ObservedRefs(ctx, c.cfg.Name)
+	live := c.ensureLive(ctx)
+	behind, err := c.observe(ctx, watched{key: c.cfg.Name, main: c.cfg.Default, moved: c.moved}, refs)
+	c.behind = behind
+	return errors.Join(live, err)
+}
+
+// watched is a repository whose refs are compared with the record.
+type watched struct {
+	// key is its name in the record.
+	key string
+	// main goes before the other branches, and is carried out at the first look too;
+	// "" for none.
+	main pipeline.Ref
+	// moved carries out a branch or a tag that is at head now and was at base, "" when
+	// it is new. first: it is the first look at the repository.
+	moved func(ctx context.Context, ref pipeline.Ref, base, head pipeline.CommitID, first bool) error
+}
+
+// observe is Observe for any repository. It reports whether it left branches or tags
+// to another call.
+func (c *Commits) observe(ctx context.Context, w watched, refs map[pipeline.Ref]pipeline.CommitID) (behind bool, err error) {
+	seen, err := c.cfg.DB.ObservedRefs(ctx, w.key)
 	if err != nil {
-		return fmt.Errorf("read observed refs: %w", err)
+		return false, fmt.Errorf("read observed refs: %w", err)
 	}
 	var errs []error
-	errs = append(errs, c.ensureLive(ctx))
 	_, known := seen[baseline]
 	_, tagsKnown := seen[baselineTags]
 	delete(seen, baseline)
 	delete(seen, baselineTags)
 	old := map[pipeline.Ref]pipeline.CommitID{}
 	began, done := time.Now(), 0 // what fails does not keep the others from their turn
-	c.behind = false
-	for _, ref := range c.order(refs) {
+	for _, ref := range order(refs, w.main) {
 		switch {
 		case refs[ref] == seen[ref]:
-		case isTag(ref) && !tagsKnown, ref.Branch() != "" && !known && ref != c.cfg.Default:
+		case isTag(ref) && !tagsKnown, ref.Branch() != "" && !known && ref != w.main:
 			old[ref] = refs[ref]
 		case done > 0 && time.Since(began) >= c.slice:
-			c.behind = true
+			behind = true
 		default:
-			if err := c.moved(ctx, ref, seen[ref], refs[ref], !known); err != nil {
+			if err := w.moved(ctx, ref, seen[ref], refs[ref], !known); err != nil {
 				errs = append(errs, fmt.Errorf("%s at %s: %w", ref, refs[ref].Short(), err))
-			} else if ref != c.cfg.Default {
+			} else if ref != w.main {
 				done++
 			}
 		}
 	}
 	for _, ref := range slices.Sorted(maps.Keys(seen)) {
 		if _, there := refs[ref]; !there {
-			errs = append(errs, c.deleted(ctx, ref))
+			errs = append(errs, c.deleted(ctx, w.key, ref))
 		}
 	}
-	if err := errors.Join(errs...); err != nil || known && tagsKnown || c.behind {
-		return err
+	if err := errors.Join(errs...); err != nil || known && tagsKnown || behind {
+		return behind, err
 	}
 	old[baseline], old[baselineTags] = "seen", "seen"
-	return c.cfg.DB.Write(ctx, func(tx *store.Tx) error {
+	return false, c.cfg.DB.Write(ctx, func(tx *store.Tx) error {
 		for _, ref := range slices.Sorted(maps.Keys(old)) {
-			if err := tx.ObserveRef(c.cfg.Name, ref, old[ref]); err != nil {
+			if err := tx.ObserveRef(w.key, ref, old[ref]); err != nil {
 				return err
 			}
 		}
@@ -153,16 +178,16 @@ func (c *Commits) Observe(ctx context.Context, refs map[pipeline.Ref]pipeline.Co
 
 func isTag(ref pipeline.Ref) bool { return strings.HasPrefix(string(ref), "refs/tags/") }
 
-// order puts the default branch first: the others use its pools.
-func (c *Commits) order(refs map[pipeline.Ref]pipeline.CommitID) []pipeline.Ref {
+// order puts the main branch first: the others use its pools.
+func order(refs map[pipeline.Ref]pipeline.CommitID, main pipeline.Ref) []pipeline.Ref {
 	var out []pipeline.Ref
 	for _, ref := range slices.Sorted(maps.Keys(refs)) {
-		if (ref.Branch() != "" || isTag(ref)) && ref != c.cfg.Default {
+		if (ref.Branch() != "" || isTag(ref)) && ref != main {
 			out = append(out, ref)
 		}
 	}
-	if _, ok := refs[c.cfg.Default]; ok {
-		out = slices.Insert(out, 0, c.cfg.Default)
+	if _, ok := refs[main]; ok {
+		out = slices.Insert(out, 0, main)
 	}
 	return out
 }
@@ -232,9 +257,9 @@ func (c *Commits) evaluate(ctx context.Context, id pipeline.CommitID) (pipeline.
 	return pin(cfg)
 }
 
-func (c *Commits) deleted(ctx context.Context, ref pipeline.Ref) error {
-	c.cfg.Log.Info("ref deleted", "repo", c.cfg.Name, "ref", ref)
-	return c.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.ObserveRef(c.cfg.Name, ref, "") })
+func (c *Commits) deleted(ctx context.Context, key string, ref pipeline.Ref) error {
+	c.cfg.Log.Info("ref deleted", "repo", key, "ref", ref)
+	return c.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.ObserveRef(key, ref, "") })
 }
 
 // moved carries out one branch or tag that is at head now and was at base.
@@ -277,7 +302,7 @@ func (c *Commits) moved(ctx context.Context, ref pipeline.Ref, base, head pipeli
 	if rec.Live {
 		c.goLive(cfg)
 	}
-	c.announce(&cfg, head, runs)
+	c.announce(&cfg, pipeline.Head{Commit: head}, runs)
 	c.cfg.Log.Info("commit evaluated", "ref", ref, "commit", head, "runs", len(runs),
 		"compositions", len(cfg.Compositions), "diagnostics", len(cfg.Diagnostics), "live", rec.Live, "took", time.Since(started))
 	return nil
@@ -292,36 +317,45 @@ func (c *Commits) input(ctx context.Context, cfg *pipeline.Config, rec pipeline.
 		p.Event.Kind = pipeline.EventTag
 		return p, nil
 	}
-	wanted := slices.ContainsFunc(cfg.Compositions, func(c pipeline.Composition) bool {
-		return slices.ContainsFunc(c.Triggers, func(t pipeline.Trigger) bool { return t.Push != nil && len(t.Push.Paths) > 0 })
+	base := rec.Base
+	if live := c.Live(); base == "" && live != nil {
+		base = live.Commit // a new branch is compared with what is in force
+	}
+	if first {
+		base = ""
+	}
+	err := changed(ctx, c.cfg.Repository, &p, base)
+	return p, err
+}
+
+// changed tells a plan of a push which paths differ from base, where a trigger of the
+// repository asks. Without a base they all may.
+func changed(ctx context.Context, h History, p *plan.Input, base pipeline.CommitID) (err error) {
+	wanted := slices.ContainsFunc(p.Head.Compositions, func(c pipeline.Composition) bool {
+		return slices.ContainsFunc(c.Triggers, func(t pipeline.Trigger) bool {
+			return t.Push != nil && t.Push.Repo == p.Event.Repo && len(t.Push.Paths) > 0
+		})
 	})
 	switch {
 	case !wanted:
-	case first:
+		return nil
+	case base == "":
 		p.PathsUnknown = true
-	default:
-		base := rec.Base
-		if live := c.Live(); base == "" && live != nil {
-			base = live.Commit // a new branch is compared with what is in force
-		}
-		paths, complete, err := c.cfg.Repository.ChangedPaths(ctx, base, rec.Commit)
-		if err != nil {
-			return p, err
-		}
-		p.Paths, p.PathsUnknown = paths, !complete
+		return nil
 	}
-	return p, nil
+	var complete bool
+	p.Paths, complete, err = h.ChangedPaths(ctx, base, p.Event.Head)
+	p.PathsUnknown = !complete
+	return err
 }
 
 // known returns what the record has of the commit: what came of it on other branches
 // and by other events speaks for it at the forge too.
 func (c *Commits) known(ctx context.Context, rec pipeline.CommitRecord) (plan.Facts, error) {
-	f := plan.Facts{Commit: rec.Commit, Diagnostics: rec.Diagnostics, URL: c.cfg.URL}
+	f := plan.Facts{Repo: rec.Repo, Commit: rec.Commit, Diagnostics: rec.Diagnostics, URL: c.cfg.URL}
 	var err error
-	if f.Verdicts, err = c.cfg.DB.Verdicts(ctx, rec.Commit); err != nil {
-		return f, err
-	}
-	if f.Runs, err = c.cfg.DB.Runs(ctx, store.Filter{Commit: rec.Commit, Limit: mostOfCommit}); err != nil {
+	f.Verdicts, f.Runs, err = historyOfHead(ctx, c.cfg.DB, pipeline.Head{Repo: rec.Repo, Commit: rec.Commit})
+	if err != nil || rec.Repo != "" {
 		return f, err
 	}
 	f.Proposals, f.Planning, err = proposalsOf(ctx, c.cfg.DB, rec.Commit, c.cfg.Default, c.cfg.Proposals)

@@ -100,7 +100,7 @@ func (p *pass) say(r *pipeline.Run) {
 		p.said = map[pipeline.RunID]*pipeline.Run{}
 	}
 	p.said[r.ID] = r
-	p.touch[r.Commit] = true
+	p.touch[r.Head()] = true
 }
 
 // told returns the run as the forge was told of it, or as it is when it has moved since.

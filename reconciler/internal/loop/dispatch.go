@@ -62,7 +62,7 @@ func (l *Runs) closed() func(pipeline.PoolName) func(*pipeline.Run) bool {
 		case err != nil:
 			return func(*pipeline.Run) bool { return true }
 		case slices.ContainsFunc(law.Pools, func(r pipeline.PoolRule) bool { return r.Pool == pool }):
-			return func(r *pipeline.Run) bool { return plan.Closed(law, pool, r.Composition, r.Ref) }
+			return func(r *pipeline.Run) bool { return plan.Closed(law, pool, r.Composition, l.standing(r)) }
 		}
 		return nil
 	}
@@ -171,9 +171,13 @@ func (l *Runs) refused(run pipeline.RunID, task pipeline.TaskName, id pipeline.A
 func (l *Runs) spec(ctx context.Context, r *pipeline.Run, t *pipeline.RunTask, g place.Assignment) (s wire.Spec, ready bool, err error) {
 	if len(t.Spec.Secrets) > 0 && !l.trusted(r) {
 		return s, false, fault.New(fault.Invalid, "needs secret %s, which runs of %s may have and those of %s may not",
-			t.Spec.Secrets[0], l.cfg.Default, r.Ref)
+			t.Spec.Secrets[0], l.cfg.Default, l.standing(r))
 	}
 	if _, err := l.secrets(&t.Spec); err != nil {
+		return s, false, err
+	}
+	repo, commit, ref, err := l.codeOf(r)
+	if err != nil {
 		return s, false, err
 	}
 	fields, ready, err := l.fieldsOf(ctx, r, t)
@@ -191,14 +195,41 @@ func (l *Runs) spec(ctx context.Context, r *pipeline.Run, t *pipeline.RunTask, g
 		Fields: fields, Secrets: t.Spec.Secrets, Outputs: t.Spec.Outputs, Previous: previous,
 		Timeout: t.Spec.Timeout, LostAfter: pipeline.Duration(lostAfter(&t.Spec)), Effect: t.Spec.Effect,
 		Slot: g.Slot, Untrusted: l.agents[g.Agent].Untrusted || !l.trusted(r), IdempotencyKey: idempotencyKey(r, t),
-		Repo: l.cfg.Repo, Commit: r.Commit, Ref: r.Ref, TryNumber: int(t.Epoch) + 1,
+		Repo: repo, Commit: commit, Ref: ref, TryNumber: int(t.Epoch) + 1,
 	}, true, nil
 }
 
-// trusted reports whether a run is of what is in force. Any other has no secrets, and
-// a workspace, a cache and a home of its own: whoever may push a branch decides what
-// it does.
-func (l *Runs) trusted(r *pipeline.Run) bool { return r.Ref == l.cfg.Default }
+// standing is the ref by whose rules a run goes.
+func (l *Runs) standing(r *pipeline.Run) pipeline.Ref {
+	return plan.Standing(l.sources(), &r.Event, r.Ref, l.cfg.Default)
+}
+
+// trusted reports whether a run is of what is in force, and of code that is trusted as
+// much. Any other has no secrets, and a workspace, a cache and a home of its own:
+// whoever may push a branch decides what it does.
+func (l *Runs) trusted(r *pipeline.Run) bool { return l.standing(r) == l.cfg.Default }
+
+func (l *Runs) sources() []pipeline.Repository {
+	if l.cfg.Sources == nil {
+		return nil
+	}
+	return l.cfg.Sources()
+}
+
+// codeOf is the repository, the commit and the ref of the code that a run is about, as
+// its tasks see it.
+func (l *Runs) codeOf(r *pipeline.Run) (url string, commit pipeline.CommitID, ref pipeline.Ref, err error) {
+	e := &r.Event
+	if e.Repo == "" {
+		return l.cfg.Repo, r.Commit, r.Ref, nil
+	}
+	all := l.sources()
+	i := slices.IndexFunc(all, func(s pipeline.Repository) bool { return s.Name == e.Repo })
+	if i < 0 {
+		return "", "", "", fault.New(fault.Invalid, "needs repository %s, which the default branch does not declare any more", e.Repo)
+	}
+	return all[i].URL, e.Head, e.Ref, nil
+}
 
 // idempotencyKey is the same for all attempts of a task, and of no other task.
 func idempotencyKey(r *pipeline.Run, t *pipeline.RunTask) string {

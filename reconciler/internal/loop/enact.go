@@ -119,7 +119,7 @@ func (c *Commits) enact(ctx context.Context, d deed) ([]*pipeline.Run, error) {
 }
 
 // announce tells those who drive runs and statuses of what was written.
-func (c *Commits) announce(cfg *pipeline.Config, commit pipeline.CommitID, made []*pipeline.Run) {
+func (c *Commits) announce(cfg *pipeline.Config, commit pipeline.Head, made []*pipeline.Run) {
 	of := make([]*pipeline.Composition, 0, len(made))
 	for _, r := range made {
 		of = append(of, cfg.Composition(r.Composition))

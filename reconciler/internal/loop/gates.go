@@ -35,18 +35,26 @@ type gate struct {
 	Number      int                      `json:"number"`
 	Task        pipeline.TaskName        `json:"task"`
 	Commit      pipeline.CommitID        `json:"commit"`
-	Digest      pipeline.Digest          `json:"digest"`
-	Params      json.RawMessage          `json:"params,omitempty"`
-	Message     string                   `json:"message"`
-	Approvers   []string                 `json:"approvers,omitempty"`
-	Count       int                      `json:"count"`
+	// Source and Head are set when a source repository started the run.
+	Source    string            `json:"source,omitempty"`
+	Head      pipeline.CommitID `json:"head,omitempty"`
+	Digest    pipeline.Digest   `json:"digest"`
+	Params    json.RawMessage   `json:"params,omitempty"`
+	Message   string            `json:"message"`
+	Approvers []string          `json:"approvers,omitempty"`
+	Count     int               `json:"count"`
 }
 
 // GateDraft is the commit to be reviewed for a task that is held.
 func GateDraft(r *pipeline.Run, t *pipeline.RunTask) (Draft, error) {
-	text, err := json.MarshalIndent(gate{
-		r.ID, r.Composition, r.Number, t.Name, r.Commit, r.Digest, r.Params, t.Message, t.Spec.Gate.Approvers, max(t.Spec.Gate.Count, 1),
-	}, "", "  ")
+	g := gate{
+		Run: r.ID, Composition: r.Composition, Number: r.Number, Task: t.Name, Commit: r.Commit, Digest: r.Digest, Params: r.Params,
+		Message: t.Message, Approvers: t.Spec.Gate.Approvers, Count: max(t.Spec.Gate.Count, 1),
+	}
+	if r.Event.Repo != "" {
+		g.Source, g.Head = r.Event.Repo, r.Event.Head
+	}
+	text, err := json.MarshalIndent(g, "", "  ")
 	if err != nil {
 		return Draft{}, fmt.Errorf("gate %s of %s#%d: %w", t.Name, r.Composition, r.Number, err)
 	}
@@ -204,9 +212,15 @@ func (p *Proposals) peopleOf(ctx context.Context, r *pipeline.Run) (people []rev
 	if head == "" {
 		head = r.Commit
 	}
-	span, err := p.cfg.Discussion.Between(ctx, e.Base, head)
+	between := p.cfg.Discussion.Between
+	if e.Repo != "" {
+		between = func(ctx context.Context, base, head pipeline.CommitID) (Span, error) {
+			return p.cfg.Discussion.BetweenIn(ctx, e.Repo, base, head)
+		}
+	}
+	span, err := between(ctx, e.Base, head)
 	if fault.Is(err, fault.NotFound) { // the base is gone, as after a force-push
-		span, err = p.cfg.Discussion.Between(ctx, "", head)
+		span, err = between(ctx, "", head)
 	}
 	if err != nil {
 		return nil, false, err

@@ -81,7 +81,7 @@ func (c *Commits) answer(ctx context.Context, live *pipeline.Config, e pipeline.
 	if err != nil || len(verdicts) == 0 {
 		return nil, nil, err
 	}
-	rec, err := c.recordOf(ctx, live, c.cfg.Default)
+	rec, err := c.recordOf(ctx, live, e)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -92,7 +92,7 @@ func (c *Commits) answer(ctx context.Context, live *pipeline.Config, e pipeline.
 	if err != nil {
 		return nil, nil, err
 	}
-	c.announce(live, live.Commit, made)
+	c.announce(live, pipeline.Head{Commit: live.Commit}, made)
 	return made, verdicts, nil
 }
 

@@ -1,11 +1,13 @@
 package loop
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/fault"
@@ -28,10 +30,10 @@ type pass struct {
 	made   []made
 	agents map[pipeline.AgentID]pipeline.Agent // that look different
 	after  []func(context.Context)
-	touch  map[pipeline.CommitID]bool
+	touch  map[pipeline.Head]bool
 	said   map[pipeline.RunID]*pipeline.Run // see say
 	// restate: commits whose status is to be told anew.
-	restate map[pipeline.CommitID]bool
+	restate map[pipeline.Head]bool
 	// placing: something happened by which a task may find an agent. Most messages are
 	// heartbeats and questions, and to look at every run costs more than they do.
 	placing bool
@@ -45,7 +47,7 @@ type pass struct {
 func (l *Runs) process(ctx context.Context, batch []message) {
 	batch = append(l.again, batch...)
 	l.again = nil
-	p := &pass{touch: map[pipeline.CommitID]bool{}, agents: map[pipeline.AgentID]pipeline.Agent{}}
+	p := &pass{touch: map[pipeline.Head]bool{}, agents: map[pipeline.AgentID]pipeline.Agent{}}
 	if l.fresh {
 		l.fresh = false
 		l.recovered(p)
@@ -156,11 +158,11 @@ func (l *Runs) adopt(p *pass, ar *activeRun, s engine.Step) {
 	for _, c := range s.Calls {
 		p.calls = append(p.calls, call{s.Run, c})
 	}
-	if f := l.commits[s.Run.Commit]; f != nil {
+	if f := l.commits[s.Run.Head()]; f != nil {
 		f.runs[s.Run.ID] = s.Run
 	}
 	if before.State != s.Run.State || before.Reason != s.Run.Reason || anyGateMoved(before, s.Run) {
-		p.touch[s.Run.Commit] = true
+		p.touch[s.Run.Head()] = true
 	}
 	for _, d := range s.Cancels {
 		l.apply(p, d.Run, engine.Cancel{Reason: d.Reason})
@@ -171,6 +173,10 @@ func (l *Runs) adopt(p *pass, ar *activeRun, s engine.Step) {
 		p.line = p.line || inLine(s.Run, ar.of)
 		l.reportEnd(p, s.Run)
 	}
+}
+
+func byHead(a, b pipeline.Head) int {
+	return cmp.Or(strings.Compare(string(a.Commit), string(b.Commit)), strings.Compare(a.Repo, b.Repo))
 }
 
 // tell sends a message once the pass is written.
@@ -187,7 +193,7 @@ func (l *Runs) commit(ctx context.Context, p *pass) error {
 	for id := range p.restate {
 		p.touch[id] = true
 	}
-	for _, id := range slices.Sorted(maps.Keys(p.touch)) {
+	for _, id := range slices.SortedFunc(maps.Keys(p.touch), byHead) {
 		statuses = append(statuses, l.statuses(id, p)...)
 	}
 	err := l.cfg.DB.Write(ctx, func(tx *store.Tx) error {

@@ -154,7 +154,7 @@ func (p *Proposals) start(ctx context.Context, m *moment, cfg *pipeline.Config, 
 	if err != nil {
 		return 0, fmt.Errorf("record change %s: %w", c.Branch, err)
 	}
-	p.cfg.Runs.Add(c.Head, made, of)
+	p.cfg.Runs.Add(pipeline.Head{Commit: c.Head}, made, of)
 	return len(made), nil
 }
 

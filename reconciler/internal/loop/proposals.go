@@ -61,8 +61,10 @@ type Draft struct {
 type Discussion interface {
 	Repository
 	// Between tells what head has that base has not; an empty base has all but head
-	// itself.
+	// itself. BetweenIn is Between for a source repository, fault.NotFound when it is
+	// not declared any more.
 	Between(ctx context.Context, base, head pipeline.CommitID) (Span, error)
+	BetweenIn(ctx context.Context, repo string, base, head pipeline.CommitID) (Span, error)
 	// Statement reads the object of a ref, its signature by the keys that are allowed
 	// at base. An object that says nothing to us is fault.Invalid or fault.NotFound.
 	Statement(ctx context.Context, object string, base pipeline.CommitID) (Statement, error)
@@ -336,7 +338,7 @@ func (p *Proposals) branches(ctx context.Context, m *moment, open []store.Stored
 	}
 	var errs []error
 	n := 0
-	for _, ref := range p.cfg.Commits.order(m.Tips) {
+	for _, ref := range order(m.Tips, p.cfg.Default) {
 		branch := ref.Branch()
 		if ref == p.cfg.Default {
 			continue
@@ -583,10 +585,7 @@ func (p *Proposals) facts(ctx context.Context, id pipeline.CommitID) (plan.Facts
 		return f, err
 	}
 	f.Diagnostics = rec.Diagnostics
-	if f.Verdicts, err = p.cfg.DB.Verdicts(ctx, id); err != nil {
-		return f, err
-	}
-	if f.Runs, err = p.cfg.DB.Runs(ctx, store.Filter{Commit: id, Limit: mostOfCommit}); err != nil {
+	if f.Verdicts, f.Runs, err = historyOfHead(ctx, p.cfg.DB, pipeline.Head{Commit: id}); err != nil {
 		return f, err
 	}
 	f.Proposals, f.Planning, err = proposalsOf(ctx, p.cfg.DB, id, p.cfg.Default, p.cfg.Branches || p.cfg.Pulls)

@@ -62,6 +62,10 @@ func (f *forum) ChangedPaths(_ context.Context, base, head pipeline.CommitID) ([
 	return []string{"a"}, true, nil
 }
 
+func (f *forum) BetweenIn(ctx context.Context, repo string, base, head pipeline.CommitID) (loop.Span, error) {
+	return f.Between(ctx, base, head)
+}
+
 func (f *forum) Between(_ context.Context, base, head pipeline.CommitID) (loop.Span, error) {
 	early := f.planning != nil && !f.planning()
 	f.mu.Lock()

@@ -198,7 +198,7 @@ func (p *Proposals) over(ctx context.Context, m *moment, known *store.StoredProp
 // unproposed notes that branches which the default one contains propose nothing.
 func (p *Proposals) unproposed(ctx context.Context, m *moment, looked map[string]pipeline.CommitID) error {
 	var errs []error
-	for _, ref := range p.cfg.Commits.order(m.Tips) {
+	for _, ref := range order(m.Tips, p.cfg.Default) {
 		branch, head := ref.Branch(), m.Tips[ref]
 		if branch == "" || ref == p.cfg.Default || looked[branch] == head || m.tip == "" {
 			continue

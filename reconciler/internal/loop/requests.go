@@ -153,7 +153,7 @@ func (p *Proposals) run(ctx context.Context, m *moment, a store.AnsweredRequest,
 	}
 	p.cfg.Log.Info("request answered", "user", user, "answer", a.Answer)
 	if made != nil {
-		p.cfg.Runs.Add(made.Commit, []*pipeline.Run{made}, []*pipeline.Composition{started.Composition})
+		p.cfg.Runs.Add(made.Head(), []*pipeline.Run{made}, []*pipeline.Composition{started.Composition})
 	}
 	return a, nil
 }

@@ -58,7 +58,7 @@ type Logs interface {
 	Seal(ctx context.Context, id pipeline.AttemptID, length int64) error
 }
 
-// Config of Runs. All fields but URL are required.
+// Config of Runs. All fields but Sources and URL are required.
 type Config struct {
 	DB      *store.DB
 	Logs    Logs
@@ -75,6 +75,8 @@ type Config struct {
 	Default pipeline.Ref
 	// Repo is the ops repository as tasks see it: a path or URL without credentials.
 	Repo string
+	// Sources returns the source repositories that are in force; nil is none.
+	Sources func() []pipeline.Repository
 	// URL of the web view for links in statuses; "" leaves them out.
 	URL string
 	// Proposals: branches are looked at for what they propose, and their heads are
@@ -98,7 +100,7 @@ type Runs struct {
 	order    []pipeline.RunID                      // of active, oldest first
 	attempts map[pipeline.AttemptID]pipeline.RunID // of the open attempts
 	agents   map[pipeline.AgentID]*agent
-	commits  map[pipeline.CommitID]*commitFacts
+	commits  map[pipeline.Head]*commitFacts
 	filling  map[fieldKey]bool
 	fields   map[fieldKey]json.RawMessage
 	waits    map[fieldKey]bool // tasks that wait for a run
@@ -146,7 +148,7 @@ type fieldKey struct {
 type message struct {
 	added        []*pipeline.Run
 	of           []*pipeline.Composition // of the added runs
-	commit       pipeline.CommitID       // of the added runs
+	commit       pipeline.Head           // of the added runs
 	connected    *connected
 	disconnected pipeline.AgentID
 	renewed      pipeline.AgentID
@@ -155,7 +157,7 @@ type message struct {
 	asked        *asked
 	filled       *filled
 	answered     *answer
-	restate      pipeline.CommitID
+	restate      pipeline.Head
 	review       *gateReview
 	ask          func()
 	tick         bool
@@ -186,7 +188,7 @@ func New(cfg Config) *Runs {
 		active:   map[pipeline.RunID]*activeRun{},
 		attempts: map[pipeline.AttemptID]pipeline.RunID{},
 		agents:   map[pipeline.AgentID]*agent{},
-		commits:  map[pipeline.CommitID]*commitFacts{},
+		commits:  map[pipeline.Head]*commitFacts{},
 		filling:  map[fieldKey]bool{},
 		fields:   map[fieldKey]json.RawMessage{},
 		waits:    map[fieldKey]bool{}, inquiries: map[blankKey]inquiry{},
@@ -263,7 +265,7 @@ func (l *Runs) reload(ctx context.Context) error {
 	l.waits, l.inquiries, l.next, l.fresh = map[fieldKey]bool{}, map[blankKey]inquiry{}, nil, true
 	l.gos = map[pipeline.AttemptID]bool{}
 	l.attempts = map[pipeline.AttemptID]pipeline.RunID{}
-	l.commits = map[pipeline.CommitID]*commitFacts{}
+	l.commits = map[pipeline.Head]*commitFacts{}
 	for _, r := range runs {
 		c, err := l.cfg.DB.Composition(ctx, r.Digest)
 		if err != nil {
@@ -281,8 +283,8 @@ func (l *Runs) reload(ctx context.Context) error {
 		l.know(a)
 	}
 	for _, r := range runs {
-		if l.commits[r.Commit] == nil {
-			if err := l.loadCommit(ctx, r.Commit); err != nil {
+		if l.commits[r.Head()] == nil {
+			if err := l.loadCommit(ctx, r.Head()); err != nil {
 				return err
 			}
 		}
@@ -331,7 +333,7 @@ func (l *Runs) look(ctx context.Context, p *pass, m message) {
 		l.answered(p, m.answered)
 	case m.review != nil:
 		l.apply(p, m.review.run, m.review.event)
-	case m.restate != "":
+	case m.restate.Commit != "":
 		l.restated(ctx, p, m.restate)
 	case m.ask != nil:
 		m.ask()

@@ -30,23 +30,23 @@ const mostOfCommit = 1 << 20
 // loadCommit brings what is kept of a commit up to date with the record, and with
 // what this pass has changed and not written yet. A commit of which nothing is
 // unfinished is not kept.
-func (l *Runs) loadCommit(ctx context.Context, id pipeline.CommitID) error {
+func (l *Runs) loadCommit(ctx context.Context, id pipeline.Head) error {
 	f := &commitFacts{runs: map[pipeline.RunID]*pipeline.Run{}}
-	rec, err := l.cfg.DB.Commit(ctx, id)
-	if err == nil {
-		f.record = rec
-	} else if !fault.Is(err, fault.NotFound) {
-		return fmt.Errorf("read commit %s: %w", id, err)
-	}
-	if f.verdicts, err = l.cfg.DB.Verdicts(ctx, id); err != nil {
-		return fmt.Errorf("read verdicts of %s: %w", id, err)
-	}
-	runs, err := l.cfg.DB.Runs(ctx, store.Filter{Commit: id, Limit: mostOfCommit})
-	if err != nil {
-		return fmt.Errorf("read runs of %s: %w", id, err)
-	}
-	if f.proposals, f.planning, err = proposalsOf(ctx, l.cfg.DB, id, l.cfg.Default, l.cfg.Proposals); err != nil {
+	var runs []*pipeline.Run
+	var err error
+	if f.verdicts, runs, err = historyOfHead(ctx, l.cfg.DB, id); err != nil {
 		return err
+	}
+	if id.Repo == "" {
+		rec, err := l.cfg.DB.Commit(ctx, id.Commit)
+		if err == nil {
+			f.record = rec
+		} else if !fault.Is(err, fault.NotFound) {
+			return fmt.Errorf("read commit %s: %w", id.Commit, err)
+		}
+		if f.proposals, f.planning, err = proposalsOf(ctx, l.cfg.DB, id.Commit, l.cfg.Default, l.cfg.Proposals); err != nil {
+			return err
+		}
 	}
 	before := l.commits[id]
 	for _, r := range runs {
@@ -60,8 +60,21 @@ func (l *Runs) loadCommit(ctx context.Context, id pipeline.CommitID) error {
 	return nil
 }
 
+// historyOfHead reads the verdicts on a commit of one repository, and its runs.
+func historyOfHead(ctx context.Context, db *store.DB, id pipeline.Head) (verdicts []pipeline.Verdict, runs []*pipeline.Run, err error) {
+	if verdicts, err = db.Verdicts(ctx, id.Commit); err != nil {
+		return nil, nil, fmt.Errorf("read verdicts of %s: %w", id.Commit, err)
+	}
+	if runs, err = db.Runs(ctx, store.Filter{Commit: id.Commit, Limit: mostOfCommit}); err != nil {
+		return nil, nil, fmt.Errorf("read runs of %s: %w", id.Commit, err)
+	}
+	verdicts = slices.DeleteFunc(verdicts, func(v pipeline.Verdict) bool { return v.Repo != id.Repo })
+	runs = slices.DeleteFunc(runs, func(r *pipeline.Run) bool { return r.Head() != id })
+	return verdicts, runs, nil
+}
+
 // dropCommit forgets a commit of which nothing is unfinished.
-func (l *Runs) dropCommit(id pipeline.CommitID) {
+func (l *Runs) dropCommit(id pipeline.Head) {
 	for _, r := range l.commits[id].runs {
 		if !r.State.Terminal() {
 			return
@@ -72,14 +85,14 @@ func (l *Runs) dropCommit(id pipeline.CommitID) {
 
 // statuses returns what the forge should show now of the runs that the pass
 // changed, and of their commit as a whole.
-func (l *Runs) statuses(id pipeline.CommitID, p *pass) []pipeline.Status {
+func (l *Runs) statuses(id pipeline.Head, p *pass) []pipeline.Status {
 	f := l.commits[id]
 	if f == nil {
 		return nil
 	}
 	changed := map[pipeline.RunID]*pipeline.Run{}
 	for _, s := range p.steps {
-		if s.Run.Commit == id && (s.before.State != s.Run.State || s.Run.State.Terminal()) {
+		if s.Run.Head() == id && (s.before.State != s.Run.State || s.Run.State.Terminal()) {
 			changed[s.Run.ID] = s.Run
 			if ar := l.active[s.Run.ID]; ar != nil {
 				ar.description.said, ar.description.saidAt = s.Run, time.Now()
@@ -87,7 +100,7 @@ func (l *Runs) statuses(id pipeline.CommitID, p *pass) []pipeline.Status {
 		}
 	}
 	for rid, r := range p.said {
-		if l.active[rid] != nil && r.Commit == id && changed[rid] == nil {
+		if l.active[rid] != nil && r.Head() == id && changed[rid] == nil {
 			changed[rid] = l.told(l.active[rid].run)
 		}
 	}
@@ -105,7 +118,7 @@ func (l *Runs) statuses(id pipeline.CommitID, p *pass) []pipeline.Status {
 		runs = append(runs, l.told(r))
 	}
 	out = append(out, plan.RollUp(plan.Facts{
-		Commit: id, Diagnostics: f.record.Diagnostics, Verdicts: f.verdicts, Runs: runs, URL: l.cfg.URL,
+		Repo: id.Repo, Commit: id.Commit, Diagnostics: f.record.Diagnostics, Verdicts: f.verdicts, Runs: runs, URL: l.cfg.URL,
 		Proposals: f.proposals, Planning: f.planning,
 	}))
 	l.dropCommit(id)
@@ -122,10 +135,10 @@ func (f *commitFacts) newest(r *pipeline.Run) bool {
 
 // gates are the statuses of the gates that the pass has closed or opened, each as it
 // stands last.
-func (f *commitFacts) gates(id pipeline.CommitID, p *pass, url string) []pipeline.Status {
+func (f *commitFacts) gates(id pipeline.Head, p *pass, url string) []pipeline.Status {
 	byContext := map[string]pipeline.Status{}
 	for _, s := range p.steps {
-		if s.Run.Commit != id {
+		if s.Run.Head() != id {
 			continue
 		}
 		for i := range s.Run.Tasks {
@@ -178,12 +191,14 @@ func proposalsOf(ctx context.Context, db *store.DB, id pipeline.CommitID, main p
 	return list, unplanned, err
 }
 
-// Restate tells the status of a commit anew, from the record: what it proposes is
+// Restate tells the status of a commit of the ops repository anew, from the record: what it proposes is
 // another thing now. A commit of which nothing is unfinished is left to the caller.
 // Queues.
-func (l *Runs) Restate(id pipeline.CommitID) { l.queue(message{restate: id}) }
+func (l *Runs) Restate(id pipeline.CommitID) {
+	l.queue(message{restate: pipeline.Head{Commit: id}})
+}
 
-func (l *Runs) restated(ctx context.Context, p *pass, id pipeline.CommitID) {
+func (l *Runs) restated(ctx context.Context, p *pass, id pipeline.Head) {
 	if l.commits[id] == nil {
 		return
 	}
@@ -192,7 +207,7 @@ func (l *Runs) restated(ctx context.Context, p *pass, id pipeline.CommitID) {
 		return
 	}
 	if p.restate == nil {
-		p.restate = map[pipeline.CommitID]bool{}
+		p.restate = map[pipeline.Head]bool{}
 	}
 	p.restate[id] = true
 }

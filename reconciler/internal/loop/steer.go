@@ -192,7 +192,7 @@ func (p *Proposals) retry(ctx context.Context, m *moment, a store.AnsweredReques
 	}
 	p.cfg.Log.Info("request answered", "user", user, "answer", a.Answer)
 	if made != nil {
-		p.cfg.Runs.Add(made.Commit, []*pipeline.Run{made}, []*pipeline.Composition{of})
+		p.cfg.Runs.Add(made.Head(), []*pipeline.Run{made}, []*pipeline.Composition{of})
 	}
 	return a, nil
 }
@@ -242,7 +242,7 @@ func (p *Proposals) notRetried(ctx context.Context, m *moment, old *pipeline.Run
 	if c := m.live.Composition(of.Name); c != nil && c.Suspend {
 		return string(of.Name) + " is suspended", nil
 	}
-	if why := plan.Forbidden(&m.live.Policy, of, old.Ref, p.cfg.Default); why != "" {
+	if why := plan.Forbidden(&m.live.Policy, of, plan.Standing(m.live.Repositories, &old.Event, old.Ref, p.cfg.Default), p.cfg.Default); why != "" {
 		return why, nil
 	}
 	active, err := p.cfg.Runs.Active(ctx)

@@ -140,12 +140,15 @@ func (c *Commits) after(ctx context.Context, live *pipeline.Config, ended *pipel
 		return 0, err
 	}
 	e := pipeline.Event{
-		Kind: pipeline.EventAfter, Repo: ended.Event.Repo, Ref: ended.Ref, Head: ended.Commit,
+		Kind: pipeline.EventAfter, Ref: ended.Ref, Head: ended.Commit,
 		Author: ended.Event.Author, Subject: ended.Event.Subject, Proposal: ended.Event.Proposal, Target: ended.Event.Target,
 		Cause: &pipeline.Cause{
 			Run: ended.ID, Composition: ended.Composition, Number: ended.Number, State: ended.State, Reason: ended.Reason,
 			Outputs: engine.Reported(whole),
 		},
+	}
+	if of := &ended.Event; of.Repo != "" {
+		e.Repo, e.Config, e.Ref, e.Head = of.Repo, of.Config, of.Ref, of.Head
 	}
 	in := plan.Input{Default: c.cfg.Default, Base: live, Head: &cfg, Event: e, Now: time.Now()}
 	runs, verdicts, err := c.decide(ctx, in)
@@ -159,7 +162,7 @@ func (c *Commits) after(ctx context.Context, live *pipeline.Config, ended *pipel
 			verdicts[i].Sentence = fmt.Sprintf("%d runs lead to this one already, so they may never end", engine.MaxDepth)
 		}
 	}
-	rec, err := c.recordOf(ctx, &cfg, ended.Ref)
+	rec, err := c.recordOf(ctx, &cfg, e)
 	if err != nil {
 		return 0, err
 	}
@@ -170,20 +173,23 @@ func (c *Commits) after(ctx context.Context, live *pipeline.Config, ended *pipel
 	if err != nil {
 		return 0, err
 	}
-	c.announce(&cfg, cfg.Commit, made)
+	c.announce(&cfg, ended.Head(), made)
 	for _, r := range made {
 		c.cfg.Log.Info("run follows another", "run_id", r.ID, "composition", r.Composition, "number", r.Number, "cause", ended.ID)
 	}
 	return len(made), nil
 }
 
-// recordOf is what the record has of a commit, as seen on ref.
-func (c *Commits) recordOf(ctx context.Context, cfg *pipeline.Config, ref pipeline.Ref) (pipeline.CommitRecord, error) {
+// recordOf is what the record has of the commit of an event, as seen on its ref.
+func (c *Commits) recordOf(ctx context.Context, cfg *pipeline.Config, e pipeline.Event) (pipeline.CommitRecord, error) {
+	if e.Repo != "" {
+		return pipeline.CommitRecord{Repo: e.Repo, Commit: e.Head, Ref: e.Ref}, nil
+	}
 	rec, err := c.cfg.DB.Commit(ctx, cfg.Commit)
 	if fault.Is(err, fault.NotFound) {
 		rec, err = pipeline.CommitRecord{Commit: cfg.Commit, Diagnostics: cfg.Diagnostics}, nil
 	}
-	rec.Ref = ref
+	rec.Ref = e.Ref
 	return rec, err
 }
 
@@ -318,7 +324,7 @@ func (c *Commits) fire(ctx context.Context, live *pipeline.Config, f store.Firin
 	// Others may be due at the same minute; each has its own turn.
 	runs = slices.DeleteFunc(runs, func(r plan.Run) bool { return r.Name != f.Composition })
 	verdicts = slices.DeleteFunc(verdicts, func(v pipeline.Verdict) bool { return v.Composition != f.Composition })
-	rec, err := c.recordOf(ctx, live, c.cfg.Default)
+	rec, err := c.recordOf(ctx, live, e)
 	if err != nil {
 		return err
 	}
@@ -330,7 +336,7 @@ func (c *Commits) fire(ctx context.Context, live *pipeline.Config, f store.Firin
 	if err != nil {
 		return err
 	}
-	c.announce(live, live.Commit, made)
+	c.announce(live, pipeline.Head{Commit: live.Commit}, made)
 	c.cfg.Log.Info("schedule fired", "composition", f.Composition, "schedule", f.Schedule, "zone", f.Zone, "due", due, "runs", len(made))
 	return nil
 }

@@ -42,12 +42,16 @@ func things(cfg *pipeline.Config) map[[2]string]thing {
 		s := &cfg.Secrets[i]
 		add(thing{kind: KindSecret, name: string(s.Name), value: s, pos: s.Pos})
 	}
+	for i := range cfg.Repositories {
+		r := &cfg.Repositories[i]
+		add(thing{kind: KindRepository, name: r.Name, value: r, pos: r.Pos})
+	}
 	add(thing{kind: KindPolicy, value: &cfg.Policy})
 	return out
 }
 
 // kinds in the order in which people are shown them.
-var kinds = []string{KindComposition, KindPool, KindPlugin, KindSecret, KindPolicy}
+var kinds = []string{KindComposition, KindPool, KindPlugin, KindSecret, KindRepository, KindPolicy}
 
 // compare lists what head declares otherwise than base, and writes the meaning of
 // each difference into the seal.

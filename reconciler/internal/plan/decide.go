@@ -53,6 +53,14 @@ func (in *Input) law() *pipeline.Policy {
 	return &in.Base.Policy
 }
 
+// repositories are the source repositories in force.
+func (in *Input) repositories() []pipeline.Repository {
+	if in.Base == nil {
+		return in.Head.Repositories
+	}
+	return in.Base.Repositories
+}
+
 type decision struct {
 	Input
 	runs     []Run
@@ -62,7 +70,7 @@ type decision struct {
 
 func (d *decision) say(c pipeline.CompositionName, outcome, sentence string) {
 	d.verdicts = append(d.verdicts, pipeline.Verdict{
-		Commit: d.Event.Head, Ref: d.Event.Ref, Composition: c, Kind: d.Event.Kind, Outcome: outcome, Sentence: sentence,
+		Repo: d.Event.Repo, Commit: d.Event.Head, Ref: d.Event.Ref, Composition: c, Kind: d.Event.Kind, Outcome: outcome, Sentence: sentence,
 	})
 }
 
@@ -79,7 +87,7 @@ func (d *decision) composition(c *pipeline.Composition) {
 		}
 		return
 	}
-	if why := Forbidden(d.law(), c, d.Event.Ref, d.Default); why != "" {
+	if why := Forbidden(d.law(), c, Standing(d.repositories(), &d.Event, d.Event.Ref, d.Default), d.Default); why != "" {
 		d.say(c.Name, pipeline.VerdictRejected, why)
 		return
 	}
@@ -366,10 +374,13 @@ func (d *decision) meet(t *pipeline.Trigger, c pipeline.CompositionName) meeting
 		}
 		return miss(fires, "change %s for %s", e.Proposal, e.Target)
 	case t.Tag != nil:
+		if t.Tag.Repo != e.Repo {
+			return elsewhere(t.Tag.Repo)
+		}
 		if !anyMatch(t.Tag.Tags, short(e.Ref)) {
 			return miss(2, "tag %s is not %s", short(e.Ref), either(t.Tag.Tags))
 		}
-		return miss(fires, "tag %s", short(e.Ref))
+		return miss(fires, "tag %s%s", short(e.Ref), of(e))
 	case t.Cron != nil:
 		return d.meetCron(t.Cron)
 	case t.After != nil:
@@ -390,14 +401,29 @@ func (d *decision) meet(t *pipeline.Trigger, c pipeline.CompositionName) meeting
 func (d *decision) meetPush(t *pipeline.PushTrigger) meeting {
 	branch := d.Event.Ref.Branch()
 	switch {
-	case t.Repo != "" && t.Repo != d.Event.Repo:
-		return miss(1, "watches repository %s", t.Repo)
+	case t.Repo != d.Event.Repo:
+		return elsewhere(t.Repo)
 	case !anyMatch(t.Branches, branch):
 		return miss(2, "branch %s is not %s", branch, either(t.Branches))
 	case d.misses(t.Paths):
 		return miss(3, "no changed path matches %s", either(t.Paths))
 	}
-	return miss(fires, "push to %s", branch)
+	return miss(fires, "push to %s%s", branch, of(&d.Event))
+}
+
+// elsewhere is for a trigger on another repository than that of the event.
+func elsewhere(repo string) meeting {
+	if repo == "" {
+		return miss(1, "watches the ops repository")
+	}
+	return miss(1, "watches repository %s", repo)
+}
+
+func of(e *pipeline.Event) string {
+	if e.Repo == "" {
+		return ""
+	}
+	return " of " + e.Repo
 }
 
 // misses reports whether no changed path meets the patterns.

@@ -63,9 +63,9 @@ func clocks(cfg *pipeline.Config) map[pipeline.CompositionName][]clock {
 	return out
 }
 
-func both(a, b map[pipeline.CompositionName][]clock) []pipeline.CompositionName {
+func both[T any](a, b map[pipeline.CompositionName][]T) []pipeline.CompositionName {
 	var out []pipeline.CompositionName
-	for _, m := range []map[pipeline.CompositionName][]clock{a, b} {
+	for _, m := range []map[pipeline.CompositionName][]T{a, b} {
 		for c := range m {
 			out = append(out, c)
 		}
@@ -75,9 +75,9 @@ func both(a, b map[pipeline.CompositionName][]clock) []pipeline.CompositionName 
 }
 
 // left returns what of list is not in other, one for one.
-func left(list, other []clock) []clock {
+func left[T comparable](list, other []T) []T {
 	other = slices.Clone(other)
-	var out []clock
+	var out []T
 	for _, c := range list {
 		if i := slices.Index(other, c); i >= 0 {
 			other = slices.Delete(other, i, i+1)

@@ -221,6 +221,10 @@ func (m *markdown) besides() {
 		f := &m.Firings[i]
 		items = append(items, code(string(f.Composition))+" "+prose(f.String()))
 	}
+	for i := range m.Listeners {
+		l := &m.Listeners[i]
+		items = append(items, code(string(l.Composition))+" "+prose(l.String()))
+	}
 	m.list("**Also changes:**", len(items), func(i int) string { return items[i] })
 }
 

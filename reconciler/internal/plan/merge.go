@@ -24,6 +24,7 @@ func Merged(base, fork, head *pipeline.Config) *pipeline.Config {
 	out.Pools = merge(base.Pools, fork.Pools, head.Pools, func(p *pipeline.Pool) string { return string(p.Name) })
 	out.Plugins = merge(base.Plugins, fork.Plugins, head.Plugins, func(p *pipeline.Plugin) string { return string(p.Name) })
 	out.Secrets = merge(base.Secrets, fork.Secrets, head.Secrets, func(s *pipeline.Secret) string { return string(s.Name) })
+	out.Repositories = merge(base.Repositories, fork.Repositories, head.Repositories, func(r *pipeline.Repository) string { return r.Name })
 	if same(&fork.Policy, &head.Policy) {
 		out.Policy = base.Policy
 	}

@@ -103,6 +103,7 @@ func distinctions(e pipeline.Event) []string {
 	add("target", e.Target)
 	add("name", e.Name)
 	add("id", e.ID)
+	add("config", string(e.Config))
 	if !e.Time.IsZero() {
 		add("time", e.Time.UTC().Format(time.RFC3339Nano))
 	}

@@ -19,8 +19,8 @@ type Input struct {
 	Default pipeline.Ref
 	// Base is what is in force, nil when nothing is: its policy judges, and what runs
 	// outside of the default branch uses its pools and secrets. Head is what the
-	// event's commit declares; for an event that no commit makes (cron, after,
-	// webhook, manual) it is Base.
+	// event's commit declares; for an event that no commit of the ops repository makes
+	// (cron, after, webhook, manual, a push to a source repository) it is Base.
 	Base, Head *pipeline.Config
 	// Event is what happens. For the question what merging a change will do it is the
 	// push that the merge makes: kind push, the default branch, the change's head.
@@ -126,6 +126,8 @@ type Plan struct {
 	Secrets []Reach `json:"secrets,omitempty"`
 	// Firings are the cron triggers that come, go or move.
 	Firings []Firing `json:"firings,omitempty"`
+	// Listeners are the triggers on source repositories that come or go.
+	Listeners []Listener `json:"listeners,omitempty"`
 	// Approvals that the policy of Base asks for before the change is merged.
 	Approvals   []Approval            `json:"approvals,omitempty"`
 	Diagnostics []pipeline.Diagnostic `json:"diagnostics,omitempty"`
@@ -206,6 +208,7 @@ const (
 	KindPlugin      = "plugin"
 	KindPool        = "pool"
 	KindSecret      = "secret"
+	KindRepository  = "repository"
 	KindPolicy      = "policy"
 )
 
@@ -267,6 +270,15 @@ type Firing struct {
 	Next        []time.Time              `json:"next,omitempty"`
 }
 
+// Listener is a trigger on a source repository, that the change adds or removes.
+type Listener struct {
+	Composition pipeline.CompositionName `json:"composition"`
+	Op          Op                       `json:"op"`
+	Repo        string                   `json:"repo"`
+	// On says what starts a run, as "pushes to app on main, release/*".
+	On string `json:"on"`
+}
+
 // Approval is what a rule of the policy in force asks for.
 type Approval struct {
 	Rule      string            `json:"rule"`
@@ -316,6 +328,7 @@ func Of(in Input) Plan {
 	p.approvals(&in)
 	p.reaches(&in)
 	p.firings(&in)
+	p.listeners(&in)
 	p.breaks(&in)
 	p.place(&in)
 	p.seal(&in, s)

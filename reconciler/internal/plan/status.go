@@ -27,6 +27,8 @@ const (
 
 // Facts are what the statuses of a commit are derived from.
 type Facts struct {
+	// Repo as in pipeline.Event.
+	Repo        string
 	Commit      pipeline.CommitID
 	Diagnostics []pipeline.Diagnostic
 	Verdicts    []pipeline.Verdict
@@ -73,7 +75,7 @@ func newest(all []*pipeline.Run) []*pipeline.Run {
 
 // OfRun is the status of one run.
 func OfRun(r *pipeline.Run, url string) pipeline.Status {
-	s := pipeline.Status{Commit: r.Commit, Context: contextRun + string(r.Composition), State: forgeState(r.State)}
+	s := pipeline.Status{Repo: r.Head().Repo, Commit: r.Head().Commit, Context: contextRun + string(r.Composition), State: forgeState(r.State)}
 	s.Description = cut(fmt.Sprintf("#%d %s: %s", r.Number, r.State, r.Reason))
 	if r.Reason == "" || r.Reason == string(r.State) {
 		s.Description = fmt.Sprintf("#%d %s", r.Number, r.State)
@@ -94,7 +96,7 @@ func RollUp(f Facts) pipeline.Status {
 // ofRuns rolls up what the commit declares and started.
 func ofRuns(f Facts) pipeline.Status {
 	runs := newest(f.Runs)
-	s := pipeline.Status{Commit: f.Commit, Context: ContextAll, State: statusSuccess}
+	s := pipeline.Status{Repo: f.Repo, Commit: f.Commit, Context: ContextAll, State: statusSuccess}
 	if f.URL != "" {
 		s.URL = f.URL + "/commits/" + string(f.Commit)
 	}

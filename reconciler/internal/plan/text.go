@@ -35,6 +35,9 @@ func (p *Plan) Text(o TextOptions) string {
 	t.aligned("Cron", len(p.Firings), func(i int) string {
 		return fmt.Sprintf("  %s %s\t%s", signs[p.Firings[i].Op], p.Firings[i].Composition, p.Firings[i].String())
 	})
+	t.aligned("Source repositories", len(p.Listeners), func(i int) string {
+		return fmt.Sprintf("  %s %s\t%s", signs[p.Listeners[i].Op], p.Listeners[i].Composition, safe(p.Listeners[i].String()))
+	})
 	t.aligned("On merge", len(p.Runs), func(i int) string { return t.run(&p.Runs[i]) })
 	t.verdicts()
 	t.end()

@@ -38,7 +38,8 @@ var silent = map[string]bool{
 	"Composition.name": true, "Composition.unit": true, "Composition.digest": true,
 	"Task.name": true, "Task.places": true, "Task.tree": true, "Task.programs": true, "Task.deferred": true,
 	"Plugin.name": true, "Plugin.dir": true, "PluginTask.name": true, "Pool.name": true, "Secret.name": true,
-	"Group.name": true, "ChangeRule.name": true, "SecretRule.secret": true, "PoolRule.pool": true,
+	"Repository.name": true,
+	"Group.name":      true, "ChangeRule.name": true, "SecretRule.secret": true, "PoolRule.pool": true,
 	"Call.digest": true, "Hook.digest": true, // what is called is sealed itself
 	"Field.name": true, "Field.doc": true, "Binding.field": true, "Clause.path": true,
 }

@@ -59,7 +59,7 @@ func startServer(dir string, ln *listener, world *world, log *slog.Logger) (_ *s
 	if s.logs, err = store.OpenLogs(ctx, dir, log, store.LogOptions{OnDurable: late.durable}); err != nil {
 		return nil, errors.Join(err, s.db.Close())
 	}
-	converger := forge.NewConverger(forge.Config{Forge: &world.forge, Register: s.db, Log: log})
+	converger := forge.NewConverger(forge.Config{Forge: &world.forge, Register: s.db.Register(""), Log: log})
 	s.runs = loop.New(loop.Config{
 		DB: s.db, Logs: lengths{s.logs}, Fleet: late, Filler: noBlanks{}, Secrets: noBlanks{}, Law: func() (*pipeline.Policy, error) { return s.commits.Law() },
 		Log: log, Default: mainRef, Repo: repoName, StatusesChanged: converger.Wake,

@@ -598,7 +598,7 @@ func (s *sim) left() string {
 			return fmt.Sprintf("agent %d holds %+v", n.i, held)
 		}
 	}
-	due, err := s.srv.db.DueStatuses(context.Background(), time.Now().Add(24*time.Hour), 10)
+	due, err := s.srv.db.Register("").DueStatuses(context.Background(), time.Now().Add(24*time.Hour), 10)
 	if err != nil || len(due) > 0 {
 		return fmt.Sprintf("due statuses: %+v, %v", due, err)
 	}

@@ -40,10 +40,10 @@ func (tx *Tx) RecordCommit(repo string, c pipeline.CommitRecord) error {
 			return fmt.Errorf("record commit %s: %w", c.Commit, err)
 		}
 	}
-	_, err = tx.exec(`INSERT INTO commits (repo, commit_id, ref, base, author, subject, diagnostics, live, seen_at)
-		VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+	_, err = tx.exec(`INSERT INTO commits (repo, commit_id, ref, base, author, subject, diagnostics, live, seen_at, source)
+		VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
 		ON CONFLICT DO UPDATE SET base = ?4, author = ?5, subject = ?6, diagnostics = ?7, live = max(live, ?8), seen_at = ?9`,
-		repo, string(c.Commit), string(c.Ref), string(c.Base), c.Author, c.Subject, diagnostics, c.Live, c.SeenAt.UnixNano())
+		repo, string(c.Commit), string(c.Ref), string(c.Base), c.Author, c.Subject, diagnostics, c.Live, c.SeenAt.UnixNano(), c.Repo)
 	if err == nil {
 		err = tx.change(pipeline.Change{Kind: pipeline.ChangeCommit, Commit: c.Commit, Reason: c.Subject})
 	}
@@ -59,9 +59,9 @@ func (tx *Tx) RecordCommit(repo string, c pipeline.CommitRecord) error {
 // A run that a verdict names must be there when the transaction is committed.
 func (tx *Tx) RecordVerdicts(list []pipeline.Verdict) error {
 	for _, v := range list {
-		if _, err := tx.exec(`INSERT INTO verdicts (commit_id, composition, ref, kind, outcome, sentence, run_id)
-			VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO UPDATE SET outcome = ?5, sentence = ?6, run_id = ?7`,
-			string(v.Commit), string(v.Composition), string(v.Ref), v.Kind, v.Outcome, v.Sentence, orNull(v.Run)); err != nil {
+		if _, err := tx.exec(`INSERT INTO verdicts (commit_id, composition, ref, kind, outcome, sentence, run_id, source)
+			VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO UPDATE SET outcome = ?5, sentence = ?6, run_id = ?7`,
+			string(v.Commit), string(v.Composition), string(v.Ref), v.Kind, v.Outcome, v.Sentence, orNull(v.Run), v.Repo); err != nil {
 			return fmt.Errorf("record the verdict on commit %s for %s: %w", v.Commit, v.Composition, err)
 		}
 	}
@@ -91,6 +91,22 @@ func (tx *Tx) RepositoryProblem(repo, sentence string) error {
 	return nil
 }
 
+// KeepSources forgets where the references of source repositories pointed, and their
+// problems, but for those that are kept: one that comes back is new. A key of a source
+// repository begins with "source:".
+func (tx *Tx) KeepSources(kept []string) error {
+	list, err := marshal(kept)
+	if err != nil {
+		return tx.fail(err)
+	}
+	for _, table := range []string{"refs", "repository_problems"} {
+		if _, err := tx.exec(`DELETE FROM `+table+` WHERE repo LIKE 'source:%' AND repo NOT IN (SELECT value FROM json_each(?))`, list); err != nil {
+			return fmt.Errorf("forget source repositories: %w", err)
+		}
+	}
+	return nil
+}
+
 // RepositoryProblems returns the sentence of each repository that has one.
 func (db *DB) RepositoryProblems(ctx context.Context) (map[string]string, error) {
 	list, err := query(ctx, db.file.reader, scanPair, `SELECT repo, sentence FROM repository_problems`)
@@ -116,11 +132,11 @@ func asMap[K, V ~string](pairs [][2]string) map[K]V {
 	return m
 }
 
-const commitColumns = `commit_id, ref, base, author, subject, diagnostics, live, seen_at`
+const commitColumns = `source, commit_id, ref, base, author, subject, diagnostics, live, seen_at`
 
 func scanCommit(row scanner) (pipeline.CommitRecord, error) {
 	var c pipeline.CommitRecord
-	err := row.Scan(&c.Commit, &c.Ref, &c.Base, &c.Author, &c.Subject, intoJSON{&c.Diagnostics}, &c.Live, intoTime{&c.SeenAt})
+	err := row.Scan(&c.Repo, &c.Commit, &c.Ref, &c.Base, &c.Author, &c.Subject, intoJSON{&c.Diagnostics}, &c.Live, intoTime{&c.SeenAt})
 	return c, err
 }
 
@@ -156,12 +172,23 @@ func (db *DB) FindCommit(ctx context.Context, prefix string) (pipeline.CommitID,
 	return "", fault.New(fault.Invalid, "commit %s is ambiguous, give more digits: %v", prefix, list)
 }
 
-// Commits returns the evaluated commits, newest first, at most limit. A commit
-// that was seen on several references is there as often.
+// Commits returns the commits that were seen, of every repository, newest first, at
+// most limit. A commit that was seen on several references is there as often.
 func (db *DB) Commits(ctx context.Context, limit int) ([]pipeline.CommitRecord, error) {
 	list, err := query(ctx, db.file.reader, scanCommit,
 		`SELECT `+commitColumns+` FROM commits ORDER BY seen_at DESC, rowid DESC LIMIT ?`, max(limit, 0))
 	return list, db.read(err, "commits")
+}
+
+// NewestEvaluated returns the commit of an ops repository that was evaluated last.
+// Before the first there is none, which is a fault.NotFound.
+func (db *DB) NewestEvaluated(ctx context.Context) (pipeline.CommitRecord, error) {
+	c, err := scanCommit(db.file.reader.QueryRowContext(ctx,
+		`SELECT `+commitColumns+` FROM commits WHERE source = '' ORDER BY seen_at DESC, rowid DESC LIMIT 1`))
+	if errors.Is(err, sql.ErrNoRows) {
+		return c, fault.New(fault.NotFound, "no commit was evaluated yet")
+	}
+	return c, db.read(err, "the newest commit")
 }
 
 // LiveCommit returns the commit of a repository whose configuration is in force.
@@ -175,12 +202,12 @@ func (db *DB) LiveCommit(ctx context.Context, repo string) (pipeline.CommitRecor
 }
 
 // Verdicts returns what a commit did to each composition, sorted by composition,
-// reference and kind of event.
+// repository, reference and kind of event.
 func (db *DB) Verdicts(ctx context.Context, commit pipeline.CommitID) ([]pipeline.Verdict, error) {
 	list, err := query(ctx, db.file.reader, func(row scanner) (v pipeline.Verdict, err error) {
-		err = row.Scan(&v.Commit, &v.Ref, &v.Composition, &v.Kind, &v.Outcome, &v.Sentence, &v.Run)
+		err = row.Scan(&v.Repo, &v.Commit, &v.Ref, &v.Composition, &v.Kind, &v.Outcome, &v.Sentence, &v.Run)
 		return v, err
-	}, `SELECT commit_id, ref, composition, kind, outcome, sentence, coalesce(run_id, '') FROM verdicts
-		WHERE commit_id = ? ORDER BY composition, ref, kind`, string(commit))
+	}, `SELECT source, commit_id, ref, composition, kind, outcome, sentence, coalesce(run_id, '') FROM verdicts
+		WHERE commit_id = ? ORDER BY composition, source, ref, kind`, string(commit))
 	return list, db.read(err, "verdicts on commit %s", commit)
 }

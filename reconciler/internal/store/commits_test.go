@@ -178,7 +178,7 @@ func TestForgeIsToldTheLatestOnce(t *testing.T) {
 	}
 	due := func(at time.Time) []pipeline.DueStatus {
 		t.Helper()
-		list, err := db.DueStatuses(t.Context(), at, 10)
+		list, err := db.Register("").DueStatuses(t.Context(), at, 10)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -79,11 +79,11 @@ func (tx *Tx) insertRun(r *pipeline.Run) error {
 	if err != nil {
 		return tx.fail(fmt.Errorf("resumes: %w", err))
 	}
-	_, err = tx.exec(`INSERT INTO runs (id, composition, number, run_key, digest, commit_id, ref, event, params,
+	_, err = tx.exec(`INSERT INTO runs (id, composition, number, run_key, digest, commit_id, ref, source, head, event, params,
 			priority, state, reason, cancel, created_at, started_at, finished_at, depth, draft, grp, behind, outputs, version, resumes)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, ?)`,
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, ?)`,
 		string(r.ID), string(r.Composition), r.Number, string(r.Key), string(r.Digest), string(r.Commit), string(r.Ref),
-		event, params, r.Priority, string(r.State), r.Reason, r.Cancel,
+		r.Head().Repo, string(r.Head().Commit), event, params, r.Priority, string(r.State), r.Reason, r.Cancel,
 		r.CreatedAt.UnixNano(), instant(r.StartedAt), instant(r.FinishedAt), r.Depth, r.Draft, r.Group, behind, r.Version, resumes)
 	if err != nil {
 		return err

@@ -12,7 +12,7 @@ import (
 // mostDescription is what forges accept, in characters.
 const mostDescription = 140
 
-// Desire sets what the forge should show under s.Commit and s.Context. It is not
+// Desire sets what the forge should show on s.Commit of s.Repo under s.Context. It is not
 // a queue: the latest wins, and what the forge shows already is not posted again.
 // A longer description is cut. A status that is the same as before keeps its tries.
 // Another one forgets what was posted: a post whose answer was lost may have
@@ -23,12 +23,12 @@ func (tx *Tx) Desire(s pipeline.Status) error {
 	}
 	body, err := json.Marshal(s)
 	if err == nil {
-		_, err = tx.exec(`INSERT INTO forge_desired (commit_id, context, state, description, url, digest, posted_digest, tries, next_at, problem)
-			VALUES (?1, ?2, ?3, ?4, ?5, ?6, '', 0, 0, '')
+		_, err = tx.exec(`INSERT INTO forge_desired (commit_id, context, state, description, url, digest, posted_digest, tries, next_at, problem, source)
+			VALUES (?1, ?2, ?3, ?4, ?5, ?6, '', 0, 0, '', ?7)
 			ON CONFLICT DO UPDATE SET state = ?3, description = ?4, url = ?5, digest = ?6,
 				posted_digest = '', tries = 0, next_at = 0, problem = ''
 			WHERE digest <> ?6`,
-			string(s.Commit), s.Context, s.State, s.Description, s.URL, string(pipeline.DigestOf(body)))
+			string(s.Commit), s.Context, s.State, s.Description, s.URL, string(pipeline.DigestOf(body)), s.Repo)
 	}
 	if err != nil {
 		return tx.fail(fmt.Errorf("desire status %s of %s: %w", s.Context, s.Commit, err))
@@ -36,24 +36,34 @@ func (tx *Tx) Desire(s pipeline.Status) error {
 	return nil
 }
 
-// DueStatuses returns at most limit statuses that the forge does not show yet and
-// whose next try is not after now, those that wait longest first.
-func (db *DB) DueStatuses(ctx context.Context, now time.Time, limit int) ([]pipeline.DueStatus, error) {
-	list, err := query(ctx, db.file.reader, func(row scanner) (d pipeline.DueStatus, err error) {
+// Register is the part of the record that says what the forge of one repository should
+// show.
+type Register struct {
+	*DB
+	repo string
+}
+
+// Register returns that of a source repository by its name, of the ops repository for "".
+func (db *DB) Register(repo string) Register { return Register{db, repo} }
+
+// DueStatuses returns at most limit statuses that the forge does not show yet and whose
+// next try is not after now, those that wait longest first.
+func (r Register) DueStatuses(ctx context.Context, now time.Time, limit int) ([]pipeline.DueStatus, error) {
+	list, err := query(ctx, r.file.reader, func(row scanner) (d pipeline.DueStatus, err error) {
 		s := &d.Status
-		err = row.Scan(&s.Commit, &s.Context, &s.State, &s.Description, &s.URL, &d.Digest, &d.Tries)
+		err = row.Scan(&s.Repo, &s.Commit, &s.Context, &s.State, &s.Description, &s.URL, &d.Digest, &d.Tries)
 		return d, err
-	}, `SELECT commit_id, context, state, description, url, digest, tries FROM forge_desired
-		WHERE posted_digest <> digest AND next_at <= ? ORDER BY next_at, rowid LIMIT ?`, now.UnixNano(), max(limit, 0))
-	return list, db.read(err, "due statuses")
+	}, `SELECT source, commit_id, context, state, description, url, digest, tries FROM forge_desired
+		WHERE posted_digest <> digest AND source = ? AND next_at <= ? ORDER BY next_at, rowid LIMIT ?`, r.repo, now.UnixNano(), max(limit, 0))
+	return list, r.read(err, "due statuses")
 }
 
 // StatusesOf returns the statuses that the forge should show on a commit, sorted by context.
 func (db *DB) StatusesOf(ctx context.Context, commit pipeline.CommitID) ([]pipeline.Status, error) {
 	list, err := query(ctx, db.file.reader, func(row scanner) (s pipeline.Status, err error) {
-		err = row.Scan(&s.Commit, &s.Context, &s.State, &s.Description, &s.URL)
+		err = row.Scan(&s.Repo, &s.Commit, &s.Context, &s.State, &s.Description, &s.URL)
 		return s, err
-	}, `SELECT commit_id, context, state, description, url FROM forge_desired WHERE commit_id = ? ORDER BY context`, string(commit))
+	}, `SELECT source, commit_id, context, state, description, url FROM forge_desired WHERE commit_id = ? ORDER BY source, context`, string(commit))
 	return list, db.read(err, "statuses of %s", commit)
 }
 
@@ -64,7 +74,7 @@ func (db *DB) MarkPosted(ctx context.Context, posted []pipeline.DueStatus) error
 	return db.Write(ctx, func(tx *Tx) error {
 		for _, d := range posted {
 			_, err := tx.exec(`UPDATE forge_desired SET posted_digest = ?3, tries = 0, problem = ''
-				WHERE commit_id = ?1 AND context = ?2`, string(d.Status.Commit), d.Status.Context, d.Digest)
+				WHERE commit_id = ?1 AND context = ?2 AND source = ?4`, string(d.Status.Commit), d.Status.Context, d.Digest, d.Status.Repo)
 			if err != nil {
 				return fmt.Errorf("mark status %s of %s: %w", d.Status.Context, d.Status.Commit, err)
 			}
@@ -78,8 +88,8 @@ func (db *DB) MarkPosted(ctx context.Context, posted []pipeline.DueStatus) error
 func (db *DB) MarkFailed(ctx context.Context, s pipeline.Status, digest, problem string, next time.Time) error {
 	return db.Write(ctx, func(tx *Tx) error {
 		_, err := tx.exec(`UPDATE forge_desired SET tries = tries + 1, problem = ?4, next_at = ?5
-			WHERE commit_id = ?1 AND context = ?2 AND digest = ?3`,
-			string(s.Commit), s.Context, digest, problem, next.UnixNano())
+			WHERE commit_id = ?1 AND context = ?2 AND digest = ?3 AND source = ?6`,
+			string(s.Commit), s.Context, digest, problem, next.UnixNano(), s.Repo)
 		if err != nil {
 			return fmt.Errorf("mark status %s of %s: %w", s.Context, s.Commit, err)
 		}

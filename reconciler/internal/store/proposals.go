@@ -126,7 +126,7 @@ func (db *DB) LookedAt(ctx context.Context, repo string) (map[string]pipeline.Co
 func (db *DB) Unplanned(ctx context.Context, id pipeline.CommitID, main pipeline.Ref) (bool, error) {
 	var yes bool
 	err := db.file.reader.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM refs r
-		WHERE r.commit_id = ?1 AND r.ref LIKE 'refs/heads/%' AND r.ref <> ?2 AND NOT EXISTS (
+		WHERE r.commit_id = ?1 AND r.repo NOT LIKE 'source:%' AND r.ref LIKE 'refs/heads/%' AND r.ref <> ?2 AND NOT EXISTS (
 			SELECT 1 FROM looked l WHERE l.repo = r.repo AND l.branch = substr(r.ref, 12) AND l.head = r.commit_id))`,
 		string(id), string(main)).Scan(&yes)
 	return yes, db.read(err, "branches at %s", id)

@@ -136,8 +136,8 @@ type Filter struct {
 	Composition pipeline.CompositionName
 	State       pipeline.State
 	Ref         pipeline.Ref
-	Commit      pipeline.CommitID
-	Agent       pipeline.AgentID // that was asked to do a task of the run
+	Commit      pipeline.CommitID // that the run is about, of whichever repository
+	Agent       pipeline.AgentID  // that was asked to do a task of the run
 	// Before is a cursor: only runs older than this one.
 	Before pipeline.RunID
 	// Limit is at least 1.
@@ -165,7 +165,7 @@ func (f Filter) where() (text string, args []any) {
 		add("r.ref = ?", string(f.Ref))
 	}
 	if f.Commit != "" {
-		add("r.commit_id = ?", string(f.Commit))
+		add("r.head = ?", string(f.Commit))
 	}
 	if f.Agent != "" {
 		add("r.id IN (SELECT run_id FROM attempts WHERE agent_id = ?)", string(f.Agent))

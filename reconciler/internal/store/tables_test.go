@@ -79,10 +79,11 @@ func TestTablesRefuseTheImpossible(t *testing.T) {
 		`UPDATE counters SET last = last`,
 		`UPDATE agents SET state = 'busy'`,
 		`UPDATE join_tokens SET used_by = NULL`,
-		`INSERT INTO verdicts VALUES ('c', 'build', '', 'maybe', '', NULL)`,
-		`INSERT INTO verdicts VALUES ('c', 'build', '', 'run', '', 'no such run')`,
-		`INSERT INTO forge_desired VALUES ('c', 'x', 'running', '', '', '', '', 0, 0, '')`,
-		`INSERT INTO commits VALUES ('r', 'c1', '', '', '', '', NULL, 1, 1), ('r', 'c2', '', '', '', '', NULL, 1, 1)`,
+		`INSERT INTO verdicts VALUES ('', 'c', 'build', '', 'push', 'maybe', '', NULL)`,
+		`INSERT INTO verdicts VALUES ('', 'c', 'build', '', 'push', 'run', '', 'no such run')`,
+		`INSERT INTO forge_desired VALUES ('', 'c', 'x', 'running', '', '', '', '', 0, 0, '')`,
+		`INSERT INTO commits VALUES ('r', 'c1', '', '', '', '', NULL, 1, 1, ''), ('r', 'c2', '', '', '', '', NULL, 1, 1, '')`,
+		`UPDATE runs SET head = 'other' WHERE id = ` + id(pipeline.Ready),
 	} {
 		if _, err := raw.Exec(statement); err == nil {
 			t.Errorf("not refused: %s", statement)

@@ -148,7 +148,8 @@ func (s *server) problems(r *http.Request) (view, error) {
 			v.Silent = append(v.Silent, agentRow{a, agentURL(a.ID), machineOf(a.Facts)})
 		}
 	}
-	v.Clean = v.Newest == nil && len(v.Needs) == 0 && len(v.Silent) == 0 && b.Repository.Problem == "" && len(b.Notices) == 0
+	v.Clean = v.Newest == nil && len(v.Needs) == 0 && len(v.Silent) == 0 && b.Repository.Problem == "" &&
+		len(b.Repository.Unread()) == 0 && len(b.Notices) == 0
 	if !v.Clean {
 		v.Mood = "bad"
 	}

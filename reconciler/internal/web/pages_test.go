@@ -195,6 +195,7 @@ const (
 func hostile() *fakeSource {
 	f := sample()
 	f.board.Repository.Subject, f.board.Repository.Author, f.board.Repository.Problem, f.board.Repository.URL = attack, attack, attack, attack
+	f.board.Repository.Sources = []web.SourceRepository{{Name: "app", URL: attack, Problem: attack, SeenAt: epoch}, {Name: "lib", URL: attack}}
 	for i := range f.board.Compositions {
 		f.board.Compositions[i].Description = attack
 	}
@@ -205,6 +206,7 @@ func hostile() *fakeSource {
 	for i := range f.runs {
 		run := &f.runs[i]
 		run.Event.Subject, run.Event.Author, run.Event.Repo, run.Event.Ref, run.Ref = attack, attack, attack, attack, attack
+		run.Event.Head = run.Commit
 		run.Reason = attack
 		run.Params = []byte(fmt.Sprintf(`{%q:%q}`, `<marquee>`, "</script>"))
 		for k := range run.Tasks {

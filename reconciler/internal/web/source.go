@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
@@ -140,6 +141,22 @@ type Repository struct {
 	Problem string `json:"problem,omitempty"`
 	// SeenAt is when the repository last answered.
 	SeenAt time.Time `json:"seen_at,omitzero"`
+	// Sources are the source repositories in force, sorted by name.
+	Sources []SourceRepository `json:"sources,omitempty"`
+}
+
+// SourceRepository is a source repository as it was last seen.
+type SourceRepository struct {
+	Name string `json:"name"`
+	URL  string `json:"url"`
+	// Problem and SeenAt as in Repository.
+	Problem string    `json:"problem,omitempty"`
+	SeenAt  time.Time `json:"seen_at,omitzero"`
+}
+
+// Unread returns the source repositories that cannot be read.
+func (r *Repository) Unread() []SourceRepository {
+	return slices.DeleteFunc(slices.Clone(r.Sources), func(s SourceRepository) bool { return s.Problem == "" })
 }
 
 // AgentCounts sums up the fleet. Busy agents are online and have a task.

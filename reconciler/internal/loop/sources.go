@@ -1,0 +1,101 @@
+package loop
+
+import (
+	"context"
+	"time"
+
+	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/reconciler/internal/plan"
+	"github.com/maestro-cd/maestro/reconciler/internal/store"
+)
+
+// sourceKeys is how the keys of source repositories begin in the record. The ops
+// repository is there under its path or URL, which does not.
+const sourceKeys = "source:"
+
+// SourceKey is how the record calls a source repository. Under another address it is
+// another one: what it has is not compared with what the first had.
+func SourceKey(r *pipeline.Repository) string { return sourceKeys + r.Name + " " + r.URL }
+
+// Source is a source repository that is watched.
+type Source struct {
+	pipeline.Repository
+	History History
+}
+
+// ObserveSource is Observe for a source repository: what moved there starts runs of
+// what is in force. The first look is a baseline. more: it has left branches or tags
+// to another call. It may be called for several repositories at a time.
+func (c *Commits) ObserveSource(ctx context.Context, s *Source, refs map[pipeline.Ref]pipeline.CommitID) (more bool, err error) {
+	moved := func(ctx context.Context, ref pipeline.Ref, base, head pipeline.CommitID, _ bool) error {
+		return c.sourceMoved(ctx, s, pipeline.Event{Repo: s.Name, Ref: ref, Head: head, Base: base}, refs)
+	}
+	return c.observe(ctx, watched{key: SourceKey(&s.Repository), moved: moved}, refs)
+}
+
+// KeepSources forgets all that was seen of source repositories but those that are
+// declared: one that comes back later is seen for the first time.
+func (c *Commits) KeepSources(ctx context.Context, declared []pipeline.Repository) error {
+	keys := make([]string, len(declared))
+	for i := range declared {
+		keys[i] = SourceKey(&declared[i])
+	}
+	return c.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.KeepSources(keys) })
+}
+
+// sourceMoved carries out a branch or a tag of a source repository that has moved.
+func (c *Commits) sourceMoved(ctx context.Context, s *Source, e pipeline.Event, refs map[pipeline.Ref]pipeline.CommitID) error {
+	started := time.Now()
+	live := c.Live()
+	if live == nil {
+		return fault.New(fault.Unavailable, "no configuration is in force yet")
+	}
+	var err error
+	if e.Author, e.Subject, err = s.History.Describe(ctx, e.Head); err != nil {
+		return err
+	}
+	e.Kind, e.Config = pipeline.EventPush, live.Commit
+	in := plan.Input{Default: c.cfg.Default, Base: live, Head: live, Event: e, Now: started}
+	if isTag(e.Ref) {
+		in.Event.Kind = pipeline.EventTag
+	} else if err := changed(ctx, s.History, &in, s.baseOf(&e, refs)); err != nil {
+		return err
+	}
+	rec := pipeline.CommitRecord{
+		Repo: s.Name, Commit: e.Head, Ref: e.Ref, Base: e.Base, Author: e.Author, Subject: e.Subject, SeenAt: started.UTC(),
+	}
+	d := deed{cfg: live, rec: rec, also: func(tx *store.Tx) error {
+		key := SourceKey(&s.Repository)
+		if err := tx.RecordCommit(key, rec); err != nil {
+			return err
+		}
+		return tx.ObserveRef(key, rec.Ref, rec.Commit)
+	}}
+	if d.runs, d.verdicts, err = c.decide(ctx, in); err != nil {
+		return err
+	}
+	runs, err := c.enact(ctx, d)
+	if err != nil {
+		return err
+	}
+	c.announce(live, pipeline.Head{Repo: s.Name, Commit: e.Head}, runs)
+	c.cfg.Log.Info("source commit seen", "repo", s.Name, "ref", e.Ref, "commit", e.Head, "config", live.Commit,
+		"runs", len(runs), "took", time.Since(started))
+	return nil
+}
+
+// baseOf is what a push is compared with: where the branch was, and of a new branch
+// the first of the trusted ones that there is.
+func (s *Source) baseOf(e *pipeline.Event, refs map[pipeline.Ref]pipeline.CommitID) pipeline.CommitID {
+	if e.Base != "" {
+		return e.Base
+	}
+	for _, branch := range s.Trusted {
+		ref := pipeline.Ref("refs/heads/" + branch)
+		if id, there := refs[ref]; there && ref != e.Ref {
+			return id
+		}
+	}
+	return ""
+}
