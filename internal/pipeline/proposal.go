@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"encoding/json"
+	"fmt"
 	"time"
 )
 
@@ -62,8 +63,10 @@ type Proposal struct {
 	// Needs is what the policy in force asks for.
 	Needs   []Need    `json:"needs,omitempty"`
 	Reviews []Opinion `json:"reviews,omitempty"`
-	// Predicted are the compositions of the runs that merging it starts, sorted.
+	// Predicted are the compositions of the runs that merging it starts, sorted. The
+	// runs that these make in turn are not counted: Called are their compositions.
 	Predicted   []CompositionName `json:"predicted,omitempty"`
+	Called      []CompositionName `json:"called,omitempty"`
 	Diagnostics []Diagnostic      `json:"diagnostics,omitempty"`
 	// Merge is there once it is merged.
 	Merge *Merge `json:"merge,omitempty"`
@@ -75,6 +78,22 @@ type Proposal struct {
 	PlannedAt time.Time `json:"planned_at,omitzero"`
 	// ChangedAt is when anything of it last changed.
 	ChangedAt time.Time `json:"changed_at"`
+}
+
+// Runs says how many runs merging it starts, in words.
+func (p *Proposal) Runs() string { return CountRuns(len(p.Predicted), len(p.Called)) }
+
+// CountRuns says how many runs something starts. What they call is not counted, and
+// where they call something that is said.
+func CountRuns(n, called int) string {
+	s, calls := fmt.Sprintf("%d runs", n), "they call"
+	if n == 1 {
+		s, calls = "1 run", "it calls"
+	}
+	if called > 0 {
+		s += " and what " + calls
+	}
+	return s
 }
 
 // Merge is what became of a proposal.

@@ -93,6 +93,7 @@ func describe(c *store.StoredProposal, on *plan.Plan, checks []plan.Run, url str
 		c.Predicted = append(c.Predicted, r.Name)
 	}
 	slices.Sort(c.Predicted)
+	c.Called = on.Called()
 	raw, err := json.Marshal(on)
 	if err != nil {
 		return fmt.Errorf("plan of %s: %w", c.Branch, err)

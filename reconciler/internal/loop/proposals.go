@@ -498,9 +498,9 @@ func (p *Proposals) mergedBy(ctx context.Context, m *moment, known *store.Stored
 // outcome compares what was predicted with what started.
 func outcome(c *pipeline.Proposal) string {
 	g := c.Merge
-	s := fmt.Sprintf("predicted %s, started %d", runsOf(len(g.Predicted)), len(g.Started))
+	s := fmt.Sprintf("predicted %s, started %d", c.Runs(), len(g.Started))
 	if c.Digest == "" {
-		s = fmt.Sprintf("merged before it was planned, started %s", runsOf(len(g.Started)))
+		s = "merged before it was planned, started " + pipeline.CountRuns(len(g.Started), 0)
 	}
 	if missing := lacks(g.Predicted, g.Started); c.Digest != "" && len(missing) > 0 {
 		s += "; did not start: " + strings.Join(missing, ", ")
@@ -515,13 +515,6 @@ func outcome(c *pipeline.Proposal) string {
 		s += "; merged although it was " + c.Sentence
 	}
 	return s
-}
-
-func runsOf(n int) string {
-	if n == 1 {
-		return "1 run"
-	}
-	return fmt.Sprintf("%d runs", n)
 }
 
 // lacks returns what is in a and not in b.

@@ -19,6 +19,16 @@ func (p *Plan) calls(cfg *pipeline.Config) {
 	}
 }
 
+// Called are the compositions that the runs call, and those that they call, by name.
+func (p *Plan) Called() []pipeline.CompositionName {
+	var out []pipeline.CompositionName
+	for i := range p.Runs {
+		out = append(out, p.Runs[i].Calls...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
 // called returns the compositions that c calls, and those that they call, by name.
 // Hooks are left out: they run only when something fails.
 func called(cfg *pipeline.Config, c *pipeline.Composition) []pipeline.CompositionName {

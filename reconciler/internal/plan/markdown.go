@@ -158,7 +158,7 @@ func (m *markdown) fits(r *Run) string {
 	list, blocked := m.whereAll(r)
 	switch {
 	case m.FleetAt.IsZero():
-		return "not asked"
+		return strings.Join(append([]string{"not asked"}, list...), "; ")
 	case len(list) == 0:
 		return "-"
 	case blocked:

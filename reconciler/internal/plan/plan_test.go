@@ -248,10 +248,19 @@ func TestPlanShowsWhatARunCalls(t *testing.T) {
 		t.Errorf("calls (-want +got):\n%s", d)
 	}
 	text := p.Text(plan.TextOptions{})
-	for _, want := range []string{"calls c: 1 of 2 agents", "gate b/ok"} {
+	for _, want := range []string{"calls c: 1 of 2 agents", "; calls b;", "gate b/ok", "1 run and what it calls will start on merge"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
+	}
+	nobody := in
+	nobody.Fleet = nil
+	unasked := plan.Of(nobody)
+	if text := unasked.Text(plan.TextOptions{}); !strings.Contains(text, "calls b, c;") {
+		t.Errorf("nothing of what is called in\n%s", text)
+	}
+	if text := unasked.Markdown(plan.MarkdownOptions{}); !strings.Contains(text, "not asked; calls b, c |") {
+		t.Errorf("nothing of what is called in\n%s", text)
 	}
 	again := in
 	changed := *cfg

@@ -64,7 +64,7 @@ func (f *Facts) open(s *pipeline.Status, p *pipeline.Proposal) {
 	case pipeline.ApprovalRefused:
 		raise(s, statusFailure)
 	}
-	f.join(s, "plan: "+plural(len(p.Predicted), "run")+" on merge; "+p.Sentence)
+	f.join(s, "plan: "+p.Runs()+" on merge; "+p.Sentence)
 }
 
 // mergedBy is for a head that was merged by another commit.

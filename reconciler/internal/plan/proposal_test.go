@@ -22,6 +22,10 @@ func TestStatusOfAProposedHeadSaysWhoseTurnItIs(t *testing.T) {
 		p.State, p.Merge = pipeline.ProposalMerged, &pipeline.Merge{Commit: commit, Approval: a, Sentence: "predicted 3 runs, started 3"}
 		return p
 	}
+	calling := func(p pipeline.Proposal) pipeline.Proposal {
+		p.Predicted, p.Called = p.Predicted[:1], p.Predicted[1:]
+		return p
+	}
 	run := func(s pipeline.State) []*pipeline.Run {
 		return []*pipeline.Run{{ID: "1", Number: 7, Composition: "lint", State: s, Reason: "exit code 1"}}
 	}
@@ -34,6 +38,7 @@ func TestStatusOfAProposedHeadSaysWhoseTurnItIs(t *testing.T) {
 		"planning, wrong": {plan.Facts{Commit: head, Planning: true, Diagnostics: mistake}, "failure", "the plan is being made; a.cue: no"},
 		"no policy":       {plan.Facts{Commit: head, Proposals: []pipeline.Proposal{open(pipeline.ApprovalNone, "no approval is needed")}}, "success", "plan: 3 runs on merge; no approval is needed"},
 		"waiting":         {plan.Facts{Commit: head, Planning: true, Proposals: []pipeline.Proposal{open(pipeline.ApprovalWaiting, "needs 1 approval of ops")}}, "pending", "plan: 3 runs on merge; needs 1 approval of ops"},
+		"calls":           {plan.Facts{Commit: head, Proposals: []pipeline.Proposal{calling(open(pipeline.ApprovalGiven, "approved by ana"))}}, "success", "plan: 1 run and what it calls on merge; approved by ana"},
 		"approved":        {plan.Facts{Commit: head, Proposals: []pipeline.Proposal{open(pipeline.ApprovalGiven, "approved by ana")}}, "success", "plan: 3 runs on merge; approved by ana"},
 		"refused":         {plan.Facts{Commit: head, Proposals: []pipeline.Proposal{open(pipeline.ApprovalRefused, "refused by ana")}}, "failure", "plan: 3 runs on merge; refused by ana"},
 		"a mistake":       {plan.Facts{Commit: head, Diagnostics: mistake, Proposals: []pipeline.Proposal{open(pipeline.ApprovalGiven, "approved by ana")}}, "failure", "a.cue: no"},

@@ -24,7 +24,8 @@ func (p *Plan) verdict() string {
 	if n := len(p.Approvals); n > 0 {
 		needed = fmt.Sprintf(", %s needed", plural(n, "approval"))
 	}
-	return fmt.Sprintf("%s will start on merge%s, %s", plural(len(p.Runs), "run"), needed, plural(errs, "error"))
+	runs := pipeline.CountRuns(len(p.Runs), len(p.Called()))
+	return fmt.Sprintf("%s will start on merge%s, %s", runs, needed, plural(errs, "error"))
 }
 
 // counts says how many compositions change, in words.
@@ -74,12 +75,15 @@ func (p *Plan) where(c pipeline.CompositionName) (list []string, blocked bool) {
 	return list, blocked
 }
 
-// whereAll is where for a run and all that it calls. What blocks comes first.
+// whereAll is where for a run and all that it calls. What blocks comes first; of what
+// no agent is asked for there is the name.
 func (p *Plan) whereAll(r *Run) (list []string, blocked bool) {
 	list, blocked = p.where(r.Name)
+	var others []string
 	for _, name := range r.Calls {
 		theirs, stuck := p.where(name)
 		if len(theirs) == 0 {
+			others = append(others, string(name))
 			continue
 		}
 		s := fmt.Sprintf("calls %s: %s", name, theirs[0]) // the tasks with the fewest agents
@@ -88,6 +92,9 @@ func (p *Plan) whereAll(r *Run) (list []string, blocked bool) {
 			continue
 		}
 		list = append(list, s)
+	}
+	if len(others) > 0 {
+		list = append(list, "calls "+strings.Join(others, ", "))
 	}
 	return list, blocked
 }
