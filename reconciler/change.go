@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -69,8 +70,8 @@ func listChanges(cmd *cobra.Command, c *client, o output) error {
 	if len(list.Changes) == 0 {
 		fmt.Fprintln(cmd.ErrOrStderr(), "nothing is proposed; propose a change with: git push origin HEAD:my-change")
 	}
-	return print(cmd.OutOrStdout(), o, "BRANCH\tSTATE\tHEAD\tCHANGED\tWAITS FOR", list.Changes, func(p *pipeline.Proposal) []string {
-		return []string{oneLine(p.Branch), string(p.State), p.Head.Short(), ago(p.ChangedAt), oneLine(p.Sentence)}
+	return print(cmd.OutOrStdout(), o, "BRANCH\tSTATE\tHEAD\tCHANGED\tWHERE IT STANDS", list.Changes, func(p *pipeline.Proposal) []string {
+		return []string{oneLine(p.Branch), string(p.State), p.Head.Short(), ago(p.ChangedAt), oneLine(p.Standing())}
 	}, func(p *pipeline.Proposal) string { return p.Branch })
 }
 
@@ -91,7 +92,7 @@ func showChange(w io.Writer, p pipeline.Proposal, asJSON, markdown bool) error {
 	for _, n := range p.Needs {
 		asked := "anybody else"
 		if len(n.Approvers) > 0 {
-			asked = strings.Join(n.Approvers, " or ") + " (" + strings.Join(n.People, ", ") + ")"
+			asked = strings.Join(n.Approvers, " or ") + " (" + cmp.Or(strings.Join(n.People, ", "), "nobody but its authors") + ")"
 		}
 		fmt.Fprintf(c, "%s: %d of %d approvals of %s\n", oneLine(n.Rule), n.Have, n.Want, oneLine(asked))
 	}

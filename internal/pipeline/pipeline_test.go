@@ -144,3 +144,22 @@ func TestAgentIdentityComesFromItsKey(t *testing.T) {
 		t.Errorf("identities %s and %s", a, b)
 	}
 }
+
+func TestWhereAChangeStandsIsItsFirstMistake(t *testing.T) {
+	t.Parallel()
+	mistake := pipeline.Diagnostic{Severity: pipeline.SeverityError, Code: "RC0100", Message: "no", Pos: pipeline.Position{File: "a.cue", Line: 3, Column: 1}}
+	warning := pipeline.Diagnostic{Severity: pipeline.SeverityWarning, Message: "hm"}
+	for want, p := range map[string]pipeline.Proposal{
+		"needs 1 approval":                           {State: pipeline.ProposalOpen, Diagnostics: []pipeline.Diagnostic{warning}},
+		"has an error: a.cue:3:1: error[RC0100]: no": {State: pipeline.ProposalOpen, Diagnostics: []pipeline.Diagnostic{warning, mistake}},
+		"has 2 errors: a.cue:3:1: error[RC0100]: no": {State: pipeline.ProposalOpen, Diagnostics: []pipeline.Diagnostic{mistake, warning, mistake}},
+		"merged": {State: pipeline.ProposalMerged, Sentence: "merged", Diagnostics: []pipeline.Diagnostic{mistake}},
+	} {
+		if p.Sentence == "" {
+			p.Sentence = "needs 1 approval"
+		}
+		if got := p.Standing(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

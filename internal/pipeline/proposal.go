@@ -3,6 +3,7 @@ package pipeline
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -96,6 +97,26 @@ func CountRuns(n, called int) string {
 	return s
 }
 
+// Standing is where the change stands, in a sentence: its first mistake while it has
+// one, else what its reviews come to.
+func (p *Proposal) Standing() string {
+	i := slices.IndexFunc(p.Diagnostics, func(d Diagnostic) bool { return d.Severity == SeverityError })
+	if p.State != ProposalOpen || i < 0 {
+		return p.Sentence
+	}
+	errs := 0
+	for _, d := range p.Diagnostics[i:] {
+		if d.Severity == SeverityError {
+			errs++
+		}
+	}
+	s := "has an error: "
+	if errs > 1 {
+		s = fmt.Sprintf("has %d errors: ", errs)
+	}
+	return s + p.Diagnostics[i].String()
+}
+
 // Merge is what became of a proposal.
 type Merge struct {
 	// Commit is where the target was when it first contained the head.
@@ -113,7 +134,8 @@ type Merge struct {
 // Need is how many approvals a rule asks for, and how many there are.
 type Need struct {
 	Rule string `json:"rule"`
-	// Approvers are groups, none for everybody; People are their members.
+	// Approvers are groups, none for everybody; People are their members but for those
+	// who wrote what is reviewed.
 	Approvers []string `json:"approvers,omitempty"`
 	People    []string `json:"people,omitempty"`
 	Want      int      `json:"want"`

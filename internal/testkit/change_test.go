@@ -390,6 +390,11 @@ func TestMergingMoreThanWasApprovedIsSaid(t *testing.T) {
 	if p.Merge.Approval != pipeline.ApprovalGiven {
 		t.Errorf("%+v", p.Merge)
 	}
+	repo.Push("broken", map[string]string{"compositions/built/build.cue": "package ops\n\ncompositions: build: tasks: {\n"})
+	testkit.Eventually(t, "the list shows a mistake", func() (bool, string) {
+		out, exit := testkit.Run(t, "reconciler", "change", "--server", s.Web)
+		return exit == 0 && regexp.MustCompile(`(?m)^broken +open .*has an error: compositions/built/build.cue:`).MatchString(out), out
+	})
 }
 
 func TestHostileRefsAreContained(t *testing.T) {

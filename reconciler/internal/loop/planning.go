@@ -9,6 +9,7 @@ import (
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/reconciler/internal/plan"
+	"github.com/maestro-cd/maestro/reconciler/internal/review"
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
 
@@ -71,6 +72,9 @@ func (p *Proposals) plan(ctx context.Context, m *moment, known *store.StoredProp
 	in.Head = &cfg // what is proposed runs as it stands
 	if checks, err = p.filled(ctx, in); err != nil {
 		return nil, err
+	}
+	for i := range onMerge.Approvals { // for people; the digest does not depend on it
+		onMerge.Approvals[i].People = review.Others(onMerge.Approvals[i].People, span.People)
 	}
 	if err := describe(next, &onMerge, checks.Runs, p.cfg.URL); err != nil {
 		return nil, err

@@ -371,6 +371,9 @@ func TestBranchIsAChangeFromPlanToMerge(t *testing.T) {
 		defer a.f.mu.Unlock()
 		return a.f.plans[c1] == p.Markdown && p.Markdown != "", a.f.plans[c1]
 	})
+	if !strings.Contains(p.Markdown, "approval by ops: ana, bo (") || fmt.Sprint(p.Needs[0].People) != "[ana bo]" {
+		t.Errorf("eve wrote it, and is named among those who may approve:\n%s%+v", p.Markdown, p.Needs)
+	}
 	a.review(c1, "eve", "approve")     // who wrote it
 	a.review(c1, "mallory", "approve") // in no group
 	a.awaitProposal("feature/louder", "has two that do not count", func(p pipeline.Proposal) bool {

@@ -108,7 +108,7 @@ func Approved(in Input) Decision {
 	}
 	missing := false
 	for _, rule := range in.Rules {
-		n := pipeline.Need{Rule: rule.Name, Approvers: rule.Approvers, People: in.people(rule), Want: max(rule.Count, 1)}
+		n := pipeline.Need{Rule: rule.Name, Approvers: rule.Approvers, People: Others(in.people(rule), in.Authors), Want: max(rule.Count, 1)}
 		n.Have = in.count(rule, approving)
 		missing = missing || n.Have < n.Want
 		d.Needs = append(d.Needs, n)
@@ -168,18 +168,22 @@ func SamePlan(given, plan pipeline.Digest) bool {
 
 func hours(d time.Duration) string { return fmt.Sprintf("%d hours", int(d.Hours())) }
 
-// wrote reports whether the reviewer is one of the authors, by any name. It errs on
-// the side of yes: equal but for case, or the first part of an address.
+// wrote reports whether the reviewer is one of the authors, by any name.
 func (in *Input) wrote(r *Review) bool {
-	for _, name := range append([]string{r.By}, r.Names...) {
-		for _, a := range in.Authors {
-			first, _, _ := strings.Cut(a.Email, "@")
-			if name != "" && (strings.EqualFold(name, a.Name) || strings.EqualFold(name, a.Email) || strings.EqualFold(name, first)) {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(append([]string{r.By}, r.Names...), func(name string) bool { return isOneOf(name, in.Authors) })
+}
+
+// isOneOf errs on the side of yes: equal but for case, or the first part of an address.
+func isOneOf(name string, people []Person) bool {
+	return name != "" && slices.ContainsFunc(people, func(p Person) bool {
+		first, _, _ := strings.Cut(p.Email, "@")
+		return strings.EqualFold(name, p.Name) || strings.EqualFold(name, p.Email) || strings.EqualFold(name, first)
+	})
+}
+
+// Others are those of names that are none of the authors: whose approval can count.
+func Others(names []string, authors []Person) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return isOneOf(name, authors) })
 }
 
 // eligible reports whether some rule asks the reviewer. Without rules anybody may
@@ -245,11 +249,25 @@ func (in *Input) waiting(needs []pipeline.Need) string {
 	var parts []string
 	for _, n := range needs {
 		if left := n.Want - n.Have; left > 0 {
-			parts = append(parts, fmt.Sprintf("%s of %s", approvals(left), groups(n.Approvers)))
+			parts = append(parts, fmt.Sprintf("%s of %s%s", approvals(left), groups(n.Approvers), in.nobody(&n)))
 		}
 	}
 	slices.Sort(parts)
 	return "needs " + strings.Join(slices.Compact(parts), " and ")
+}
+
+// nobody says why as things are nobody can give what is needed, "" when somebody can.
+func (in *Input) nobody(n *pipeline.Need) string {
+	if len(n.Approvers) == 0 || len(n.People) > 0 {
+		return ""
+	}
+	missing := slices.DeleteFunc(slices.Clone(n.Approvers), func(name string) bool {
+		return slices.ContainsFunc(in.Groups, func(g pipeline.Group) bool { return g.Name == name })
+	})
+	if len(missing) > 0 {
+		return " (the policy of the default branch has no group " + strings.Join(missing, " or ") + ", so nobody can give it)"
+	}
+	return " (nobody is in it but who wrote it, and their word does not count)"
 }
 
 func approvals(n int) string {

@@ -90,6 +90,22 @@ func TestApprovalsThatDoNotCountSayWhy(t *testing.T) {
 	}
 }
 
+func TestWhoMayApproveIsNobodyWhoWroteIt(t *testing.T) {
+	t.Parallel()
+	in := ask()
+	if d := review.Approved(in); !slices.Equal(d.Needs[0].People, []string{"ana", "bo", "cy@example.com"}) {
+		t.Errorf("%+v", d.Needs)
+	}
+	in.Groups = []pipeline.Group{{Name: "ops", Members: []string{"eve"}}}
+	if d := review.Approved(in); d.Sentence != "needs 1 approval of ops (nobody is in it but who wrote it, and their word does not count)" {
+		t.Errorf("%q", d.Sentence)
+	}
+	in.Groups = []pipeline.Group{{Name: "web", Members: []string{"zoe"}}}
+	if d := review.Approved(in); d.Sentence != "needs 1 approval of ops (the policy of the default branch has no group ops, so nobody can give it)" {
+		t.Errorf("%q", d.Sentence)
+	}
+}
+
 func TestWhatIsNotKnownCountsAgainst(t *testing.T) {
 	t.Parallel()
 	in := ask(by("ana"))
