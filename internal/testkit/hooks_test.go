@@ -127,7 +127,7 @@ func TestPostsStartRunsOnce(t *testing.T) {
 	}
 	why, _ := testkit.RunIn(t, "", nil, "reconciler", "why", string(next), "release", "--server", s.Web)
 	if !regexp.MustCompile(`(?m)^release +webhook +run +webhook release$`).MatchString(why) ||
-		!regexp.MustCompile(`(?m)^release +push +skipped +no push trigger$`).MatchString(why) {
+		!regexp.MustCompile(`(?m)^release +push +skipped +no push trigger; it starts on webhook$`).MatchString(why) {
 		t.Errorf("why says\n%s", why)
 	}
 	s.CheckNoLeak(t, hookCanary, a)

@@ -78,6 +78,24 @@ func (l *Runs) cannotCall(p *pass, c call, why string) {
 	l.cfg.Log.Error("hook not called", "run_id", c.caller.ID, "task", c.Task, "composition", c.Composition, "reason", why)
 }
 
+// verdictOf says in the ledger why a run was made that another one asked for.
+func verdictOf(r *pipeline.Run) pipeline.Verdict {
+	by := r.Event.Cause
+	why := fmt.Sprintf("%s#%d", by.Composition, by.Number)
+	if by.Task != "" {
+		why += ", task " + string(by.Task)
+	}
+	if r.Event.Kind == pipeline.EventFailure {
+		why += ", failed"
+	} else {
+		why = "called by " + why
+	}
+	return pipeline.Verdict{
+		Commit: r.Commit, Ref: r.Ref, Composition: r.Composition, Kind: r.Event.Kind,
+		Outcome: pipeline.VerdictRun, Sentence: why, Run: r.ID,
+	}
+}
+
 // activate takes up the runs that the pass has made and written.
 func (l *Runs) activate(p *pass) {
 	for _, m := range p.made {

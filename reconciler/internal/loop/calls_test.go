@@ -179,6 +179,25 @@ func playCalls(t *testing.T, what string, at int) (messages int) {
 
 func (w *world) checkCalls(p *player) {
 	w.t.Helper()
+	verdicts, err := w.db.Verdicts(w.t.Context(), "c1")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ledger := map[string]string{}
+	for _, v := range verdicts {
+		ledger[v.Kind+" of "+string(v.Composition)] = v.Sentence
+		if v.Outcome == pipeline.VerdictRun && v.Run == "" {
+			w.t.Errorf("verdict without its run: %+v", v)
+		}
+	}
+	for what, want := range map[string]string{
+		"push of c": "push to main", "push of build": "no push trigger; it starts when c calls it", "call of build": "called by c#1, task build",
+		"push of tell": "no push trigger; it starts when c calls it", "failure of tell": "c#1, task bad, failed",
+	} {
+		if ledger[what] != want {
+			w.t.Errorf("why %s: %q, want %q", what, ledger[what], want)
+		}
+	}
 	for _, name := range []pipeline.TaskName{"first", "compile", "check", "bad", "last", "say", "write"} {
 		if p.starts[name] != 1 {
 			w.t.Errorf("task %s was started %d times", name, p.starts[name])

@@ -202,6 +202,8 @@ func (l *Runs) commit(ctx context.Context, p *pass) error {
 				l.cfg.Log.Error("run made twice", "run_id", m.run.ID, "err", err)
 			} else if err != nil {
 				return err
+			} else if err := tx.RecordVerdicts([]pipeline.Verdict{verdictOf(m.run)}); err != nil {
+				return err
 			}
 		}
 		for _, s := range p.steps {

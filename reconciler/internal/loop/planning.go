@@ -125,7 +125,8 @@ func (p *Proposals) start(ctx context.Context, m *moment, cfg *pipeline.Config, 
 		made, of = nil, nil
 		var verdicts []pipeline.Verdict
 		for _, v := range checks.Verdicts {
-			if v.Outcome == pipeline.VerdictRun {
+			// Of what has no such trigger, what the push was answered says all.
+			if v.Outcome == pipeline.VerdictRun || hasPullRequest(cfg.Composition(v.Composition)) {
 				verdicts = append(verdicts, v)
 			}
 		}
@@ -161,6 +162,10 @@ func (p *Proposals) start(ctx context.Context, m *moment, cfg *pipeline.Config, 
 	}
 	p.cfg.Runs.Add(pipeline.Head{Commit: c.Head}, made, of)
 	return len(made), nil
+}
+
+func hasPullRequest(c *pipeline.Composition) bool {
+	return c != nil && slices.ContainsFunc(c.Triggers, func(t pipeline.Trigger) bool { return t.PullRequest != nil })
 }
 
 // filled plans, and plans again with what only an evaluation knows.

@@ -596,6 +596,27 @@ func TestBranchWithNothingOfItsOwnIsNoChange(t *testing.T) {
 	}
 }
 
+func TestWhatAChangeDoesNotStartIsInTheLedger(t *testing.T) {
+	t.Parallel()
+	a := newAssembly(t)
+	a.make(c1, c0, "eve", func(cfg *pipeline.Config) {
+		touched("one")(cfg)
+		cfg.Compositions[0].Triggers = []pipeline.Trigger{{PullRequest: &pipeline.PullRequestTrigger{Branches: []string{"main"}, Paths: []string{"src/**"}}}}
+	})
+	a.propose("x", c1)
+	a.awaitProposal("x", "is planned", planned(c1))
+	verdicts, err := a.db.Verdicts(t.Context(), c1)
+	if err != nil || len(verdicts) != 2 {
+		t.Fatalf("%+v, %v", verdicts, err)
+	}
+	if v := verdicts[0]; v.Kind != pipeline.EventPullRequest || v.Outcome != pipeline.VerdictSkipped || v.Sentence != "no changed path matches src/**" {
+		t.Errorf("%+v", v)
+	}
+	if v := verdicts[1]; v.Sentence != "no push trigger; it starts on pullRequest" {
+		t.Errorf("%+v", v)
+	}
+}
+
 func TestPullRequestTriggerRunsOnceForEachHead(t *testing.T) {
 	t.Parallel()
 	a := newAssembly(t)
@@ -652,7 +673,7 @@ func TestRequestIsDoneOnceAndAnswered(t *testing.T) {
 	}
 	verdicts, err := a.db.Verdicts(t.Context(), c1)
 	if err != nil || len(verdicts) != 2 || verdicts[0].Kind != pipeline.EventManual || verdicts[0].Run != r.ID ||
-		verdicts[1].Kind != pipeline.EventPush || verdicts[1].Sentence != "no push trigger" {
+		verdicts[1].Kind != pipeline.EventPush || verdicts[1].Sentence != "no push trigger; it starts on manual" {
 		t.Errorf("verdicts = %+v, %v", verdicts, err)
 	}
 	a.eventually("the ref is gone", func() (bool, string) {

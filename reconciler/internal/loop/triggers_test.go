@@ -83,7 +83,9 @@ func TestRunFollowsAnotherOnceOverRestarts(t *testing.T) {
 			"after of cry": "runs after failure of c, and c#1 ended in success",
 		}[v.Kind+" of "+string(v.Composition)]
 		if !ok {
-			want = "no push trigger"
+			want = map[pipeline.CompositionName]string{
+				"d": "no push trigger; it starts after c", "e": "no push trigger; it starts after d", "cry": "no push trigger; it starts after c",
+			}[v.Composition]
 		}
 		if v.Sentence != want {
 			t.Errorf("verdict on the %s of %s is %q, want %q", v.Kind, v.Composition, v.Sentence, want)

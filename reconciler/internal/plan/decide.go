@@ -66,6 +66,7 @@ type decision struct {
 	runs     []Run
 	verdicts []pipeline.Verdict
 	blanks   []Blank
+	calledBy map[pipeline.CompositionName][]string // nil until it is asked for
 }
 
 func (d *decision) say(c pipeline.CompositionName, outcome, sentence string) {
@@ -305,7 +306,7 @@ type matched struct {
 // match finds the trigger of c that the event fires: the first that must not is passed
 // over for one that may.
 func (d *decision) match(c *pipeline.Composition) matched {
-	m := matched{trigger: -1, sentence: "no " + word(d.Event.Kind) + " trigger"}
+	m := matched{trigger: -1}
 	near := 0
 	for i := range c.Triggers {
 		t := &c.Triggers[i]
@@ -329,6 +330,11 @@ func (d *decision) match(c *pipeline.Composition) matched {
 		if m.trigger < 0 && r.how > near {
 			near, m.sentence = r.how, r.text
 		}
+	}
+	if m.sentence == "" && everybody(d.Event.Kind) {
+		m.sentence = "no " + word(d.Event.Kind) + " trigger" + d.otherwise(c)
+	} else if m.sentence == "" {
+		m.sentence = "no " + word(d.Event.Kind) + " trigger"
 	}
 	if c.Suspend && (m.concerns || everybody(d.Event.Kind)) {
 		m.trigger, m.sentence = -1, "suspended"

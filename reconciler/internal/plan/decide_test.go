@@ -70,7 +70,7 @@ func TestEveryKindOfEventIsDecidedAndSaysWhy(t *testing.T) {
 		{"a change", pipeline.Trigger{PullRequest: pr}, change, []string{"src/a"}, "run: change louder for main"},
 		{"a change of nothing it watches", pipeline.Trigger{PullRequest: pr}, change, []string{"x"}, "skipped: no changed path matches src/**"},
 		{"a change for another branch", pipeline.Trigger{PullRequest: pr}, pipeline.Event{Kind: pipeline.EventPullRequest, Target: "dev"}, nil, "skipped: target dev is not main"},
-		{"a change, without the trigger", manual(), change, nil, "skipped: no pullRequest trigger"},
+		{"a change, without the trigger", manual(), change, nil, "skipped: no pullRequest trigger; it starts on manual"},
 		{"a tag", pipeline.Trigger{Tag: &pipeline.TagTrigger{Tags: []string{"v*"}}}, pipeline.Event{Kind: pipeline.EventTag, Ref: "refs/tags/v1"}, nil, "run: tag v1"},
 		{"another tag", pipeline.Trigger{Tag: &pipeline.TagTrigger{Tags: []string{"v*"}}}, pipeline.Event{Kind: pipeline.EventTag, Ref: "refs/tags/x"}, nil, "skipped: tag x is not v*"},
 		{"the clock", pipeline.Trigger{Cron: &pipeline.CronTrigger{Schedule: "0 2 * * *"}}, pipeline.Event{Kind: pipeline.EventCron, Time: due}, nil, "run: cron 0 2 * * *, due 2026-03-02T02:00:00Z"},

@@ -51,7 +51,7 @@ func TestPushTriggersDecideAndSayWhy(t *testing.T) {
 		{"path", comp("a", pipeline.PushTrigger{Branches: main, Paths: []string{"src/**"}}), push("main", "src/a/b.go"), "run", "push to main"},
 		{"no path", comp("a", pipeline.PushTrigger{Branches: main, Paths: []string{"src/**"}}), push("main", "docs/x.md"), "skipped", "no changed path matches src/**"},
 		{"second trigger", comp("a", pipeline.PushTrigger{Branches: []string{"x"}}, pipeline.PushTrigger{Branches: main}), push("main"), "run", "push to main"},
-		{"none", comp("a"), push("main"), "skipped", "no push trigger"},
+		{"none", comp("a"), push("main"), "skipped", "no push trigger; nothing starts it"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
