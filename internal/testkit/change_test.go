@@ -205,6 +205,10 @@ func TestGatesAndRequestsGoThroughGit(t *testing.T) {
 		t.Fatalf("exit %d\n%s", exit, out)
 	}
 	awaitNote(t, repo, "requests", head, "the review by eve does not count: eve is in none of the groups")
+	testkit.Eventually(t, "why says what does not count", func() (bool, string) {
+		out, _ := testkit.Run(t, "reconciler", "why", "release#1", "confirm", "--server", s.Web)
+		return strings.Contains(out, "the review by ada does not count: who wrote") && strings.Contains(out, "the review by eve does not count: eve is in none"), out
+	})
 	if out, exit := testkit.RunIn(t, ana, nil, "reconciler", "review", "release#1/confirm", "-m", "go", "--server", s.Web); exit != 0 {
 		t.Fatalf("exit %d\n%s", exit, out)
 	}

@@ -32,6 +32,12 @@ type (
 		Task   pipeline.TaskName
 		Review pipeline.Review
 	}
+	// Judged says what else is to be said of a gate that is held, such as why a review
+	// does not count. It is stale when it says nothing new.
+	Judged struct {
+		Task pipeline.TaskName
+		Note string
+	}
 	// Made tells which run was made for a task that calls.
 	Made struct {
 		Task pipeline.TaskName
@@ -69,6 +75,7 @@ func (Decided) event()  {}
 func (Asked) event()    {}
 func (Returned) event() {}
 func (Reviewed) event() {}
+func (Judged) event()   {}
 func (Made) event()     {}
 func (Seen) event()     {}
 func (Expired) event()  {}
@@ -156,6 +163,13 @@ func (m *machine) applyBuiltIn(ev Event) error {
 		return nil
 	case Reviewed:
 		return m.reviewed(e)
+	case Judged:
+		t := m.run.Task(e.Task)
+		if t == nil || t.State != pipeline.Held || t.Reason == WaitsFor(m.run, t, e.Note) {
+			return ErrStale
+		}
+		t.Reason = WaitsFor(m.run, t, e.Note)
+		return nil
 	case Made:
 		t := m.run.Task(e.Task)
 		if t == nil || t.State != pipeline.Running || t.Spec.Call == nil {
@@ -312,7 +326,7 @@ func (m *machine) begin(t *pipeline.RunTask) {
 		if !s.Deferred {
 			t.Message = messageIn(s.Fields)
 		}
-		m.move(t, pipeline.Held, m.waitsForReviews(t))
+		m.move(t, pipeline.Held, WaitsFor(m.run, t, ""))
 	case s.Wait != nil:
 		which := "a run of " + string(s.Wait.Composition)
 		if !s.Wait.AnyCommit {

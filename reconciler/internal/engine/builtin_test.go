@@ -129,6 +129,14 @@ func TestGateCountsDifferentPeople(t *testing.T) {
 	if g.Reason != "waits for 2 more approvals of ops: reconciler review c#0/g" || g.Message != "deploy?" || w.run.State != pipeline.Held {
 		t.Errorf("gate = %+v, run %s", g, w.run.State)
 	}
+	const note = "the review by eve does not count: it is not signed"
+	w.must(t, engine.Judged{Task: "g", Note: note})
+	if got := w.run.Task("g").Reason; got != "waits for 2 more approvals of ops: reconciler review c#0/g; "+note {
+		t.Errorf("reason = %q", got)
+	}
+	if err := w.do(engine.Judged{Task: "g", Note: note}); !errors.Is(err, engine.ErrStale) {
+		t.Errorf("nothing new: %v", err)
+	}
 	w.must(t, approve("g", "ana"))
 	if err := w.do(approve("g", "ana")); !errors.Is(err, engine.ErrStale) {
 		t.Errorf("the same review again: %v", err)
@@ -140,6 +148,9 @@ func TestGateCountsDifferentPeople(t *testing.T) {
 	expect(t, w, map[string]pipeline.State{"run": "running", "g": "success", "after": "ready"})
 	if got := string(w.run.Task("g").Outputs); got != `{"approved_by":["ana","bo"],"comment":""}` {
 		t.Errorf("outputs = %s", got)
+	}
+	if err := w.do(engine.Judged{Task: "g", Note: note}); !errors.Is(err, engine.ErrStale) {
+		t.Errorf("a word on a gate that is open: %v", err)
 	}
 	if err := w.do(approve("g", "cy")); !errors.Is(err, engine.ErrStale) {
 		t.Errorf("a review of a gate that is open: %v", err)

@@ -50,7 +50,7 @@ func (m *machine) reviewed(e Reviewed) error {
 		return nil
 	}
 	if missing(t) > 0 {
-		m.move(t, pipeline.Held, m.waitsForReviews(t))
+		m.move(t, pipeline.Held, WaitsFor(m.run, t, ""))
 		return nil
 	}
 	by, comment := approvers(t), ""
@@ -88,7 +88,8 @@ func approvers(t *pipeline.RunTask) []string {
 
 func missing(t *pipeline.RunTask) int { return max(t.Spec.Gate.Count, 1) - len(approvers(t)) }
 
-func (m *machine) waitsForReviews(t *pipeline.RunTask) string {
+// WaitsFor says what a gate that is held waits for, and what else is to be said of it.
+func WaitsFor(r *pipeline.Run, t *pipeline.RunTask, note string) string {
 	s := fmt.Sprintf("waits for %d more approval", missing(t))
 	if missing(t) > 1 {
 		s += "s"
@@ -99,5 +100,9 @@ func (m *machine) waitsForReviews(t *pipeline.RunTask) string {
 	if by := approvers(t); len(by) > 0 {
 		s += " (approved by " + strings.Join(by, ", ") + ")"
 	}
-	return fmt.Sprintf("%s: reconciler review %s/%s", s, nameOf(m.run), t.Name)
+	s += fmt.Sprintf(": reconciler review %s/%s", nameOf(r), t.Name)
+	if note != "" {
+		s += "; " + note
+	}
+	return s
 }

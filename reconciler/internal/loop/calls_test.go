@@ -424,7 +424,7 @@ func TestGateHasAStatusOfItsOwn(t *testing.T) {
 	w.push("")
 	a := w.agent("one")
 	g := coreTask("g")
-	g.Gate = &pipeline.Gate{Approvers: []string{"ops"}, Count: 1, Expire: pipeline.Duration(time.Hour)}
+	g.Gate = &pipeline.Gate{Count: 1, Expire: pipeline.Duration(time.Hour)}
 	w.push(w.config("c1", pushed("c", g, shellTask("a"))))
 	w.accept(a)
 	status := func(want string) {
@@ -445,7 +445,7 @@ func TestGateHasAStatusOfItsOwn(t *testing.T) {
 	}
 	r := w.await(pipeline.Running)
 	w.quiet()
-	status("pending #1 held: waits for 1 more approval of ops: reconciler review c#1/g")
+	status("pending #1 held: waits for 1 more approval: reconciler review c#1/g")
 	w.runs.Review(r.ID, "g", pipeline.Review{By: "ana", Approve: true, Comment: "fine"})
 	w.awaitRun("c", 1, func(r *pipeline.Run) bool { return r.Task("g").State == pipeline.Success })
 	status("success #1 success: approved by ana: fine")

@@ -70,9 +70,14 @@ func (l *Runs) Review(run pipeline.RunID, task pipeline.TaskName, r pipeline.Rev
 	l.queue(message{review: &gateReview{run, engine.Reviewed{Task: task, Review: r}}})
 }
 
+// Judge says of a gate what else is to be said of it. Queues.
+func (l *Runs) Judge(run pipeline.RunID, task pipeline.TaskName, note string) {
+	l.queue(message{review: &gateReview{run, engine.Judged{Task: task, Note: note}}})
+}
+
 type gateReview struct {
 	run   pipeline.RunID
-	event engine.Reviewed
+	event engine.Event
 }
 
 // gates publishes the gates that hold runs, takes in their reviews, and removes
@@ -82,6 +87,9 @@ func (p *Proposals) gates(ctx context.Context, m *moment) error {
 	if err != nil {
 		return err
 	}
+	maps.DeleteFunc(p.wrote, func(id pipeline.RunID, _ writers) bool {
+		return !slices.ContainsFunc(active, func(r *pipeline.Run) bool { return r.ID == id })
+	})
 	var errs []error
 	wanted := map[pipeline.Ref]bool{}
 	for _, r := range active {
@@ -144,10 +152,10 @@ func (p *Proposals) gate(ctx context.Context, m *moment, ref pipeline.Ref, r *pi
 		}
 	}
 	reviews, truncated, err := p.reviews(ctx, m, head, "")
-	if err != nil || len(reviews) == 0 {
+	if err != nil {
 		return err
 	}
-	people, unknown, err := p.peopleOf(ctx, r)
+	people, unknown, err := p.writers(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -156,6 +164,9 @@ func (p *Proposals) gate(ctx context.Context, m *moment, ref pipeline.Ref, r *pi
 		Rules:   []review.Rule{{Name: string(t.Name), Approvers: t.Spec.Gate.Approvers, Count: t.Spec.Gate.Count}},
 		Reviews: reviews, Truncated: truncated, Unsigned: p.cfg.Unsigned, Now: m.now,
 	})
+	if note := noteOf(&decision); engine.WaitsFor(r, t, note) != t.Reason {
+		p.cfg.Runs.Judge(r.ID, t.Name, note)
+	}
 	for _, o := range decision.Opinions {
 		if !o.Counts {
 			p.dismiss(ctx, head, o)
@@ -168,6 +179,30 @@ func (p *Proposals) gate(ctx context.Context, m *moment, ref pipeline.Ref, r *pi
 		}
 	}
 	return nil
+}
+
+// noteOf is what is said of a gate besides what it waits for: why nobody can review
+// it, and why those who have do not count.
+func noteOf(d *review.Decision) string {
+	const most = 3
+	var parts []string
+	if d.Nobody != "" {
+		parts = append(parts, d.Nobody)
+	}
+	left := 0
+	for _, o := range d.Opinions {
+		switch {
+		case o.Counts:
+		case len(parts) >= most:
+			left++
+		default:
+			parts = append(parts, fmt.Sprintf("the review by %s does not count: %s", o.By, o.Why))
+		}
+	}
+	if left > 0 {
+		parts = append(parts, fmt.Sprintf("%d more do not count", left))
+	}
+	return strings.Join(parts, "; ")
 }
 
 // reviewer is the one name by which a gate counts a person, who may go by several.
@@ -191,6 +226,23 @@ func (p *Proposals) dismiss(ctx context.Context, head pipeline.CommitID, o pipel
 		return
 	}
 	p.dismissed[string(head)+line] = true
+}
+
+// writers are who wrote or asked for a run. That does not change, and is looked up once.
+type writers struct {
+	people  []review.Person
+	unknown bool
+}
+
+func (p *Proposals) writers(ctx context.Context, r *pipeline.Run) ([]review.Person, bool, error) {
+	if w, ok := p.wrote[r.ID]; ok {
+		return w.people, w.unknown, nil
+	}
+	people, unknown, err := p.peopleOf(ctx, r)
+	if err == nil {
+		p.wrote[r.ID] = writers{people, unknown}
+	}
+	return people, unknown, err
 }
 
 // peopleOf returns who wrote or asked for what a run does: of a run that another

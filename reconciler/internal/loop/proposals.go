@@ -132,6 +132,7 @@ type Proposals struct {
 	published map[pipeline.Ref]pipeline.CommitID // gates
 	tried     map[string]time.Time               // when the ref of a gate was last written
 	dismissed map[string]bool                    // what reviewers were told
+	wrote     map[pipeline.RunID]writers
 	failures  int
 }
 
@@ -166,6 +167,7 @@ func NewProposals(cfg ProposalsConfig) *Proposals {
 	return &Proposals{
 		cfg: cfg, wake: make(chan struct{}, 1), settled: map[string]settled{}, replan: map[string]bool{}, said: map[string]statement{},
 		published: map[pipeline.Ref]pipeline.CommitID{}, tried: map[string]time.Time{}, dismissed: map[string]bool{},
+		wrote: map[pipeline.RunID]writers{},
 	}
 }
 

@@ -1,6 +1,7 @@
 package plan_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -23,6 +24,22 @@ func TestAPoolMayBeForSomeBranches(t *testing.T) {
 		}
 		if plan.Closed(law, "prod", "release", ref) != (want != "") || plan.Closed(law, "default", "release", ref) {
 			t.Errorf("%s: what no task names is judged otherwise", ref)
+		}
+	}
+}
+
+func TestAGateThatNobodyCouldOpenIsRefused(t *testing.T) {
+	t.Parallel()
+	law := &pipeline.Policy{Groups: []pipeline.Group{{Name: "ops", Members: []string{"ana"}}}}
+	const want = "task ok: nobody could approve it: the policy of main has no group qa or web"
+	for approvers, want := range map[string]string{"": "", "ops": "", "qa,ops": "", "qa,web": want} {
+		var groups []string
+		if approvers != "" {
+			groups = strings.Split(approvers, ",")
+		}
+		c := &pipeline.Composition{Name: "release", Tasks: []pipeline.Task{{Name: "ok", Gate: &pipeline.Gate{Approvers: groups}}}}
+		if got := plan.Forbidden(law, c, "refs/heads/x", "refs/heads/main"); got != want {
+			t.Errorf("%s: %q, want %q", approvers, got, want)
 		}
 	}
 }

@@ -224,8 +224,12 @@ func blame(d pipeline.Diagnostic) pipeline.CompositionName {
 }
 
 // Forbidden says which secret or pool the policy does not let a run of c on ref
-// have, "" when it lets it have all. Secrets without a rule are not its business.
+// have, or which of its gates nobody could ever open, "" when there is nothing of the
+// kind. Secrets without a rule are not its business.
 func Forbidden(law *pipeline.Policy, c *pipeline.Composition, ref, main pipeline.Ref) string {
+	if why := unopened(law, c, main); why != "" {
+		return why
+	}
 	if len(law.Pools)+len(law.Secrets) == 0 {
 		return ""
 	}
@@ -252,6 +256,18 @@ func Forbidden(law *pipeline.Policy, c *pipeline.Composition, ref, main pipeline
 			if !anyMatch(branches, ref.Branch()) {
 				return fmt.Sprintf("task %s: secret %s is for branch %s, not for %s (%s)", t.Name, r.Secret, either(branches), whole(ref), r.Pos)
 			}
+		}
+	}
+	return ""
+}
+
+// unopened says which gate asks groups alone that the policy does not have: it would
+// wait until it expires.
+func unopened(law *pipeline.Policy, c *pipeline.Composition, main pipeline.Ref) string {
+	for _, held := range gates(c, "") {
+		known := slices.ContainsFunc(law.Groups, func(g pipeline.Group) bool { return slices.Contains(held.Approvers, g.Name) })
+		if len(held.Approvers) > 0 && !known {
+			return fmt.Sprintf("task %s: nobody could approve it: the policy of %s has no group %s", held.Task, main.Branch(), either(held.Approvers))
 		}
 	}
 	return ""

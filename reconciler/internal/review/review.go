@@ -80,6 +80,8 @@ type Decision struct {
 	Opinions []pipeline.Opinion
 	// Sentence says what is missing and whose turn it is, or who decided.
 	Sentence string
+	// Nobody says why as things are nobody can give what is missing, "" otherwise.
+	Nobody string
 	// Until is when an approval that counts becomes too old, zero when none does.
 	Until time.Time
 }
@@ -118,6 +120,11 @@ func Approved(in Input) Decision {
 		d.Approval, d.Sentence = pipeline.ApprovalRefused, refused(against[0])
 	case missing:
 		d.Approval, d.Sentence = pipeline.ApprovalWaiting, in.waiting(d.Needs)
+		for _, n := range d.Needs {
+			if n.Have < n.Want && d.Nobody == "" {
+				d.Nobody = in.nobody(&n)
+			}
+		}
 	case len(in.Rules) == 0:
 		d.Approval, d.Sentence = pipeline.ApprovalNone, "no approval is needed"
 	default:
@@ -249,7 +256,7 @@ func (in *Input) waiting(needs []pipeline.Need) string {
 	var parts []string
 	for _, n := range needs {
 		if left := n.Want - n.Have; left > 0 {
-			parts = append(parts, fmt.Sprintf("%s of %s%s", approvals(left), groups(n.Approvers), in.nobody(&n)))
+			parts = append(parts, fmt.Sprintf("%s of %s%s", approvals(left), groups(n.Approvers), inBrackets(in.nobody(&n))))
 		}
 	}
 	slices.Sort(parts)
@@ -265,9 +272,16 @@ func (in *Input) nobody(n *pipeline.Need) string {
 		return slices.ContainsFunc(in.Groups, func(g pipeline.Group) bool { return g.Name == name })
 	})
 	if len(missing) > 0 {
-		return " (the policy of the default branch has no group " + strings.Join(missing, " or ") + ", so nobody can give it)"
+		return "the policy of the default branch has no group " + strings.Join(missing, " or ") + ", so nobody can give it"
 	}
-	return " (nobody is in it but who wrote it, and their word does not count)"
+	return "nobody is in it but who wrote it, and their word does not count"
+}
+
+func inBrackets(s string) string {
+	if s == "" {
+		return ""
+	}
+	return " (" + s + ")"
 }
 
 func approvals(n int) string {
