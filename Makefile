@@ -3,7 +3,11 @@ GO      ?= go
 BIN     := bin
 TOOLS   := $(GO) tool -modfile=internal/tools.mod
 
-.PHONY: all build demo run test quick lint fmt cross bench update needs clean
+SOAK    ?= 30m
+KILLS   ?= 500
+TASKS   ?= 20000
+
+.PHONY: all build demo run test quick soak chaos lint fmt cross bench update needs clean
 
 all: build
 
@@ -25,6 +29,13 @@ test: needs lint cross ## everything
 quick: ## within a minute
 	$(GO) test -short ./...
 
+soak: ## drawn schedules of faults in the simulation, for SOAK
+	$(GO) test -count=1 -v -timeout 0 -run '^TestSoak$$' ./reconciler/internal/sim -sim.soak=$(SOAK)
+
+chaos: needs ## KILLS of real processes over TASKS, and faults of their disk
+	$(GO) test -count=1 -v -timeout 0 -run '^TestKilledAtRandomLosesNothing$$' ./internal/testkit -chaos.kills=$(KILLS) -chaos.tasks=$(TASKS)
+	$(GO) test -count=1 -timeout 0 -run 'WhereverTheDiskFails|CutOrGarbled' ./reconciler/internal/store -store.injections=$(KILLS) -store.cuts=$(TASKS)
+
 lint:
 	@test -z "$$($(TOOLS) gofumpt -extra -l .)" || { echo "gofumpt: run 'make fmt' for:"; $(TOOLS) gofumpt -extra -l .; exit 1; }
 	$(GO) vet ./...
@@ -45,7 +56,7 @@ bench: build ## the table of figures, with the machine named
 update: ## rewrite golden files
 	UPDATE=1 $(GO) test ./...
 
-needs: ## what the tests use beside Go: a browser, git's HTTP backend
+needs: ## what the tests use beside Go: a browser, git's HTTP backend, strace
 	@.ci/needs
 
 clean:

@@ -142,8 +142,8 @@ func (f *file) probe(ctx context.Context, steps fs.FS) (clean bool, err error) {
 	var tables, ours int
 	err = db.QueryRowContext(ctx, `SELECT count(*), count(*) FILTER (WHERE name = 'goose_db_version') FROM sqlite_schema`).
 		Scan(&tables, &ours)
-	if err != nil || tables == 0 {
-		return false, err
+	if err != nil || tables == 0 { // as below
+		return err == nil, err
 	}
 	if ours == 0 {
 		return false, fault.New(fault.Invalid, "%s is a database of another program; name another data folder", f.path)
@@ -153,11 +153,11 @@ func (f *file) probe(ctx context.Context, steps fs.FS) (clean bool, err error) {
 		return false, err
 	}
 	var version, least int64
-	if err := db.QueryRowContext(ctx, `SELECT max(version_id) FROM goose_db_version`).Scan(&version); err != nil {
+	if err := db.QueryRowContext(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version`).Scan(&version); err != nil {
 		return false, err
 	}
-	if version == 0 { // the process that made it ended before the first step
-		return false, nil
+	if version == 0 { // the process that made it ended before the first step: nothing was ever in it
+		return true, nil
 	}
 	if err := db.QueryRowContext(ctx, `SELECT schema_min_reader, clean FROM meta`).Scan(&least, &clean); err != nil {
 		return false, err

@@ -31,6 +31,8 @@ func TestMain(m *testing.M) {
 			_, err := bufio.NewReader(os.Stdin).ReadString('\n')
 			return err
 		}))
+	case "persist":
+		os.Exit(child(persist))
 	case "write":
 		os.Exit(child(writeForEver))
 	}
