@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -62,6 +63,31 @@ func (d *Demand) Met(h *Host) bool {
 		return d.pool == h.Pool
 	}
 	return !h.Untrusted
+}
+
+// Test returns Met for many hosts: it remembers what it found out about the value of a
+// fact, which most of them share. It is for one goroutine.
+func (d *Demand) Test() func(*Host) bool {
+	if d.clause == nil {
+		return d.Met
+	}
+	known := map[any]bool{}
+	return func(h *Host) bool {
+		v, ok := fact(h.Facts, d.clause.Path)
+		if !ok {
+			return false
+		}
+		switch v.(type) {
+		case string, json.Number, bool:
+			fits, seen := known[v]
+			if !seen {
+				fits = d.clause.Type.Fits(v)
+				known[v] = fits
+			}
+			return fits
+		}
+		return d.clause.Type.Fits(v)
+	}
 }
 
 // Key is equal for demands that the same hosts meet.

@@ -204,7 +204,7 @@ func TestWaitingTaskSaysWhy(t *testing.T) {
 	}{
 		{"no agents", []*pipeline.Run{run("r1", need)}, nil, true, "no agent is enrolled"},
 		{"none fits", []*pipeline.Run{run("r1", need)}, []place.Agent{agent("x", "Windows")}, true, `no agent fits: 1 of 1 lack kernel: "Linux"`},
-		{"busy", []*pipeline.Run{run("r1", need), run("r0", on("a", pipeline.Running, "x"))}, []place.Agent{agent("x", "Linux")}, false, "1 of 1 fit (1 busy)"},
+		{"busy", []*pipeline.Run{run("r1", need), run("r0", on("a", pipeline.Running, "x"))}, []place.Agent{agent("x", "Linux")}, false, "no free agent with kernel: \"Linux\": 1 busy; first in line"},
 		{"retry", []*pipeline.Run{run("r1", later)}, []place.Agent{agent("x", "Linux")}, false, "try 2 of 3 in 10s (in 9s)"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
