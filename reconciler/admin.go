@@ -64,6 +64,7 @@ func (s *server) adminHandler() http.Handler {
 	mux.HandleFunc("POST /invite", s.invite)
 	mux.HandleFunc("POST /backup", s.backup)
 	mux.HandleFunc("POST /accept-rollback", s.acceptRollback)
+	mux.HandleFunc("POST /agents/pause", s.pauseAgent)
 	return mux
 }
 
@@ -91,6 +92,75 @@ func (s *server) invite(w http.ResponseWriter, r *http.Request) {
 func answerJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(v)
+}
+
+// pauseRequest keeps new work from an agent, or gives it work again.
+type pauseRequest struct {
+	// Agent is an id or a name.
+	Agent string `json:"agent"`
+	// Resume: give it work again; the rest is for keeping it away.
+	Resume bool              `json:"resume,omitempty"`
+	Drain  bool              `json:"drain,omitempty"`
+	Reason string            `json:"reason,omitempty"`
+	For    pipeline.Duration `json:"for,omitempty"`
+}
+
+// mostPauseReason bounds what people read on every page that shows the agent.
+const mostPauseReason = 200
+
+func (s *server) pauseAgent(w http.ResponseWriter, r *http.Request) {
+	var req pauseRequest
+	if err := json.NewDecoder(io.LimitReader(r.Body, 8<<10)).Decode(&req); err != nil {
+		http.Error(w, "not a request about an agent: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	if len(req.Reason) > mostPauseReason || req.For < 0 {
+		http.Error(w, fmt.Sprintf("the reason has to be of at most %d bytes, and the time not negative", mostPauseReason), http.StatusBadRequest)
+		return
+	}
+	a, err := s.findAgent(r.Context(), req.Agent)
+	if err == nil {
+		a.Pause = nil
+		if now := time.Now().UTC(); !req.Resume {
+			a.Pause = &pipeline.Pause{Drain: req.Drain, Reason: oneLine(req.Reason), At: now}
+			if req.For > 0 {
+				a.Pause.Until = now.Add(time.Duration(req.For))
+			}
+		}
+		err = s.runs.Pause(r.Context(), a.ID, a.Pause)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	s.log.Info("agent paused or resumed", "agent_id", a.ID, "name", a.Name, "pause", a.Pause)
+	answerJSON(w, a)
+}
+
+// findAgent returns the agent with that id, or the one of that name.
+func (s *server) findAgent(ctx context.Context, name string) (pipeline.Agent, error) {
+	agents, err := s.db.Agents(ctx)
+	if err != nil {
+		return pipeline.Agent{}, err
+	}
+	var found []pipeline.Agent
+	var names, ids []string
+	for _, a := range agents {
+		if string(a.ID) == name {
+			return a, nil
+		}
+		if a.Name == name && !a.Revoked {
+			found, ids = append(found, a), append(ids, string(a.ID))
+		}
+		names = append(names, a.Name)
+	}
+	switch len(found) {
+	case 0:
+		return pipeline.Agent{}, fault.New(fault.NotFound, "no agent %q is enrolled%s", name, didYouMean(name, names))
+	case 1:
+		return found[0], nil
+	}
+	return pipeline.Agent{}, fault.New(fault.Invalid, "several agents are called %s; say which by its id: %s", name, strings.Join(ids, ", "))
 }
 
 // undeclared says that the configuration in force does not know a pool.

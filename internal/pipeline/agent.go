@@ -29,12 +29,45 @@ type Agent struct {
 	Facts json.RawMessage `json:"facts,omitempty"`
 	Build string          `json:"build,omitempty"`
 	State AgentState      `json:"state"`
+	// Pause keeps new work from it, nil when nobody does.
+	Pause *Pause `json:"pause,omitempty"`
+	// Warm are the compositions that have a workspace on it, as it said when it
+	// connected. Not stored.
+	Warm []CompositionName `json:"-"`
 	// Runs are the unfinished runs that have tasks on it. Filled by readers, not stored.
 	Runs       []RunID   `json:"runs,omitempty"`
 	EnrolledAt time.Time `json:"enrolled_at"`
 	SeenAt     time.Time `json:"seen_at"`
 	Revoked    bool      `json:"revoked,omitempty"`
 }
+
+// Pause is why an agent takes no new work for a while. What runs on it goes on.
+type Pause struct {
+	// Drain: runs that are at work on it go on there to their end, and no other begins.
+	Drain  bool      `json:"drain,omitempty"`
+	Reason string    `json:"reason,omitempty"`
+	At     time.Time `json:"at"`
+	// Until is when it ends by itself, zero for never.
+	Until time.Time `json:"until,omitzero"`
+}
+
+// String says it in a few words: "paused until 15:04Z (new disk)".
+func (p *Pause) String() string {
+	s := "paused"
+	if p.Drain {
+		s = "drained"
+	}
+	if !p.Until.IsZero() {
+		s += " until " + p.Until.UTC().Format("2006-01-02 15:04Z")
+	}
+	if p.Reason != "" {
+		s += " (" + p.Reason + ")"
+	}
+	return s
+}
+
+// Over reports whether the pause has ended by itself at the instant now.
+func (p *Pause) Over(now time.Time) bool { return !p.Until.IsZero() && !now.Before(p.Until) }
 
 // Verdict is why an event at a commit did or did not start a composition: the ledger.
 type Verdict struct {

@@ -86,6 +86,8 @@ type (
 		BootID    string          `json:"boot_id,omitempty"`
 		Facts     json.RawMessage `json:"facts,omitempty"`
 		Attempts  []Held          `json:"attempts,omitempty"`
+		// Warm are the compositions that have a workspace here.
+		Warm []pipeline.CompositionName `json:"warm,omitempty"`
 		// Seen is how far the agent knows the server's record to have been.
 		Seen Seen `json:"seen,omitzero"`
 	}

@@ -286,7 +286,7 @@ func (h *host) connect() *host {
 	h.mu.Lock()
 	h.answer = h.r.Handle
 	h.mu.Unlock()
-	h.r.Connected(h.link, wire.Welcome{Version: 1})
+	h.r.Connected(h.link, wire.Welcome{Version: 1}, time.Now())
 	for _, a := range held {
 		if a.Phase != wire.HeldAccepted {
 			h.r.Handle(&wire.LogAck{Attempt: a.Attempt, Token: a.Token, Length: int64(len(h.log(a.Attempt))), Resend: true})

@@ -98,7 +98,7 @@ func standIn(dir, address string) int {
 		if err := f.write('h', hello); err != nil {
 			return err
 		}
-		r.Connected(f, wire.Welcome{})
+		r.Connected(f, wire.Welcome{}, time.Now())
 		for {
 			_, b, err := f.read()
 			if err != nil {

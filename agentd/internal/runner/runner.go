@@ -243,18 +243,23 @@ func (r *Runner) find(id pipeline.AttemptID) *attempt {
 
 // Connected goes on over a new link: results that wait are sent again, logs from
 // where the control plane says.
-func (r *Runner) Connected(link Link, _ wire.Welcome) {
+func (r *Runner) Connected(link Link, _ wire.Welcome, asked time.Time) {
 	r.mu.Lock()
 	r.link = link
-	// The handshake proves contact as a heartbeat does. It takes at most 15 s, which
-	// the margin of a lease covers.
-	r.heard = max(r.heard, r.cfg.Machine.Heard(time.Now()))
+	// The handshake proves contact as a heartbeat does.
+	r.heard = max(r.heard, r.cfg.Machine.Heard(asked))
 	r.mu.Unlock()
 	for _, a := range r.list() {
 		a.connected(link)
 	}
 	r.renew()
 }
+
+// Warm lists the compositions that have a workspace, those used last first.
+func (r *Runner) Warm() []pipeline.CompositionName { return r.workspaces.Warm(mostWarm) }
+
+// mostWarm bounds what is told of workspaces.
+const mostWarm = 200
 
 // Renewed notes that the control plane acknowledged a heartbeat sent at that time.
 func (r *Runner) Renewed(at time.Time) {

@@ -35,8 +35,10 @@ type fakeServer struct {
 	down        bool                        // answers 503
 	mute        bool                        // acknowledges no heartbeat
 	ackAfter    time.Duration
-	enrolments  int
-	beats       []time.Time // when they came
+	// welcomeAfter is how long hello waits for its answer.
+	welcomeAfter time.Duration
+	enrolments   int
+	beats        []time.Time // when they came
 
 	// conns has each connection that was welcomed.
 	conns chan *served
@@ -131,6 +133,7 @@ func (s *fakeServer) connect(w http.ResponseWriter, r *http.Request) {
 	if err != nil || !ok || !ed25519.Verify(hello.PublicKey, wire.SignedHello("nonce", record), hello.Signature) {
 		return
 	}
+	time.Sleep(s.welcomeAfter)
 	answer := s.answer(hello)
 	_ = c.Send(ctx, answer)
 	if _, ok := answer.(*wire.Refused); ok {
@@ -198,17 +201,23 @@ type fakeRunner struct {
 	welcome chan wire.Welcome
 	got     chan wire.Message
 	renewed chan time.Time
+	asked   chan time.Time
 }
 
 func newRunner() *fakeRunner {
 	return &fakeRunner{
 		links: make(chan session.Link, 1000), welcome: make(chan wire.Welcome, 1000),
-		got: make(chan wire.Message, 1000), renewed: make(chan time.Time, 10_000),
+		got: make(chan wire.Message, 1000), renewed: make(chan time.Time, 10_000), asked: make(chan time.Time, 1000),
 	}
 }
 
 func (r *fakeRunner) Held() []wire.Held { return r.held }
-func (r *fakeRunner) Connected(l session.Link, w wire.Welcome) {
+func (r *fakeRunner) Warm() []pipeline.CompositionName {
+	return []pipeline.CompositionName{"warm"}
+}
+
+func (r *fakeRunner) Connected(l session.Link, w wire.Welcome, asked time.Time) {
+	r.asked <- asked
 	r.welcome <- w
 	r.links <- l
 }

@@ -56,7 +56,7 @@ func (s *Session) connect(ctx context.Context) error {
 		conn.Close(wsconn.CodeNormal, "")
 		<-conn.Done()
 	}()
-	w, err := s.greet(ctx, conn, facts)
+	w, asked, err := s.greet(ctx, conn, facts)
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func (s *Session) connect(ctx context.Context) error {
 	s.move(l)
 	defer s.move(nil)
 	s.cfg.Log.Info("connected", "server", s.cfg.Server, "agent_id", w.Agent, "version", w.Version)
-	s.cfg.Runner.Connected(l, *w)
+	s.cfg.Runner.Connected(l, *w, asked)
 
 	var wg sync.WaitGroup // both end with the connection
 	wg.Go(func() { l.beat(heartbeat(w)) })
@@ -90,41 +90,43 @@ func (s *Session) connect(ctx context.Context) error {
 	}
 }
 
-// greet answers the server's challenge and waits for its welcome.
-func (s *Session) greet(ctx context.Context, conn *wsconn.Conn, facts json.RawMessage) (*wire.Welcome, error) {
+// greet answers the server's challenge and waits for its welcome. It also returns when
+// it asked for that.
+func (s *Session) greet(ctx context.Context, conn *wsconn.Conn, facts json.RawMessage) (w *wire.Welcome, asked time.Time, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, handshakeTime, errors.New("the server did not answer in time"))
 	defer cancel()
 	frame, err := conn.Receive(ctx)
 	if err != nil {
-		return nil, err
+		return nil, asked, err
 	}
 	challenge, ok := frame.Message.(*wire.Challenge)
 	if !ok {
-		return nil, fault.New(fault.Unavailable, "connect: the server began with %T, not a challenge", frame.Message)
+		return nil, asked, fault.New(fault.Unavailable, "connect: the server began with %T, not a challenge", frame.Message)
 	}
 	boot, _ := os.ReadFile(bootIDFile) // Linux only; elsewhere there is none to tell
 	hello := &wire.Hello{
 		Versions: [2]int{wire.MinVersion, wire.Version}, Build: s.cfg.Build,
 		PublicKey: s.id.PublicKey(), Signature: s.id.sign(wire.SignedHello(challenge.Nonce, challenge.Server)),
 		Name: s.cfg.Name, OS: runtime.GOOS, Arch: runtime.GOARCH, BootID: strings.TrimSpace(string(boot)),
-		Facts: facts, Attempts: s.cfg.Runner.Held(), Seen: s.seen(challenge.Server),
+		Facts: facts, Attempts: s.cfg.Runner.Held(), Warm: s.cfg.Runner.Warm(), Seen: s.seen(challenge.Server),
 	}
+	asked = time.Now()
 	if err := conn.Send(ctx, hello); err != nil {
-		return nil, err
+		return nil, asked, err
 	}
 	if frame, err = conn.Receive(ctx); err != nil {
-		return nil, err
+		return nil, asked, err
 	}
 	switch m := frame.Message.(type) {
 	case *wire.Welcome:
-		return m, nil
+		return m, asked, nil
 	case *wire.Refused:
 		if m.Final {
-			return nil, &finalError{m.Reason}
+			return nil, asked, &finalError{m.Reason}
 		}
-		return nil, fault.New(fault.Unavailable, "the server refused the agent: %s", m.Reason)
+		return nil, asked, fault.New(fault.Unavailable, "the server refused the agent: %s", m.Reason)
 	}
-	return nil, fault.New(fault.Unavailable, "connect: the server answered %T to hello", frame.Message)
+	return nil, asked, fault.New(fault.Unavailable, "connect: the server answered %T to hello", frame.Message)
 }
 
 // take handles one message of the server.

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/wire"
 	"github.com/maestro-cd/maestro/internal/wsconn"
 )
@@ -48,9 +49,12 @@ type Link = wire.Link
 type Runner interface {
 	// Held lists the attempts that were accepted and not yet acknowledged.
 	Held() []wire.Held
-	// Connected hands over the link of a new connection; the one before is dead.
+	// Warm lists the compositions that have a workspace.
+	Warm() []pipeline.CompositionName
+	// Connected hands over the link of a new connection; the one before is dead. The
+	// welcome answers what was sent at the time asked, and renews like a heartbeat.
 	// It and Handle are called from one goroutine, which reads nothing meanwhile.
-	Connected(link Link, w wire.Welcome)
+	Connected(link Link, w wire.Welcome, asked time.Time)
 	// Handle takes what the server sends: Offer, Go, Ack, Fenced, Cancel, LogAck,
 	// Forget, Unsupported.
 	Handle(m wire.Message)

@@ -56,6 +56,9 @@ func TestAgentAnswersTheChallengeAndIsWelcomed(t *testing.T) {
 	if h := c.hello; h.Name != "otto" || h.Build != "v1" || string(h.Facts) != `{"cpus":2}` || h.Versions != [2]int{1, 1} || h.OS == "" || h.Arch == "" {
 		t.Errorf("hello %+v", h)
 	}
+	if d := cmp.Diff(runner.Warm(), c.hello.Warm); d != "" {
+		t.Errorf("warm (-want +told):\n%s", d)
+	}
 	if d := cmp.Diff(runner.held, c.hello.Attempts); d != "" {
 		t.Errorf("held (-want +told):\n%s", d)
 	}
@@ -248,6 +251,19 @@ func TestHeartbeatRenewsFromTheTimeItWasSent(t *testing.T) {
 		synctest.Wait()
 		if n := len(r.runner.renewed); n != 0 {
 			t.Errorf("renewed %d times by stray answers", n)
+		}
+	})
+}
+
+func TestWelcomeRenewsFromTheTimeItWasAskedFor(t *testing.T) {
+	t.Parallel()
+	onPipe(t, func(t *testing.T, s *fakeServer, cfg session.Config) {
+		s.welcomeAfter = 10 * time.Second
+		r := run(cfg)
+		defer r.stop()
+		s.next(t)
+		if asked := <-r.runner.asked; time.Since(asked) != 10*time.Second {
+			t.Errorf("the lease counts from %v ago, want the 10 s the answer took", time.Since(asked))
 		}
 	})
 }

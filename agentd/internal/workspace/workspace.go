@@ -188,6 +188,21 @@ func (s *Store) Forget(runs []pipeline.RunID) {
 	}
 }
 
+// Warm returns the compositions that have a workspace which trusted runs may use, those
+// used last first, at most n.
+func (s *Store) Warm(n int) []pipeline.CompositionName {
+	all := s.list()
+	slices.SortFunc(all, func(a, b workspace) int { return b.note.UsedAt.Compare(a.note.UsedAt) })
+	var out []pipeline.CompositionName
+	for _, w := range all {
+		name := pipeline.CompositionName(path.Dir(w.name))
+		if len(out) < n && strings.HasPrefix(path.Base(w.name), "trusted-") && !slices.Contains(out, name) {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
 // Collect removes workspaces that nobody uses and that the policy does not keep. It
 // may take long.
 func (s *Store) Collect(p Policy) {

@@ -32,7 +32,9 @@ const (
 	messageBurst = 2000
 	messageBytes = 4 << 10
 	// mostHeld bounds what an agent may hold.
-	mostHeld  = 4096
+	mostHeld = 4096
+	// mostWarm bounds the workspaces that it may speak of.
+	mostWarm  = 1000
 	mostLabel = 128
 )
 
@@ -44,7 +46,9 @@ type session struct {
 	agent pipeline.Agent
 	boot  string
 	host  string
-	fetch string // the token for downloads
+	// version of the protocol that both sides speak.
+	version int
+	fetch   string // the token for downloads
 	// ended is closed when the session's last event has been delivered.
 	ended chan struct{}
 	rate  *bucket
@@ -156,8 +160,13 @@ func (f *Fleet) handshake(conn *wsconn.Conn, log *slog.Logger, host string) (*se
 	if name := label(hello.Name); name != "" {
 		agent.Name = name
 	}
+	for _, name := range hello.Warm[:min(len(hello.Warm), mostWarm)] {
+		if pipeline.ValidName(string(name)) {
+			agent.Warm = append(agent.Warm, name)
+		}
+	}
 	s := &session{
-		f: f, conn: conn, agent: agent, boot: label(hello.BootID), host: host, fetch: rand.Text() + rand.Text(),
+		f: f, conn: conn, agent: agent, version: min(hello.Versions[1], wire.Version), boot: label(hello.BootID), host: host, fetch: rand.Text() + rand.Text(),
 		log: log.With("agent_id", agent.ID, "agent", agent.Name), ended: make(chan struct{}),
 		rate: newBucket(messageRate, messageBurst),
 		held: make(map[pipeline.AttemptID]pipeline.Token, len(hello.Attempts)), fenced: map[pipeline.AttemptID]bool{},
@@ -234,7 +243,7 @@ func (s *session) enter() bool {
 	incarnation, seq := f.cfg.Reached()
 	// The queue is empty, so that this can neither fail nor be overtaken.
 	_ = s.conn.TrySend(&wire.Welcome{
-		Version: wire.Version, Agent: id, Server: f.cfg.Server, Incarnation: incarnation,
+		Version: s.version, Agent: id, Server: f.cfg.Server, Incarnation: incarnation,
 		Seq: seq, HeartbeatMS: f.cfg.Heartbeat.Milliseconds(), FetchToken: s.fetch,
 	})
 	s.live = true

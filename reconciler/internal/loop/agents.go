@@ -95,6 +95,9 @@ func (l *Runs) doAsked(p *pass, m *asked) {
 }
 
 func (l *Runs) agentConnected(ctx context.Context, p *pass, c *connected) {
+	if known := l.agents[c.agent.ID]; known != nil {
+		c.agent.Pause = known.Pause // the session may have read it before it was changed
+	}
 	a := l.know(c.agent)
 	a.connected, a.renewedAt = true, time.Now()
 	a.State, a.SeenAt = pipeline.AgentOnline, time.Now().UTC()
@@ -338,6 +341,7 @@ func (l *Runs) result(ctx context.Context, p *pass, from pipeline.AgentID, m *wi
 		l.tell(p, from, &wire.LogAck{Attempt: a.ID, Token: a.Token, Length: received, Resend: true})
 		return
 	}
+	l.lasted(a, time.Now())
 	if _, ok := l.apply(p, a.Run, engine.Finished{Attempt: a.ID, Token: a.Token, Result: m.Result}); !ok {
 		l.refuse(ctx, p, from, m.Attempt, m.Token)
 		return
@@ -388,6 +392,7 @@ func (l *Runs) tick(p *pass) {
 			l.checkLease(p, a, now)
 		}
 	}
+	l.endPauses(p, now)
 	l.checkDeadlines(p, now)
 	l.expire(p, now)
 	l.checkPins(p, now)

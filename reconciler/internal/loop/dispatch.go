@@ -42,15 +42,34 @@ func (l *Runs) board() *place.Board {
 		runs = append(runs, ar.run)
 	}
 	agents := make([]place.Agent, 0, len(l.agents))
-	closed := l.closed()
+	closed, now := l.closed(), time.Now()
 	for _, a := range l.agents {
+		away := a.away(now)
+		drains := a.Pause != nil && a.Pause.Drain && away == a.Pause.String()
 		agents = append(agents, place.Agent{
 			ID: a.ID, Pool: a.Pool, Untrusted: a.Untrusted, Facts: a.facts, Warm: a.warm, Load: a.load,
-			Usable: a.connected && !a.Revoked && !a.stalled(time.Now()), Closed: closed(a.Pool),
+			Usable: away == "" || drains, Drains: drains, Away: away, Closed: closed(a.Pool),
 		})
 	}
 	slices.SortFunc(agents, func(a, b place.Agent) int { return strings.Compare(string(a.ID), string(b.ID)) })
-	return place.New(runs, agents, time.Now(), l.refused)
+	b := place.New(runs, agents, now, l.refused)
+	b.Line = place.Line{Served: l.served, Usual: func(c pipeline.CompositionName, t pipeline.TaskName) time.Duration {
+		return l.usual[usualKey{c, t}]
+	}}
+	return b
+}
+
+// lasted notes how long a task took, the last ones counting most.
+func (l *Runs) lasted(a pipeline.Attempt, now time.Time) {
+	r := l.active[a.Run]
+	if r == nil || a.StartedAt.IsZero() {
+		return
+	}
+	key, d := usualKey{r.run.Composition, a.Task}, now.Sub(a.StartedAt)
+	if before := l.usual[key]; before > 0 {
+		d = (3*before + d) / 4
+	}
+	l.usual[key] = max(d, time.Millisecond)
 }
 
 // closed tells from which runs the policy in force keeps a pool. While nobody
@@ -102,6 +121,7 @@ func (l *Runs) offer(ctx context.Context, p *pass, g place.Assignment) bool {
 		return false
 	}
 	ag := l.agents[g.Agent]
+	l.served[place.ShareOf(ar.run, t)] = time.Now()
 	l.assigned++
 	ag.load, ag.warm[ar.run.Composition] = l.assigned, true
 	l.tell(p, g.Agent, m)

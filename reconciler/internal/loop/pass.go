@@ -29,6 +29,7 @@ type pass struct {
 	calls  []call // of which no run was made yet
 	made   []made
 	agents map[pipeline.AgentID]pipeline.Agent // that look different
+	pauses map[pipeline.AgentID]*pipeline.Pause
 	after  []func(context.Context)
 	touch  map[pipeline.Head]bool
 	said   map[pipeline.RunID]*pipeline.Run // see say
@@ -47,7 +48,7 @@ type pass struct {
 func (l *Runs) process(ctx context.Context, batch []message) {
 	batch = append(l.again, batch...)
 	l.again = nil
-	p := &pass{touch: map[pipeline.Head]bool{}, agents: map[pipeline.AgentID]pipeline.Agent{}}
+	p := &pass{touch: map[pipeline.Head]bool{}, agents: map[pipeline.AgentID]pipeline.Agent{}, pauses: map[pipeline.AgentID]*pipeline.Pause{}}
 	if l.fresh {
 		l.fresh = false
 		l.recovered(p)
@@ -60,7 +61,7 @@ func (l *Runs) process(ctx context.Context, batch []message) {
 		l.cfg.Log.Error("record not written", "err", err, "steps", len(p.steps))
 		l.recover(ctx)
 		// Agents say it all again; people do not.
-		l.again = slices.DeleteFunc(batch, func(m message) bool { return m.asked == nil })
+		l.again = slices.DeleteFunc(batch, func(m message) bool { return m.asked == nil && m.pause == nil })
 		return
 	}
 	for _, f := range p.after {
@@ -186,7 +187,7 @@ func (l *Runs) tell(p *pass, id pipeline.AgentID, m wire.Message) {
 
 // commit writes the pass. Nothing to write costs nothing.
 func (l *Runs) commit(ctx context.Context, p *pass) error {
-	if p.failed != nil || len(p.steps)+len(p.agents)+len(p.said)+len(p.restate) == 0 {
+	if p.failed != nil || len(p.steps)+len(p.agents)+len(p.pauses)+len(p.said)+len(p.restate) == 0 {
 		return p.failed
 	}
 	var statuses []pipeline.Status
@@ -220,6 +221,11 @@ func (l *Runs) commit(ctx context.Context, p *pass) error {
 			if err := tx.SaveAgent(p.agents[id]); fault.Is(err, fault.Invalid) || fault.Is(err, fault.NotFound) {
 				l.cfg.Log.Error("agent not recorded", "agent_id", id, "err", err)
 			} else if err != nil {
+				return err
+			}
+		}
+		for _, id := range slices.Sorted(maps.Keys(p.pauses)) {
+			if err := tx.PauseAgent(id, p.pauses[id]); err != nil && !fault.Is(err, fault.NotFound) {
 				return err
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/wire"
 	"github.com/maestro-cd/maestro/reconciler/internal/engine"
+	"github.com/maestro-cd/maestro/reconciler/internal/place"
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
 
@@ -115,6 +116,10 @@ type Runs struct {
 	failures  int                         // of writes, since the last good one
 	reloads   int                         // counts reloads, to tell the fields computed before one
 	assigned  int64                       // counts assignments, to find the agent that rested longest
+	// served is when each share of the queue last had a task offered, usual how long
+	// tasks take. Both are forgotten by a restart, and come back.
+	served map[place.Share]time.Time
+	usual  map[usualKey]time.Duration
 }
 
 // activeRun is an unfinished run with its open attempts.
@@ -139,6 +144,12 @@ type agent struct {
 // stalled reports whether the agent has been silent for so long that it gets no new work.
 func (a *agent) stalled(now time.Time) bool { return now.Sub(a.renewedAt) >= StalledAfter }
 
+// usualKey names a task of a composition, whatever its text.
+type usualKey struct {
+	composition pipeline.CompositionName
+	task        pipeline.TaskName
+}
+
 type fieldKey struct {
 	run  pipeline.RunID
 	task pipeline.TaskName
@@ -155,6 +166,7 @@ type message struct {
 	from         pipeline.AgentID
 	wire         wire.Message
 	asked        *asked
+	pause        *pausing
 	filled       *filled
 	answered     *answer
 	restate      pipeline.Head
@@ -195,6 +207,7 @@ func New(cfg Config) *Runs {
 		notes:    newNotes(),
 		refusals: map[fieldKey]map[pipeline.AgentID]refusal{},
 		gos:      map[pipeline.AttemptID]bool{},
+		served:   map[place.Share]time.Time{}, usual: map[usualKey]time.Duration{},
 	}
 }
 
@@ -302,6 +315,12 @@ func (l *Runs) know(a pipeline.Agent) *agent {
 		l.agents[a.ID] = k
 	}
 	k.Agent = a
+	if a.Warm != nil {
+		k.warm = make(map[pipeline.CompositionName]bool, len(a.Warm))
+		for _, name := range a.Warm {
+			k.warm[name] = true
+		}
+	}
 	if v, err := pipeline.DecodeJSON(a.Facts); err == nil {
 		k.facts = v
 	}
@@ -325,6 +344,8 @@ func (l *Runs) look(ctx context.Context, p *pass, m message) {
 		}
 	case m.wire != nil:
 		l.agentSays(ctx, p, m.from, m.wire)
+	case m.pause != nil:
+		l.setPause(p, m.pause)
 	case m.asked != nil:
 		l.doAsked(p, m.asked)
 	case m.filled != nil:

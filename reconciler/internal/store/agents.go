@@ -92,12 +92,12 @@ func (tx *Tx) useToken(hash [32]byte, a *pipeline.Agent, now time.Time) error {
 	return fault.New(fault.Invalid, "this join token has expired: ask for a new invitation")
 }
 
-const agentColumns = `id, name, pool, untrusted, public_key, facts, build, state, enrolled_at, seen_at, revoked`
+const agentColumns = `id, name, pool, untrusted, public_key, facts, build, state, enrolled_at, seen_at, revoked, pause`
 
 func scanAgent(row scanner) (pipeline.Agent, error) {
 	var a pipeline.Agent
 	err := row.Scan(&a.ID, &a.Name, &a.Pool, &a.Untrusted, &a.PublicKey, raw(&a.Facts), &a.Build, &a.State,
-		intoTime{&a.EnrolledAt}, intoTime{&a.SeenAt}, &a.Revoked)
+		intoTime{&a.EnrolledAt}, intoTime{&a.SeenAt}, &a.Revoked, intoJSON{&a.Pause})
 	return a, err
 }
 
@@ -133,6 +133,27 @@ func (tx *Tx) SaveAgent(a pipeline.Agent) error {
 		return nil
 	}
 	return tx.change(pipeline.Change{Kind: pipeline.ChangeAgent, Agent: a.ID, Reason: string(a.State)})
+}
+
+// PauseAgent keeps new work from an agent, or with nil gives it work again. An agent
+// that is not enrolled is a fault.NotFound; then nothing was written, and the
+// transaction may go on.
+func (tx *Tx) PauseAgent(id pipeline.AgentID, p *pipeline.Pause) error {
+	if _, err := tx.agent(id); err != nil {
+		return fmt.Errorf("pause agent %s: %w", id, err)
+	}
+	pause, err := orNone(p)
+	if err != nil {
+		return tx.fail(err)
+	}
+	if _, err := tx.exec(`UPDATE agents SET pause = ? WHERE id = ?`, pause, string(id)); err != nil {
+		return fmt.Errorf("pause agent %s: %w", id, err)
+	}
+	reason := "takes new work"
+	if p != nil {
+		reason = p.String()
+	}
+	return tx.change(pipeline.Change{Kind: pipeline.ChangeAgent, Agent: id, Reason: reason})
 }
 
 // SetAgentState writes how agents look, in one transaction, with a change row for
