@@ -29,7 +29,7 @@ compositions: {
 		triggers: [{push: {}}]
 	}
 	risky: {
-		tasks: work: shell.#Run & {effect: "once", lostAfter: "2s", agent: facts: role: "risky", fields: script: "echo started >> TRACE.risky; sleep 1000"}
+		tasks: work: shell.#Run & {effect: "once", lostAfter: "9s", agent: facts: role: "risky", fields: script: "echo started >> TRACE.risky; sleep 1000"}
 		triggers: [{push: {}}]
 	}
 	parent: {
