@@ -15,13 +15,19 @@ import (
 // is kept once for each digest, and so are those that a run of it may call: a run
 // goes on with what it was planned with.
 //
-// When a run with the same key is there already, the error is a fault.Conflict
+// When a run with the same key is there already, or was and is removed, the error is a fault.Conflict
 // and nothing was written; the transaction may go on.
 func (tx *Tx) CreateRun(r *pipeline.Run, c *pipeline.Composition, calls ...*pipeline.Composition) error {
 	var other pipeline.RunID
 	err := tx.scan(`SELECT id FROM runs WHERE run_key = ?`, []any{string(r.Key)}, &other)
 	if err == nil {
 		return fault.New(fault.Conflict, "create run of %s: run %s was made for the same event", r.Composition, other)
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		err = tx.scan(`SELECT run_id FROM spent_keys WHERE run_key = ?`, []any{string(r.Key)}, &other)
+		if err == nil {
+			return fault.New(fault.Conflict, "create run of %s: run %s was made for the same event, and removed since", r.Composition, other)
+		}
 	}
 	if !errors.Is(err, sql.ErrNoRows) {
 		return fmt.Errorf("create run %s: %w", r.ID, err)

@@ -80,7 +80,7 @@ func (f *file) open(ctx context.Context, l layout, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	if f.writer, err = sql.Open("sqlite3", f.dsn("_txlock=immediate&_journal_mode=WAL&_synchronous=FULL"+
+	if f.writer, err = sql.Open("sqlite3", f.dsn("_auto_vacuum=incremental&_txlock=immediate&_journal_mode=WAL&_synchronous=FULL"+
 		"&_foreign_keys=1&_busy_timeout=10000&_stmt_cache_size=100")); err != nil {
 		return err
 	}
@@ -92,6 +92,9 @@ func (f *file) open(ctx context.Context, l layout, log *slog.Logger) error {
 		}
 	}
 	if err := migrate(ctx, f.writer, steps); err != nil {
+		return err
+	}
+	if err := f.shrinkable(ctx, log); err != nil {
 		return err
 	}
 	if _, err := f.writer.ExecContext(ctx, `UPDATE meta SET clean = 0`); err != nil {
@@ -203,6 +206,26 @@ func (f *file) check(ctx context.Context, check string) error {
 	}
 	if answer != "ok" {
 		return fmt.Errorf("%w: %s", sqlite3.ErrCorrupt, answer)
+	}
+	return nil
+}
+
+// shrinkable makes a file of an earlier version one that can give back what it does not
+// use, which writes it anew. A large one is left as it is: that would take long.
+func (f *file) shrinkable(ctx context.Context, log *slog.Logger) error {
+	const large = 256 << 20
+	var mode int
+	if err := f.writer.QueryRowContext(ctx, `PRAGMA auto_vacuum`).Scan(&mode); err != nil || mode != 0 {
+		return err
+	}
+	if info, err := os.Stat(f.path); err != nil || info.Size() > large {
+		log.Info("file is not made smaller when rows are removed", "file", f.path)
+		return err
+	}
+	for _, statement := range []string{`PRAGMA auto_vacuum = incremental`, `VACUUM`} {
+		if _, err := f.writer.ExecContext(ctx, statement); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -14,9 +14,9 @@ var logRules = []rule{
 				SELECT log_id, off, lag(off + length(data)) OVER (PARTITION BY log_id ORDER BY off) AS last FROM chunks) c
 			JOIN logs l ON l.id = c.log_id WHERE c.off <> coalesce(c.last, 0)`,
 	}, {
-		name: "I4", what: "a log is not as long as it says", next: restoreAdvice,
+		name: "I4", what: "a log is not as long as it says", next: restoreAdvice, since: 2,
 		query: `SELECT l.attempt || ': ' || l.bytes FROM logs l
-			WHERE l.bytes <> coalesce((SELECT sum(length(c.data)) FROM chunks c WHERE c.log_id = l.id), 0)`,
+			WHERE l.removed <> 1 AND l.bytes <> coalesce((SELECT sum(length(c.data)) FROM chunks c WHERE c.log_id = l.id), 0)`,
 	},
 }
 

@@ -69,7 +69,7 @@ func TestTablesRefuseTheImpossible(t *testing.T) {
 		`INSERT INTO changes SELECT seq + 2, 1, 'run', NULL, NULL, NULL, NULL, NULL, '' FROM meta`,
 		`INSERT INTO changes SELECT seq, 1, 'run', NULL, NULL, NULL, NULL, NULL, '' FROM meta`,
 		`UPDATE changes SET reason = 'x' WHERE seq = 1`,
-		`DELETE FROM changes WHERE seq = 1`,
+		`DELETE FROM changes WHERE seq = 2`,
 		`UPDATE meta SET seq = seq - 1`,
 		`UPDATE meta SET seq = seq + 2`,
 		`UPDATE meta SET store_id = '00000000000000000000000000000000'`,
