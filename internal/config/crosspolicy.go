@@ -21,6 +21,13 @@ func (r *repository) gatherPolicy() {
 		p.Secrets = append(p.Secrets, res.Policy.Secrets...)
 		p.Pools = append(p.Pools, res.Policy.Pools...)
 		p.Requests = append(p.Requests, res.Policy.Requests...)
+		if k := res.Policy.Keep; k != nil && p.Keep != nil {
+			d := diag(codeDuplicate, k.Pos, "policy: keep is declared in two directories")
+			d.Note, d.Help, d.Unit = fmt.Sprintf("the other is at %s", p.Keep.Pos), "say it once, for all compositions", path.Dir(k.Pos.File)
+			r.cfg.Diagnostics = append(r.cfg.Diagnostics, d)
+		} else if k != nil {
+			p.Keep = k
+		}
 	}
 	p := &r.cfg.Policy
 	slices.SortStableFunc(p.Groups, func(a, b pipeline.Group) int { return strings.Compare(a.Name, b.Name) })

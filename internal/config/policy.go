@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"time"
 
 	"cuelang.org/go/cue"
 
@@ -69,7 +70,25 @@ func (c *checker) policy() {
 		c.mentionGroups(r.By, 0, fmt.Sprintf("policy: requests %q", name), []string{"policy", "requests", name, "by"})
 		out.Requests = append(out.Requests, r)
 	})
+	c.keep(v, &out)
 	c.res.Policy = &out
+}
+
+// keep reads how long what has happened stays in the record, when this unit says it.
+func (c *checker) keep(policy cue.Value, out *pipeline.Policy) {
+	v := get(policy, "keep")
+	if !v.Exists() || len(c.own.at("policy", "keep")) == 0 {
+		return
+	}
+	k := &pipeline.Keep{}
+	_ = decode(v, k) // checked by CUE
+	k.Pos, _ = c.all.label("policy", "keep")
+	if least := pipeline.Duration(time.Hour); k.Runs.Age < least || k.Logs.Age < least {
+		d := diag(codePolicy, k.Pos, "policy: keep removes what is younger than an hour")
+		d.Help = "ages are written as \"720h\", which is 30 days"
+		c.complain(d)
+	}
+	out.Keep = k
 }
 
 func (c *checker) eachRule(policy cue.Value, kind string, visit func(name string, v cue.Value, pos pipeline.Position)) {

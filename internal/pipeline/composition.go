@@ -267,6 +267,34 @@ type Policy struct {
 	// Requests say who may ask for what. What no rule is about, anybody may ask for
 	// whose word counts.
 	Requests []RequestRule `json:"requests,omitempty"`
+	// Keep, if any, says how long what has happened stays in the record.
+	Keep *Keep `json:"keep,omitempty"`
+}
+
+// Keep says how long what has happened stays in the record.
+type Keep struct {
+	Runs KeepRuns `json:"runs"`
+	Logs KeepLogs `json:"logs"`
+	Pos  Position `json:"pos"`
+}
+
+// KeepRuns bounds the runs that have ended: those that are older go, and those before
+// the latest Count of their composition.
+type KeepRuns struct {
+	Age   Duration `json:"age"`
+	Count int      `json:"count"`
+}
+
+// KeepLogs bounds the age of logs; the changes that followers read are kept as long.
+type KeepLogs struct {
+	Age Duration `json:"age"`
+}
+
+// DefaultKeep is for a policy that does not say: a year or a thousand runs of each
+// composition, and logs for 90 days. The schema has the same.
+func DefaultKeep() Keep {
+	const day = 24 * time.Hour
+	return Keep{Runs: KeepRuns{Age: Duration(365 * day), Count: 1000}, Logs: KeepLogs{Age: Duration(90 * day)}}
 }
 
 // RequestRule gives members of groups leave to ask for something, and takes it from
