@@ -63,6 +63,7 @@ func (s *server) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /invite", s.invite)
 	mux.HandleFunc("POST /backup", s.backup)
+	mux.HandleFunc("POST /gc", s.gc)
 	mux.HandleFunc("POST /accept-rollback", s.acceptRollback)
 	mux.HandleFunc("POST /agents/pause", s.pauseAgent)
 	return mux

@@ -219,6 +219,58 @@ func TestAgentTellsOfAnOldRecordInANewFolder(t *testing.T) {
 	})
 }
 
+func TestServerRemovesWhatThePolicyDoesNotKeep(t *testing.T) {
+	real(t)
+	repo := testkit.NewRepo(t)
+	s := testkit.Serve(t, repo.Bare, nil)
+	s.StartAgent(t, "one", "default", "")
+	ops := testkit.Ops()
+	ops["ops.cue"] += "policy: maestro.#Policy & {keep: runs: count: 2}\n"
+	var commits []pipeline.CommitID
+	var first pipeline.Run
+	for i := range 5 {
+		commit := repo.Push("main", testkit.Files(ops, again(testkit.Shell("hello", "echo hello", ""), strings.Repeat("x", i))))
+		runs := s.AwaitRuns(t, commit, 1)
+		if i == 0 {
+			first = runs[0]
+		}
+		commits = append(commits, commit)
+	}
+	attempt := first.Tasks[0].Attempt
+	if log := s.Log(t, attempt); log != "hello\n" {
+		t.Fatalf("got %q", log)
+	}
+	// A run may go once it was looked at for what follows from its end.
+	testkit.Eventually(t, "a dry run names the runs", func() (bool, string) {
+		out, _ := testkit.Run(t, "reconciler", "gc", "--dry-run", "--data", s.Data)
+		return strings.Contains(out, "hello#1\nhello#2\nhello#3\nwould remove 3 runs"), out
+	})
+	if runs, err := s.Runs(commits[0]); len(runs) != 1 || err != nil {
+		t.Errorf("the dry run removed something: %v, %v", runs, err)
+	}
+	says(t, s, 0, []string{"gc", "--data", s.Data}, "removed 3 runs and 3 logs", "2 of each composition")
+	for i, commit := range commits {
+		want := 1
+		if i < 3 {
+			want = 0
+		}
+		if runs, err := s.Runs(commit); len(runs) != want || err != nil {
+			t.Errorf("commit %d: got %d runs, %v", i, len(runs), err)
+		}
+	}
+	says(t, s, 0, []string{"gc", "--data", s.Data}, "removed 0 runs")
+	says(t, s, 0, []string{"fsck", "--data", s.Data}, "2 runs", "0 problems")
+	// The same commit, seen again, starts nothing.
+	s.Kill()
+	s.Restart(t)
+	s.AwaitAgent(t, "one")
+	next := repo.Push("main", again(testkit.Shell("hello", "echo hello", ""), "last"))
+	if runs := s.AwaitRuns(t, next, 1); runs[0].Number != 6 {
+		t.Errorf("got number %d", runs[0].Number)
+	}
+	says(t, s, 0, []string{"runs"}, "hello#6")
+}
+
 func copyFile(t *testing.T, from, to string) {
 	t.Helper()
 	b, err := os.ReadFile(from)

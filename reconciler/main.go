@@ -148,7 +148,7 @@ Exit codes:
 		"author":  {newVet(), newPlan(), newExec(), newGraph(), newFmt(), newExplain(), newVendor()},
 		"watch":   {newRuns(), newRun(), newWatch(), newLogs(), newWhy(), newChange()},
 		"ask":     {newReview(), newRequest()},
-		"operate": {newServe(), newCheck(), newAgents(), newBackup(), newRestore(), newFsck()},
+		"operate": {newServe(), newCheck(), newAgents(), newBackup(), newRestore(), newFsck(), newGC()},
 	} {
 		for _, c := range cmds {
 			c.GroupID = group

@@ -58,6 +58,7 @@ type server struct {
 	converger *forge.Converger // nil with --forge none
 	secrets   *secrets
 	keeper    *keeper
+	collector *collector
 	seenAt    atomic.Int64 // when the repository last answered, Unix nanoseconds
 
 	// Why the repository and the forge cannot be asked, "" when they can; guarded by
@@ -171,6 +172,7 @@ func (s *server) openRooms(late *lateFleet) error {
 	if github != nil {
 		s.openPulls(github)
 	}
+	s.collector = &collector{db: s.db, logs: s.logs, policy: s.law, followed: s.commits.Followed, log: s.log}
 	s.watcher = sources.New(sources.Config{
 		Repo: s.repo, Poll: s.opt.poll, Log: s.log, Observe: s.observe, Problem: s.problem,
 	})
@@ -347,6 +349,7 @@ func (s *server) run(ctx context.Context, ready func(addresses)) error {
 	g.Go(func() error { return s.commits.Run(ctx) })
 	g.Go(func() error { return s.proposals.Run(ctx) })
 	g.Go(func() error { return s.keeper.run(ctx) })
+	g.Go(func() error { return s.collector.run(ctx) })
 	if s.converger != nil {
 		g.Go(func() error { return s.converger.Run(ctx) })
 	}

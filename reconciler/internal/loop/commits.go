@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/fault"
@@ -74,6 +75,7 @@ type Commits struct {
 	live *pipeline.Config // of the default branch; nil before the first
 	none bool             // the record was asked, and nothing was ever in force
 
+	seenTo     atomic.Int64  // see Followed
 	woken      chan struct{} // receives when another configuration is in force
 	delivering chan struct{} // is full while a delivery is carried out
 

@@ -88,6 +88,7 @@ func (c *Commits) followRuns(ctx context.Context) error {
 		}
 		done := seen == c.followed
 		c.followed = seen
+		c.seenTo.Store(int64(seen))
 		if fired || seen-c.savedTo > followSaved {
 			if err := c.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.Follow(c.cfg.Name, seen) }); err != nil {
 				return err
@@ -99,6 +100,10 @@ func (c *Commits) followRuns(ctx context.Context) error {
 		}
 	}
 }
+
+// Followed returns the change up to which it is done what follows from runs that have
+// ended: nothing looks at them again. It does not wait, and is 0 before the first look.
+func (c *Commits) Followed() pipeline.Seq { return pipeline.Seq(c.seenTo.Load()) }
 
 // beginFollowing finds where the last program stopped. The first time it begins here:
 // runs of the past start nothing.
