@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/maestro-cd/maestro/reconciler/internal/forge"
+	"github.com/maestro-cd/maestro/reconciler/internal/hooks"
 	"github.com/maestro-cd/maestro/reconciler/internal/loop"
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
@@ -69,4 +70,21 @@ func (s *server) answered() {
 	if s.pulls != nil {
 		s.pulls.Hint(0)
 	}
+}
+
+// gitHubPosts receives GitHub's webhooks, nil when they are not configured.
+func (s *server) gitHubPosts() *hooks.GitHub {
+	if s.pulls == nil || s.opt.githubHookFile == "" {
+		return nil
+	}
+	return hooks.NewGitHub(hooks.GitHubConfig{
+		Secret:     func() (string, error) { return secretFile(s.opt.githubHookFile) },
+		Repository: s.opt.githubRepo, Log: s.log,
+		Hint: func(h hooks.Hint) {
+			if h.Pull == 0 || h.Event == "pull_request" { // a branch moved, or will have
+				s.watcher.Hint()
+			}
+			s.pulls.Hint(h.Pull)
+		},
+	})
 }

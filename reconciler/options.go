@@ -31,6 +31,7 @@ type options struct {
 	githubRepo      string
 	githubAPI       string
 	githubTokenFile string
+	githubHookFile  string
 	poll            time.Duration
 	backupEvery     time.Duration // 0 makes none
 	backupKeep      int
@@ -58,6 +59,7 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.githubRepo, "github-repo", "", "OWNER/NAME, with --forge github")
 	f.StringVar(&o.githubAPI, "github-api", "https://api.github.com/", "base of GitHub's API")
 	f.StringVar(&o.githubTokenFile, "github-token-file", "", "file with a token that may write commit statuses")
+	f.StringVar(&o.githubHookFile, "github-webhook-secret-file", "", "file with the secret of GitHub's webhook, which is posted to /github of the intake")
 	f.DurationVar(&o.poll, "poll", 30*time.Second, "how often the repository is looked at without a hint")
 	f.BoolVar(&o.unsignedReviews, "unsigned-reviews", false, "let reviews and requests count that no key proves: anybody who may push can then be anybody")
 	f.DurationVar(&o.backupEvery, "backup-every", defaultBackupEvery, "how old the newest backup may be when something has happened since; 0 makes none")

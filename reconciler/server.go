@@ -382,7 +382,12 @@ func (s *server) run(ctx context.Context, ready func(addresses)) error {
 func (s *server) intakeHandler() http.Handler {
 	posts := hooks.New(hooks.Config{Secret: s.hookSecret, Deliver: s.commits.Deliver, Log: s.log})
 	agents := s.fleet.Handler()
+	github := s.gitHubPosts()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if github != nil && r.URL.EscapedPath() == hooks.GitHubPath {
+			github.ServeHTTP(w, r)
+			return
+		}
 		if strings.HasPrefix(r.URL.EscapedPath(), hooks.Path) {
 			posts.ServeHTTP(w, r)
 			return

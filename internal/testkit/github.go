@@ -1,8 +1,14 @@
 package testkit
 
 import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -26,8 +32,9 @@ type GitHub struct {
 	// Token is what requests must carry.
 	Token string
 
-	t   testing.TB
-	git *GitServer
+	t     testing.TB
+	git   *GitServer
+	posts sync.WaitGroup // of webhooks
 
 	mu        sync.Mutex
 	people    map[string]*githubPerson // by login
@@ -41,6 +48,9 @@ type GitHub struct {
 	asked     []string // METHOD PATH of all requests, in order
 	fault     func(method, path string) Fault
 	ids       int64
+	hooked    string // where webhooks are posted
+	secret    string
+	times     int // that each is posted
 }
 
 // Fault is what goes wrong with one request.
@@ -101,7 +111,10 @@ func NewGitHub(t testing.TB) *GitHub {
 	g.git = ServeGit(t, g.Repo.Bare, "x-access-token", g.Token)
 	g.Person(MaestroLogin, "write")
 	g.Server = httptest.NewServer(g)
-	t.Cleanup(g.Close)
+	t.Cleanup(func() {
+		g.posts.Wait()
+		g.Close()
+	})
 	return g
 }
 
@@ -116,6 +129,50 @@ func (g *GitHub) Serve(t testing.TB, more ...string) *Server {
 		"--git-token-file", token, "--git-user", "x-access-token", "--forge", "github", "--github-repo", "octo/ops",
 		"--github-api", g.URL + "/api/v3/", "--github-token-file", token, "--public-url", "https://maestro.example",
 	}, more...)...)
+}
+
+// Hook posts webhooks to an address from now on, each as often as is said: lost, sent,
+// or repeated.
+func (g *GitHub) Hook(url, secret string, times int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.hooked, g.secret, g.times = url, secret, times
+}
+
+// tell posts a webhook about a pull request, 0 for none. Called with mu.
+func (g *GitHub) tell(event string, number int) {
+	if g.hooked == "" {
+		return
+	}
+	payload := map[string]any{"repository": map[string]any{"id": 7, "full_name": "octo/ops"}}
+	if number > 0 {
+		payload["pull_request"] = map[string]any{"number": number}
+	}
+	body := marshal(g.t, payload)
+	mac := hmac.New(sha256.New, []byte(g.secret))
+	mac.Write(body)
+	g.ids++
+	for range g.times {
+		req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, g.hooked, bytes.NewReader(body))
+		if err != nil {
+			g.t.Error(err)
+			return
+		}
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("X-GitHub-Event", event)
+		req.Header.Set("X-GitHub-Delivery", fmt.Sprint("delivery-", g.ids))
+		req.Header.Set("X-Hub-Signature-256", "sha256="+hex.EncodeToString(mac.Sum(nil)))
+		g.posts.Go(func() {
+			res, err := http.DefaultClient.Do(req)
+			if err != nil {
+				return // the reconciler was stopped
+			}
+			_ = res.Body.Close()
+			if res.StatusCode != http.StatusAccepted {
+				g.t.Errorf("the webhook is answered with %s", res.Status)
+			}
+		})
+	}
 }
 
 // Person makes or changes an account with its permission: admin, write, read or none.
@@ -204,6 +261,7 @@ func (g *GitHub) commit(by, branch, from string, files map[string]string) pipeli
 func (g *GitHub) moved(branch, by string) {
 	head := g.Repo.Git(g.Repo.Bare, "rev-parse", "refs/heads/"+branch)
 	g.pushes = append(g.pushes, githubPush{branch, by, head})
+	g.tell("push", 0)
 	for _, p := range g.pulls {
 		if p.branch == branch && !p.fork && !p.closed {
 			p.head = head
@@ -213,7 +271,10 @@ func (g *GitHub) moved(branch, by string) {
 	}
 }
 
-func (g *GitHub) touch(p *githubPull) { p.updated = time.Now().UTC() }
+func (g *GitHub) touch(p *githubPull) {
+	p.updated = time.Now().UTC()
+	g.tell("pull_request", p.number)
+}
 
 // Open opens a pull request for a branch and returns its number.
 func (g *GitHub) Open(by, branch, base, title string) int {

@@ -147,3 +147,43 @@ func TestPullRequestIsPlannedReviewedAndMerged(t *testing.T) {
 	g.AwaitStatus(head, "maestro", "success", "merged as")
 	s.CheckNoLeak(t, g.Token, a)
 }
+
+func TestWebhooksOfGitHubSayWhenToLook(t *testing.T) {
+	real(t)
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("the webhook's secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g := testkit.NewGitHub(t)
+	people(g)
+	g.Repo.Push("main", pullFiles())
+	s := g.Serve(t, "--poll", "1h", "--github-webhook-secret-file", secret)
+	g.Hook(s.Intake+"/github", "the webhook's secret", 2)
+	first := g.Push("ana", "main", "main", map[string]string{"README": "in force"})
+	g.AwaitStatus(first, "maestro", "", "")
+	head := g.Push("eve", "louder", "main", testkit.Shell("build", "echo NEW", ""))
+	began := time.Now()
+	n := g.Open("eve", "louder", "main", "louder")
+	g.AwaitStatus(head, "maestro", "pending", "needs 1 approval of ops")
+	status := time.Since(began)
+	g.AwaitComment(n, "needs 1 approval of ops")
+	t.Logf("status after %s, comment after %s", status, time.Since(began))
+	g.Review("ana", n, "APPROVED", "")
+	awaitChange(t, s, "pull/1", "is approved", func(p pipeline.Proposal) bool { return p.Approval == pipeline.ApprovalGiven })
+	merge := g.Merge("ana", n, true)
+	t.Logf("approved after %s in all", time.Since(began))
+	p := awaitChange(t, s, "pull/1", "is merged", func(p pipeline.Proposal) bool { return p.State == pipeline.ProposalMerged })
+	if p.Merge.Commit != merge || p.Merge.Sentence != "predicted 1 run, started 1" {
+		t.Errorf("a squashed change: %+v", p.Merge)
+	}
+	for _, forged := range []string{"another secret", ""} {
+		res, err := http.Post(s.Intake+"/github", "application/json", strings.NewReader(forged))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != http.StatusUnauthorized {
+			t.Errorf("a forged post: %s", res.Status)
+		}
+	}
+}

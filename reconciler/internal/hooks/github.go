@@ -1,0 +1,171 @@
+package hooks
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/pipeline"
+)
+
+// GitHubPath is where GitHub posts its webhooks.
+const GitHubPath = "/github"
+
+const (
+	// maxHint is as much as GitHub sends.
+	maxHint = 25 << 20
+	// mostHintsAtOnce bounds the bodies in memory.
+	mostHintsAtOnce = 8
+	// mostDeliveries are remembered, so that a repeated one costs no look.
+	mostDeliveries = 10_000
+)
+
+// Hint is what a post of GitHub may be about. It is never believed: who gets it looks
+// for themselves.
+type Hint struct {
+	Event string
+	// Pull is the number of a pull request, 0 for none.
+	Pull int
+}
+
+// GitHubConfig is what GitHub needs; every field is required.
+type GitHubConfig struct {
+	// Secret signs the posts.
+	Secret func() (string, error)
+	// Repository is OWNER/NAME; posts about others are nothing to us.
+	Repository string
+	// Hint is told of each post that counts. It must not wait.
+	Hint func(Hint)
+	Log  *slog.Logger
+}
+
+// GitHub receives the webhooks of GitHub. They carry no news: what is lost, repeated,
+// late or out of order only changes when Maestro looks.
+type GitHub struct {
+	cfg      GitHubConfig
+	nobody   string
+	slots    chan struct{}
+	refusals *buckets
+
+	mu    sync.Mutex
+	seen  map[string]bool
+	order []string // the oldest first
+}
+
+// NewGitHub returns a handler for GitHubPath. It starts nothing.
+func NewGitHub(cfg GitHubConfig) *GitHub {
+	return &GitHub{
+		cfg: cfg, nobody: rand.Text(), slots: make(chan struct{}, mostHintsAtOnce), refusals: newBuckets(), seen: map[string]bool{},
+	}
+}
+
+// ServeHTTP answers one post.
+func (g *GitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		refuse(w, http.StatusMethodNotAllowed, "use POST")
+		return
+	}
+	select {
+	case g.slots <- struct{}{}:
+		defer func() { <-g.slots }()
+	default:
+		later(w, http.StatusServiceUnavailable, "too much is being received; send it again")
+		return
+	}
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(bodyTime))
+	defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxHint))
+	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
+		refuse(w, http.StatusRequestEntityTooLarge, "a body has at most 25 MiB")
+		return
+	}
+	if err != nil {
+		refuse(w, http.StatusBadRequest, "the body could not be read")
+		return
+	}
+	if !g.genuine(r.Header, body) {
+		if g.refusals.take("") {
+			g.cfg.Log.Warn("post of GitHub refused", "audit", true, "remote", r.RemoteAddr)
+		}
+		refuse(w, http.StatusUnauthorized, "the post is not signed as it should be")
+		return
+	}
+	h, about, err := parseHint(r.Header.Get("X-GitHub-Event"), body)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	told := h.Event != "ping" && strings.EqualFold(about, g.cfg.Repository) && g.first(r.Header, body)
+	if told {
+		g.cfg.Hint(h)
+	}
+	answer(w, http.StatusAccepted, map[string]bool{"told": told})
+}
+
+// genuine reports whether GitHub's one signature is of these very bytes.
+func (g *GitHub) genuine(h http.Header, body []byte) bool {
+	secret, err := g.cfg.Secret()
+	if err != nil || secret == "" {
+		secret = g.nobody
+	}
+	only := http.Header{}
+	for name, v := range h {
+		if name == "X-Hub-Signature-256" && len(v) == 1 && v[0] == strings.ToLower(v[0]) {
+			only[name] = v
+		}
+	}
+	return signed(only, secret, body) && secret != g.nobody
+}
+
+// first reports whether a delivery is seen for the first time, as far as is remembered.
+func (g *GitHub) first(h http.Header, body []byte) bool {
+	delivery, err := nameOf(h, body)
+	if err != nil {
+		delivery = string(pipeline.DigestOf(body))
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.seen[delivery] {
+		return false
+	}
+	if len(g.order) >= mostDeliveries {
+		delete(g.seen, g.order[0])
+		g.order = g.order[1:]
+	}
+	g.seen[delivery] = true
+	g.order = append(g.order, delivery)
+	return true
+}
+
+// parseHint takes the little that is used of a post, and nothing else of it.
+func parseHint(event string, body []byte) (h Hint, repository string, err error) {
+	var p struct {
+		Repository struct {
+			FullName string `json:"full_name"`
+		} `json:"repository"`
+		PullRequest struct {
+			Number int `json:"number"`
+		} `json:"pull_request"`
+		Issue struct {
+			Number int `json:"number"`
+		} `json:"issue"`
+	}
+	if trimmed := bytes.TrimLeft(body, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' {
+		return h, "", fault.New(fault.Invalid, "the body is not a JSON object; choose the content type application/json for the webhook")
+	}
+	if err := json.Unmarshal(body, &p); err != nil {
+		return h, "", fault.New(fault.Invalid, "the body is not what GitHub sends: %w", err)
+	}
+	h = Hint{Event: event, Pull: max(p.PullRequest.Number, p.Issue.Number, 0)}
+	return h, p.Repository.FullName, nil
+}

@@ -1,0 +1,172 @@
+package hooks_test
+
+import (
+	"compress/gzip"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/maestro-cd/maestro/reconciler/internal/hooks"
+)
+
+const githubSecret = "a secret of GitHub's webhook"
+
+type hints struct {
+	*hooks.GitHub
+	mu  sync.Mutex
+	got []hooks.Hint
+}
+
+func newHints(repository string) *hints {
+	h := &hints{}
+	h.GitHub = hooks.NewGitHub(hooks.GitHubConfig{
+		Secret: func() (string, error) { return githubSecret, nil }, Repository: repository, Log: slog.New(slog.DiscardHandler),
+		Hint: func(one hooks.Hint) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.got = append(h.got, one)
+		},
+	})
+	return h
+}
+
+func signedByGitHub(body string) string {
+	mac := hmac.New(sha256.New, []byte(githubSecret))
+	mac.Write([]byte(body))
+	return "sha256=" + hex.EncodeToString(mac.Sum(nil))
+}
+
+// post sends a body; signatures are sent each in a header of its own.
+func (h *hints) post(event, delivery, body string, signatures ...string) int {
+	r := httptest.NewRequest(http.MethodPost, hooks.GitHubPath, strings.NewReader(body))
+	r.Header.Set("X-GitHub-Event", event)
+	r.Header.Set("X-GitHub-Delivery", delivery)
+	for _, s := range signatures {
+		r.Header.Add("X-Hub-Signature-256", s)
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w.Code
+}
+
+// TestRealPayloadsAreHints delivers what GitHub has sent: @octokit/webhooks-examples
+// 7.6.1, MIT, the events that matter whole and one of each other.
+func TestRealPayloadsAreHints(t *testing.T) {
+	t.Parallel()
+	f, err := os.Open("testdata/octokit-webhooks-examples-7.6.1.json.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var examples []struct {
+		Event   string
+		Payload json.RawMessage
+	}
+	if err := json.NewDecoder(z).Decode(&examples); err != nil || len(examples) < 100 {
+		t.Fatal(len(examples), err)
+	}
+	h := newHints("codertocat/hello-world")
+	pulls := map[string]int{}
+	for i, e := range examples {
+		before := len(h.got)
+		body := string(e.Payload)
+		if code := h.post(e.Event, fmt.Sprint("d-", i), body, signedByGitHub(body)); code != http.StatusAccepted {
+			t.Errorf("%s is answered with %d", e.Event, code)
+		}
+		if len(h.got) > before && h.got[before].Pull > 0 {
+			pulls[e.Event]++
+		}
+	}
+	for _, event := range []string{"pull_request", "pull_request_review", "issue_comment"} {
+		if pulls[event] == 0 {
+			t.Errorf("no %s tells of a pull request: %v", event, pulls)
+		}
+	}
+	if n := len(h.got); n < 30 {
+		t.Errorf("%d hints", n)
+	}
+}
+
+func TestForgedPostsOfGitHubAreNoHints(t *testing.T) {
+	t.Parallel()
+	h := newHints("octo/ops")
+	body := `{"repository": {"full_name": "octo/ops"}, "pull_request": {"number": 7}}`
+	good := signedByGitHub(body)
+	for name, s := range map[string][]string{
+		"missing": {}, "empty": {""}, "prefix": {"sha256="}, "sha1": {"sha1=" + good[7:]}, "cut": {good[:len(good)-2]},
+		"upper": {"sha256=" + strings.ToUpper(good[7:])}, "bare": {good[7:]}, "twice": {good, good}, "other": {signedByGitHub(body + " ")},
+	} {
+		if code := h.post("pull_request", name, body, s...); code != http.StatusUnauthorized {
+			t.Errorf("%s: %d", name, code)
+		}
+	}
+	if code := h.post("pull_request", "altered", strings.Replace(body, "7", "8", 1), good); code != http.StatusUnauthorized {
+		t.Errorf("altered: %d", code)
+	}
+	if len(h.got) != 0 {
+		t.Errorf("%+v", h.got)
+	}
+	for range 10_000 {
+		h.post("pull_request", "the-same", body, good)
+	}
+	if len(h.got) != 1 || h.got[0] != (hooks.Hint{Event: "pull_request", Pull: 7}) {
+		t.Errorf("%d hints", len(h.got))
+	}
+	other := `{"repository": {"full_name": "evil/ops"}}`
+	if code := h.post("push", "x", other, signedByGitHub(other)); code != http.StatusAccepted || len(h.got) != 1 {
+		t.Errorf("of another repository: %d, %d hints", code, len(h.got))
+	}
+}
+
+func TestMalformedPostsOfGitHubDoNotHurt(t *testing.T) {
+	t.Parallel()
+	h := newHints("octo/ops")
+	for body, want := range map[string]int{
+		`null`: 400, `[]`: 400, `{}`: 202, ``: 400, `{"repository":null}`: 202, `{"repository":"x"}`: 400, `payload=%7B%7D`: 400,
+		strings.Repeat("[", 100_000): 400, `{"a":` + strings.Repeat("[", 100_000): 400, "{\"a\":\"\xff\"}": 202,
+		`{"repository":{"full_name":"octo/ops"},"issue":{"number":-5}}`: 202, `{"issue":{"number":1e99}}`: 400, `{"a":1,"a":2}`: 202,
+	} {
+		if code := h.post("push", "", body, signedByGitHub(body)); code != want {
+			t.Errorf("%.40q: %d, want %d", body, code, want)
+		}
+	}
+	for _, one := range h.got {
+		if one.Pull < 0 {
+			t.Errorf("%+v", one)
+		}
+	}
+	big := strings.Repeat(" ", 26<<20)
+	if code := h.post("push", "", big, signedByGitHub(big)); code != http.StatusRequestEntityTooLarge {
+		t.Errorf("26 MiB: %d", code)
+	}
+	r := httptest.NewRequest(http.MethodGet, hooks.GitHubPath, nil)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	if w.Code != http.StatusMethodNotAllowed {
+		t.Errorf("GET: %d", w.Code)
+	}
+}
+
+func FuzzGitHubPost(f *testing.F) {
+	h := newHints("octo/ops")
+	f.Add(`{"repository":{"full_name":"octo/ops"},"pull_request":{"number":1}}`)
+	f.Add(`{"repository":[]}`)
+	f.Fuzz(func(t *testing.T, body string) {
+		if code := h.post("push", "", body, signedByGitHub(body)); code != http.StatusAccepted && code != http.StatusBadRequest {
+			t.Errorf("%q: %d", body, code)
+		}
+	})
+}
