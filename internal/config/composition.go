@@ -311,7 +311,7 @@ func isInstance(t *task) bool {
 
 // envelope are the fields of #Task that must be known when the commit is planned.
 var envelope = []string{
-	"description", "needs", "timeout", "lostAfter", "retries", "agent", "priority", "run", "onFailure", "effect", "uses",
+	"description", "needs", "timeout", "startTimeout", "lostAfter", "retries", "agent", "priority", "run", "onFailure", "effect", "uses",
 }
 
 // readRest reads what may refer to the params and to other tasks.
@@ -334,6 +334,7 @@ func (w *work) readEnvelope(t *task) {
 	s := &t.spec
 	s.Description = text(get(t.v, "description"))
 	s.Timeout = w.duration(get(t.v, "timeout"), "tasks", t.name, "timeout")
+	s.StartTimeout = w.duration(get(t.v, "startTimeout"), "tasks", t.name, "startTimeout")
 	s.LostAfter = w.duration(get(t.v, "lostAfter"), "tasks", t.name, "lostAfter")
 	s.When = pipeline.RunWhen(text(get(t.v, "run")))
 	s.Effect = pipeline.Effect(text(get(t.v, "effect")))

@@ -35,7 +35,7 @@ func (b *batch) core() *manifest {
 }
 
 // forAgents are the parts of a task that speak to an agent.
-var forAgents = []string{"agent", "effect", "lostAfter", "retries", "timeout"}
+var forAgents = []string{"agent", "effect", "lostAfter", "retries", "startTimeout", "timeout"}
 
 // readBuiltIn reads what the control plane does for a built-in task.
 func (w *work) readBuiltIn(t *task) {

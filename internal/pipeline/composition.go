@@ -146,6 +146,8 @@ type Task struct {
 	Secrets     []SecretName `json:"secrets,omitempty"`
 	Requirement Requirement  `json:"requirement"`
 	Timeout     Duration     `json:"timeout,omitempty"`
+	// StartTimeout is how long it may be ready and have no agent, 0 for ever.
+	StartTimeout Duration `json:"start_timeout,omitempty"`
 	// LostAfter is how long an agent may be silent before the task is given up.
 	LostAfter Duration `json:"lost_after,omitempty"`
 	Retries   Retries  `json:"retries,omitzero"`

@@ -126,11 +126,17 @@ func Wants(run *pipeline.Run, of *pipeline.Composition) []Want {
 	return out
 }
 
-// Due returns when a built-in task has waited long enough: Expired is then due. The
-// zero time is never.
+// Due returns when a task has waited long enough, for people, for another run or for
+// an agent: Expired is then due. The zero time is never.
 func Due(t *pipeline.RunTask) time.Time {
 	var limit pipeline.Duration
 	switch {
+	case t.State == pipeline.Ready && t.Spec.StartTimeout > 0:
+		since := t.ReadyAt
+		if t.NotBefore.After(since) {
+			since = t.NotBefore
+		}
+		return since.Add(time.Duration(t.Spec.StartTimeout))
 	case t.State == pipeline.Held && t.Spec.Gate != nil:
 		limit = t.Spec.Gate.Expire
 	case t.State == pipeline.Running && t.Spec.Wait != nil:
@@ -478,6 +484,8 @@ func (m *machine) expired(e Expired) error {
 		return ErrStale
 	}
 	switch s := &t.Spec; {
+	case t.State == pipeline.Ready:
+		m.move(t, pipeline.Timeout, fmt.Sprintf("no agent took it within %s", s.StartTimeout))
 	case s.Gate != nil:
 		m.move(t, pipeline.Timeout, fmt.Sprintf("%d of %d approvals within %s", len(approvers(t)), max(s.Gate.Count, 1), s.Gate.Expire))
 	case s.Wait != nil:

@@ -433,9 +433,10 @@ func (m *machine) move(t *pipeline.RunTask, to pipeline.State, reason string) {
 		t.Reason = reason
 		return
 	}
+	offered := t.State == pipeline.Offered
 	t.State, t.Reason = to, reason
 	switch {
-	case to == pipeline.Ready:
+	case to == pipeline.Ready && !offered: // an offer that came to nothing was none of its time
 		t.ReadyAt = m.now
 	case to.Terminal():
 		t.FinishedAt = m.now

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -171,4 +172,36 @@ func TestWhatIsTakenOverIsClosed(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestTaskThatNoAgentTakesEndsInTime(t *testing.T) {
+	t.Parallel()
+	k := task("a")
+	k.StartTimeout = pipeline.Duration(time.Minute)
+	k.Retries = pipeline.Retries{Max: 2, On: []pipeline.State{pipeline.Failure}, Backoff: pipeline.Duration(time.Hour)}
+	w := newWorld(k, task("b", "a"))
+	w.must(t, engine.Created{})
+	due := engine.Due(w.run.Task("a"))
+	a := w.offer("a")
+	w.must(t, engine.Offer{Attempt: a})
+	if at := engine.Due(w.run.Task("a")); !at.IsZero() {
+		t.Errorf("while it is offered it is due at %s", at)
+	}
+	w.must(t, engine.Declined{Attempt: a.ID, Token: a.Token, Reason: "no"}) // which is no new beginning
+	if at := engine.Due(w.run.Task("a")); !at.Equal(due) {
+		t.Errorf("due at %s, then %s", due, at)
+	}
+	if err := w.do(engine.Expired{Task: "a"}); !errors.Is(err, engine.ErrStale) {
+		t.Errorf("too early: %v", err)
+	}
+	w.end(t, "a", pipeline.Failure) // and what waits for its retry has its own time
+	if got := engine.Due(w.run.Task("a")).Sub(w.run.Task("a").NotBefore); got != time.Minute {
+		t.Errorf("due %s after its retry may begin", got)
+	}
+	w.now = w.now.Add(2 * time.Hour)
+	w.must(t, engine.Expired{Task: "a"})
+	expect(t, w, map[string]pipeline.State{"a": pipeline.Timeout, "b": pipeline.Skipped, "run": pipeline.Timeout})
+	if got := w.run.Task("a").Reason; got != "no agent took it within 1m0s" {
+		t.Errorf("reason: %s", got)
+	}
 }

@@ -217,7 +217,9 @@ func (c *Commits) evaluated(ctx context.Context, id pipeline.CommitID) (pipeline
 
 // fireSchedules makes the runs of the cron triggers in force that are due at now, and
 // returns when the next one is. Of the firings that nobody was there for, the latest
-// is made up for: a trigger is due once, however long it was due.
+// is made up for: a trigger is due once, however long it was due. When the clock was set
+// back it goes on from there, and what has fired by the time that it comes to again does
+// not fire twice.
 func (c *Commits) fireSchedules(ctx context.Context, now time.Time) (next time.Time, err error) {
 	live := c.Live()
 	if live == nil {
@@ -232,6 +234,13 @@ func (c *Commits) fireSchedules(ctx context.Context, now time.Time) (next time.T
 		s, err := pipeline.ParseSchedule(f.Schedule, f.Zone)
 		if err != nil {
 			continue // its composition has the diagnostic
+		}
+		if f.SeenTo.After(now) {
+			f.SeenTo = now.UTC()
+			if err := c.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.SaveFiring(c.cfg.Name, *f) }); err != nil {
+				return time.Time{}, err
+			}
+			c.cfg.Log.Warn("the clock was set back", "composition", f.Composition, "schedule", f.Schedule, "now", now)
 		}
 		if due := latestFiring(s, f.SeenTo, now); !due.IsZero() {
 			if err := c.fire(ctx, live, *f, due); err != nil {
@@ -329,6 +338,15 @@ func (c *Commits) fire(ctx context.Context, live *pipeline.Config, f store.Firin
 	// Others may be due at the same minute; each has its own turn.
 	runs = slices.DeleteFunc(runs, func(r plan.Run) bool { return r.Name != f.Composition })
 	verdicts = slices.DeleteFunc(verdicts, func(v pipeline.Verdict) bool { return v.Composition != f.Composition })
+	for _, r := range runs {
+		switch _, err := c.cfg.DB.RunByKey(ctx, r.Key); {
+		case err == nil: // on what was in force then
+			f.SeenTo = due.UTC()
+			return c.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.SaveFiring(c.cfg.Name, f) })
+		case !fault.Is(err, fault.NotFound):
+			return err
+		}
+	}
 	rec, err := c.recordOf(ctx, live, e)
 	if err != nil {
 		return err

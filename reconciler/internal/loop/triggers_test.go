@@ -2,6 +2,8 @@ package loop_test
 
 import (
 	"context"
+	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -215,6 +217,68 @@ func TestMissedFiringsAreMadeUpForOnce(t *testing.T) {
 	fire(all...)
 	at = at.AddDate(0, 0, 1)
 	fire(append([]string{"night 03-10 01:00"}, all...)...)
+}
+
+// TestNoTimeOfAScheduleFiresTwice sets the clock forward and back at random, starts
+// again now and then, and lets other commits come into force.
+func TestNoTimeOfAScheduleFiresTwice(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	var live pipeline.CommitID
+	config := func(n int) {
+		c := triggered(composed("c"), cron("*/10 * * * *", ""))
+		c.Digest = pipeline.DigestOf(fmt.Appendf(nil, "c%d", n))
+		live = w.config(pipeline.CommitID(fmt.Sprintf("c%d", n)), c)
+		w.push(live)
+	}
+	config(0)
+	random := rand.New(rand.NewPCG(1, 2))
+	at := time.Date(2026, 3, 1, 12, 5, 0, 0, time.UTC)
+	fire := func() {
+		t.Helper()
+		if _, err := w.c.FireSchedules(t.Context(), at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fire()
+	for i := range 150 {
+		switch random.IntN(6) {
+		case 0:
+			at = at.Add(-time.Duration(random.IntN(7200)) * time.Second)
+		case 1:
+			at = at.Add(time.Duration(random.IntN(7200)) * time.Second)
+		case 2:
+			config(i + 1)
+		case 3:
+			if i%10 == 0 {
+				w.restart()
+				w.push(live)
+			}
+		}
+		at = at.Add(7 * time.Minute)
+		fire()
+	}
+	at = at.AddDate(10, 0, 0) // a battery was empty
+	fire()
+	at = at.AddDate(-10, 0, 0)
+	fire()
+	at = at.Add(11 * time.Minute) // and it goes on as before
+	fire()
+	runs, err := w.db.Runs(t.Context(), store.Filter{Composition: "c", Limit: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[time.Time]bool{}
+	for _, r := range runs {
+		if seen[r.Event.Time] {
+			t.Errorf("%s fired twice", r.Event.Time)
+		}
+		seen[r.Event.Time] = true
+	}
+	if last := at.Truncate(10 * time.Minute); !seen[last] || len(seen) < 50 {
+		t.Errorf("%d runs, and %s has fired: %v", len(seen), last, seen[last])
+	}
 }
 
 func TestTheClockLeavesAloneWhatThePushWasAnswered(t *testing.T) {

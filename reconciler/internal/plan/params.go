@@ -61,11 +61,11 @@ func undeclared(c *pipeline.Composition, have map[string]json.RawMessage) []stri
 // parts, so that no two lists of parts collide. Seeing the same event again, after
 // a restart or by redelivery, gives the same key. generation tells runs apart that
 // were asked for again. The delivery of a webhook is the same whatever is in force when
-// it comes again, so of its key the commit, the composition's digest and the params are
-// no part.
+// it comes again, and so is a time of a schedule when the clock comes to it again; so of
+// their keys the commit, the composition's digest and the params are no part.
 func Key(e pipeline.Event, c *pipeline.Composition, params json.RawMessage, generation int64) pipeline.RunKey {
 	head, digest := e.Head, c.Digest
-	if e.Kind == pipeline.EventWebhook {
+	if e.Kind == pipeline.EventWebhook || e.Kind == pipeline.EventCron {
 		head, digest, params = "", "", nil
 	}
 	parts := []string{

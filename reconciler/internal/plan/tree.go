@@ -39,14 +39,14 @@ var silent = map[string]bool{
 	"Task.name": true, "Task.places": true, "Task.tree": true, "Task.programs": true, "Task.deferred": true,
 	"Plugin.name": true, "Plugin.dir": true, "PluginTask.name": true, "Pool.name": true, "Secret.name": true,
 	"Repository.name": true,
-	"Group.name":      true, "ChangeRule.name": true, "SecretRule.secret": true, "PoolRule.pool": true,
+	"Group.name":      true, "ChangeRule.name": true, "SecretRule.secret": true, "PoolRule.pool": true, "RequestRule.name": true,
 	"Call.digest": true, "Hook.digest": true, // what is called is sealed itself
 	"Field.name": true, "Field.doc": true, "Binding.field": true, "Clause.path": true,
 }
 
 // spelled are the fields that authors write under another name than the record.
 var spelled = map[string]string{
-	"Task.requirement": "agent", "Task.lost_after": "lostAfter", "Task.when": "run", "Task.if": "when",
+	"Task.requirement": "agent", "Task.lost_after": "lostAfter", "Task.start_timeout": "startTimeout", "Task.when": "run", "Task.if": "when",
 	"Task.on_failure": "onFailureRun", "Task.continue": "onFailure", "Task.bindings": "context", "Task.open": "fields",
 	"Composition.on_failure": "onFailure", "Composition.max_running": "limits.running",
 	"Composition.max_queued": "limits.queued", "Composition.returns": "outputs",
@@ -58,6 +58,7 @@ var unordered = map[string]bool{
 	"Task.needs": true, "Task.secrets": true, "Task.pins": true, "Group.members": true,
 	"Gate.approvers": true, "ChangeRule.approvers": true, "ManualTrigger.approvers": true,
 	"Retries.on": true, "ChangeRule.compositions": true, "SecretRule.compositions": true, "PoolRule.compositions": true, "PoolRule.branches": true,
+	"RequestRule.verbs": true, "RequestRule.compositions": true, "RequestRule.by": true,
 }
 
 var (
