@@ -154,7 +154,7 @@ func (s *server) openRooms(late *lateFleet) error {
 		return err
 	}
 	s.runs = loop.New(loop.Config{
-		DB: s.db, Logs: logLengths{s.logs}, Fleet: late, Filler: repository, Secrets: s.secrets, Law: s.law, Log: s.log, Hold: s.keeper.hold,
+		DB: s.db, Logs: logLengths{s.logs}, Fleet: late, Filler: repository, Secrets: s.secrets, Law: s.law, Live: s.live, Log: s.log, Hold: s.keeper.hold,
 		Sources: s.sources.inForce,
 		Default: s.opt.ref(), Repo: s.opt.repo, URL: s.opt.public, StatusesChanged: wake,
 		Proposals: true,
@@ -192,6 +192,9 @@ func (s *server) inForce(cfg pipeline.Config) {
 		s.sources.declare(cfg)
 	}
 }
+
+// live is the configuration in force, nil while that is not known.
+func (s *server) live() *pipeline.Config { return s.commits.Live() }
 
 // law is the policy in force.
 func (s *server) law() (*pipeline.Policy, error) {

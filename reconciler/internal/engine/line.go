@@ -44,7 +44,7 @@ func Line(all []Entrant) []Place {
 	for _, e := range all {
 		x := &entrant{Entrant: e, waits: e.Enters || len(e.Run.Behind) > 0, behind: e.Run.Behind}
 		l.byID[e.Run.ID] = x
-		if e.Enters || !e.Run.Draft && (e.Run.Group != "" || e.Of.MaxRunning > 0) {
+		if e.Enters || !e.Run.Draft && (e.Run.Group != "" || e.Of.MaxRunning > 0 || x.waits) {
 			l.order = append(l.order, x)
 		}
 	}

@@ -374,6 +374,7 @@ func (l *Runs) note(from pipeline.AgentID, m *wire.Note) {
 // have been silent for too long.
 func (l *Runs) tick(p *pass) {
 	now := time.Now()
+	p.line = l.lookAtForce() || p.line
 	for _, id := range slices.Sorted(maps.Keys(l.attempts)) {
 		a, ok := l.openAttempt(id)
 		if !ok {

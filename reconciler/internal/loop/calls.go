@@ -296,7 +296,7 @@ func inLine(r *pipeline.Run, of *pipeline.Composition) bool {
 func (l *Runs) entrants(x *pipeline.Run) []engine.Entrant {
 	out := make([]engine.Entrant, 0, len(l.active))
 	for _, ar := range l.sorted() {
-		e := engine.Entrant{Run: ar.run, Of: ar.of, Live: l.trusted(ar.run)}
+		e := engine.Entrant{Run: ar.run, Of: l.limited(ar), Live: l.trusted(ar.run)}
 		if x != nil && x.ID == ar.run.ID {
 			e.Run, e.Enters = x, true
 		}

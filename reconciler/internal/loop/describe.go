@@ -56,7 +56,7 @@ func (l *Runs) describe(p *pass, now time.Time) {
 	board := l.board()
 	for _, ar := range due[:min(mostDescribed, len(due))] {
 		ar.description.lookedAt = now
-		r := describeRun(board, ar.run)
+		r := describeRun(board, ar.run, l.placed(ar))
 		if before := ar.description.said; before == nil || before.State != r.State || before.Reason != r.Reason {
 			ar.description.said, ar.description.saidAt = r, now
 			p.say(r)
@@ -65,8 +65,8 @@ func (l *Runs) describe(p *pass, now time.Time) {
 }
 
 // describeRun returns the run with the state and the reason that people are told:
-// blocked, and why, when nothing of it can go on.
-func describeRun(b *place.Board, r *pipeline.Run) *pipeline.Run {
+// blocked, and why, when nothing of it can go on. placed is the run as the board has it.
+func describeRun(b *place.Board, r, placed *pipeline.Run) *pipeline.Run {
 	out := *r
 	if r.Cancel {
 		return &out
@@ -80,7 +80,7 @@ func describeRun(b *place.Board, r *pipeline.Run) *pipeline.Run {
 		if t.State != pipeline.Ready {
 			continue
 		}
-		w := b.Why(r, t)
+		w := b.Why(placed, &placed.Tasks[i])
 		if !w.Blocked {
 			return &out
 		}

@@ -39,7 +39,7 @@ func (l *Runs) place(ctx context.Context, p *pass) {
 func (l *Runs) board() *place.Board {
 	runs := make([]*pipeline.Run, 0, len(l.active))
 	for _, ar := range l.sorted() {
-		runs = append(runs, ar.run)
+		runs = append(runs, l.placed(ar))
 	}
 	agents := make([]place.Agent, 0, len(l.agents))
 	closed, now := l.closed(slices.ContainsFunc(runs, func(r *pipeline.Run) bool { return r.Ref.Fork() })), time.Now()

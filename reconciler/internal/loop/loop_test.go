@@ -88,7 +88,7 @@ func (w *world) start() {
 	}
 	w.db, w.sent = db, make(chan sent, 1000)
 	w.runs = loop.New(loop.Config{
-		DB: db, Logs: w, Fleet: w, Filler: w, Secrets: w, Law: w.law, Log: log, Default: mainRef, Repo: repoName,
+		DB: db, Logs: w, Fleet: w, Filler: w, Secrets: w, Law: w.law, Live: func() *pipeline.Config { return w.c.Live() }, Log: log, Default: mainRef, Repo: repoName,
 	})
 	w.c = loop.NewCommits(loop.CommitsConfig{
 		DB: db, Repository: w.repo, Filler: w, Runs: w.runs, Log: log, Name: repoName, Default: mainRef,

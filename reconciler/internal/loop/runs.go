@@ -59,7 +59,7 @@ type Logs interface {
 	Seal(ctx context.Context, id pipeline.AttemptID, length int64) error
 }
 
-// Config of Runs. All fields but Sources and URL are required.
+// Config of Runs. All fields but Live, Sources and URL are required.
 type Config struct {
 	DB      *store.DB
 	Logs    Logs
@@ -67,6 +67,9 @@ type Config struct {
 	Filler  Filler
 	Secrets Secrets
 	Log     *slog.Logger
+	// Live returns the configuration in force, nil while that is not known; without it
+	// runs are placed as they were planned.
+	Live func() *pipeline.Config
 	// Law returns the policy in force, fault.Unavailable while that is not known.
 	Law func() (*pipeline.Policy, error)
 	// Hold says why nothing may be given to agents, "" when it may; nil never holds. It is
@@ -119,6 +122,7 @@ type Runs struct {
 	// served is when each share of the queue last had a task offered, usual how long
 	// tasks take. Both are forgotten by a restart, and come back.
 	served map[place.Share]time.Time
+	force  force
 	usual  map[usualKey]time.Duration
 }
 
@@ -129,6 +133,7 @@ type activeRun struct {
 	open engine.Open
 
 	description description
+	placed      placed
 }
 
 // agent is what is known of an agent now; the record has the rest.
