@@ -14,6 +14,7 @@ import (
 	"github.com/maestro-cd/maestro/internal/gitrepo"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/redact"
+	"github.com/maestro-cd/maestro/reconciler/internal/forge"
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
 
@@ -58,6 +59,12 @@ func checkBackups(_ context.Context, opt options, _ *client) []finding {
 
 func openForCheck(ctx context.Context, opt options) (*gitrepo.Repo, gitrepo.Refs, error) {
 	s := &server{opt: opt, log: slog.New(slog.DiscardHandler)}
+	if opt.githubApp != 0 {
+		var err error
+		if s.github, err = forge.NewGitHub(newGitHub(opt, opt.githubRepo, s.log)); err != nil {
+			return nil, gitrepo.Refs{}, err
+		}
+	}
 	repo, err := gitrepo.Open(ctx, gitrepo.Options{
 		URL: opt.repo, Dir: filepath.Join(os.TempDir(), fmt.Sprintf("maestro-check-%d", os.Getpid())), Credentials: s.credentials,
 	})
@@ -92,15 +99,11 @@ func closeForCheck(repo *gitrepo.Repo) {
 	_ = os.RemoveAll(filepath.Join(os.TempDir(), fmt.Sprintf("maestro-check-%d", os.Getpid())))
 }
 
-func checkForge(_ context.Context, opt options, _ *client) []finding {
+func checkForge(ctx context.Context, opt options, _ *client) []finding {
 	f := finding{what: "forge"}
 	switch opt.forge {
 	case "github":
-		if _, err := secretFile(opt.githubTokenFile); err != nil {
-			f.err = err
-			return []finding{f}
-		}
-		f.result = "github " + opt.githubRepo + ", a token is there"
+		return checkGitHub(ctx, opt)
 	case "local":
 		f.result = "local: statuses as Git notes, refs/notes/maestro/status"
 	default:

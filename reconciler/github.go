@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/reconciler/internal/forge"
 	"github.com/maestro-cd/maestro/reconciler/internal/hooks"
 	"github.com/maestro-cd/maestro/reconciler/internal/loop"
@@ -17,7 +18,15 @@ var _ loop.Forge = (*forge.GitHub)(nil)
 // newGitHub is how a repository there is reached, which is OWNER/NAME.
 func newGitHub(opt options, repo string, log *slog.Logger) forge.GitHubConfig {
 	owner, name, _ := strings.Cut(repo, "/")
+	var app *forge.App
+	if opt.githubApp != 0 {
+		app = &forge.App{ID: opt.githubApp, Key: func() ([]byte, error) {
+			key, err := secretFile(opt.githubKeyFile)
+			return []byte(key), err
+		}}
+	}
 	return forge.GitHubConfig{
+		App:   app,
 		Owner: owner, Repo: name, BaseURL: opt.githubAPI, Log: log,
 		Token: func() string {
 			t, err := secretFile(opt.githubTokenFile)
@@ -55,6 +64,41 @@ func (s *server) openGitHub(repo string) (*forge.GitHub, error) {
 		}
 	}
 	return forge.NewGitHub(cfg)
+}
+
+// checkGitHub asks GitHub whether it lets us do all that is needed.
+func checkGitHub(ctx context.Context, opt options) []finding {
+	f := finding{what: "forge"}
+	g, err := forge.NewGitHub(newGitHub(opt, opt.githubRepo, slog.New(slog.DiscardHandler)))
+	var who string
+	var lacks []string
+	if err == nil {
+		who, lacks, err = g.Check(ctx)
+	}
+	if err != nil {
+		f.err = err
+		return []finding{f}
+	}
+	f.result = "github " + opt.githubRepo + ", as " + who
+	found := []finding{f}
+	for _, l := range lacks {
+		found = append(found, finding{what: "forge", err: fault.New(fault.Invalid, "%s", l)})
+	}
+	return found
+}
+
+// appToken is a token for Git, where a GitHub App is all that there is.
+func (s *server) appToken() string {
+	if s.opt.githubApp == 0 || s.github == nil {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
+	defer cancel()
+	t, err := s.github.Token(ctx)
+	if err != nil {
+		s.log.Error("no token of the GitHub App for git", "err", err)
+	}
+	return t
 }
 
 func (s *server) openPulls(github *forge.GitHub) {

@@ -31,6 +31,8 @@ type options struct {
 	githubRepo      string
 	githubAPI       string
 	githubTokenFile string
+	githubApp       int64
+	githubKeyFile   string
 	githubHookFile  string
 	poll            time.Duration
 	backupEvery     time.Duration // 0 makes none
@@ -58,7 +60,9 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.forge, "forge", "local", "where statuses go: local (Git notes in the repository), github or none")
 	f.StringVar(&o.githubRepo, "github-repo", "", "OWNER/NAME, with --forge github")
 	f.StringVar(&o.githubAPI, "github-api", "https://api.github.com/", "base of GitHub's API")
-	f.StringVar(&o.githubTokenFile, "github-token-file", "", "file with a token that may write commit statuses")
+	f.StringVar(&o.githubTokenFile, "github-token-file", "", "file with a token that may write commit statuses, pull requests and issues of the repository")
+	f.Int64Var(&o.githubApp, "github-app", 0, "number of a GitHub App that is installed for the repository, instead of a token")
+	f.StringVar(&o.githubKeyFile, "github-app-key-file", "", "file with the private key of the GitHub App")
 	f.StringVar(&o.githubHookFile, "github-webhook-secret-file", "", "file with the secret of GitHub's webhook, which is posted to /github of the intake")
 	f.DurationVar(&o.poll, "poll", 30*time.Second, "how often the repository is looked at without a hint")
 	f.BoolVar(&o.unsignedReviews, "unsigned-reviews", false, "let reviews and requests count that no key proves: anybody who may push can then be anybody")
@@ -101,8 +105,11 @@ func (o *options) check() error {
 		if owner, name, ok := strings.Cut(o.githubRepo, "/"); !ok || owner == "" || name == "" || strings.Contains(name, "/") {
 			wrong = append(wrong, "--github-repo must be OWNER/NAME")
 		}
-		if o.githubTokenFile == "" {
-			wrong = append(wrong, "--github-token-file is missing: a token that may write commit statuses of "+o.githubRepo)
+		if (o.githubApp != 0) != (o.githubKeyFile != "") {
+			wrong = append(wrong, "--github-app and --github-app-key-file belong together")
+		}
+		if o.githubTokenFile == "" && o.githubApp == 0 {
+			wrong = append(wrong, "--github-token-file is missing: a token for "+o.githubRepo+"; or use a GitHub App, with --github-app and --github-app-key-file")
 		}
 	}
 	if o.public != "" {

@@ -51,7 +51,8 @@ type server struct {
 	runs      *loop.Runs
 	commits   *loop.Commits
 	proposals *loop.Proposals
-	pulls     *loop.Pulls     // nil without pull requests
+	github    *forge.GitHub   // nil without pull requests
+	pulls     *loop.Pulls     // likewise
 	commenter *loop.Commenter // likewise
 	watcher   *sources.Source
 	sources   *sourceSet
@@ -136,6 +137,9 @@ func (s *server) openRepository(ctx context.Context) error {
 
 func (s *server) credentials() (user, secret string) {
 	if s.opt.gitTokenFile == "" {
+		if t := s.appToken(); t != "" {
+			return "x-access-token", t
+		}
 		return "", ""
 	}
 	token, err := secretFile(s.opt.gitTokenFile)
@@ -212,7 +216,7 @@ func (s *server) openForge() (wake func(), github *forge.GitHub, err error) {
 		if github, err = s.openGitHub(s.opt.githubRepo); err != nil {
 			return nil, nil, err
 		}
-		f = github
+		f, s.github = github, github
 	default:
 		return func() {}, nil, nil
 	}

@@ -51,6 +51,7 @@ type GitHub struct {
 	hooked    string // where webhooks are posted
 	secret    string
 	times     int // that each is posted
+	app       *githubApp
 }
 
 // Fault is what goes wrong with one request.
@@ -121,15 +122,25 @@ func NewGitHub(t testing.TB) *GitHub {
 // Serve starts a server of the repository, over HTTP, with more arguments.
 func (g *GitHub) Serve(t testing.TB, more ...string) *Server {
 	t.Helper()
-	token := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(token, []byte(g.Token), 0o600); err != nil {
+	return Serve(t, g.git.URL, nil, append(g.Flags(t), more...)...)
+}
+
+// Flags are those by which a server reaches the repository at g.Address().
+func (g *GitHub) Flags(t testing.TB) []string {
+	t.Helper()
+	secret := filepath.Join(t.TempDir(), "secret")
+	text, login := []byte(g.Token), []string{"--git-token-file", secret, "--git-user", "x-access-token", "--github-token-file", secret}
+	if g.app != nil {
+		text, login = g.app.pem, []string{"--github-app", "42", "--github-app-key-file", secret}
+	}
+	if err := os.WriteFile(secret, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return Serve(t, g.git.URL, nil, append([]string{
-		"--git-token-file", token, "--git-user", "x-access-token", "--forge", "github", "--github-repo", "octo/ops",
-		"--github-api", g.URL + "/api/v3/", "--github-token-file", token, "--public-url", "https://maestro.example",
-	}, more...)...)
+	return append(login, "--forge", "github", "--github-repo", "octo/ops", "--github-api", g.URL+"/api/v3/", "--public-url", "https://maestro.example")
 }
+
+// Address of the repository.
+func (g *GitHub) Address() string { return g.git.URL }
 
 // Hook posts webhooks to an address from now on, each as often as is said: lost, sent,
 // or repeated.

@@ -38,7 +38,7 @@ func (g *GitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.asked = append(g.asked, r.Method+" "+path)
-	if r.Header.Get("Authorization") != "Bearer "+g.Token {
+	if !g.known(r, path) {
 		g.problem(w, http.StatusUnauthorized, "Bad credentials")
 		return
 	}
@@ -161,7 +161,14 @@ func (g *GitHub) route(r *http.Request, path string, body []byte) reply {
 		}
 		return reply{http.StatusOK, obj{"state": "active", "role": "member"}}
 	}
+	if g.app != nil {
+		if out, ok := g.appRoute(path, body); ok {
+			return out
+		}
+	}
 	switch path {
+	case repoPath:
+		return reply{http.StatusOK, obj{"permissions": obj{"push": g.people[MaestroLogin].permission == "write", "pull": true, "admin": false}}}
 	case "/user":
 		self := g.user(MaestroLogin)
 		self["user_view_type"] = "private"
@@ -246,7 +253,7 @@ func (g *GitHub) user(login string) obj {
 		return nil
 	}
 	kind := "User"
-	if p.bot {
+	if p.bot || g.app != nil && login == MaestroLogin {
 		kind = "Bot"
 	}
 	return obj{"login": p.login, "id": p.id, "type": kind}

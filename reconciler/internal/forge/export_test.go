@@ -1,6 +1,7 @@
 package forge
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 )
@@ -10,5 +11,5 @@ func RewriteNote(text string) (string, error) { return formatNote(parseNote(text
 
 // NewLane is the way to an API, with its token.
 func NewLane(base *url.URL, token string, next http.RoundTripper) http.RoundTripper {
-	return &lane{base: base, next: next, token: func() string { return token }}
+	return &lane{base: base, next: next, token: func(context.Context) (string, error) { return token, nil }}
 }

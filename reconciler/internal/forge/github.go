@@ -24,9 +24,10 @@ type GitHubConfig struct {
 	// BaseURL of the API; "" is https://api.github.com. For GitHub Enterprise
 	// Server it is https://HOST/api/v3. http:// is for this machine only.
 	BaseURL string
-	// Token is asked for each request, so that it may be short-lived. It needs
-	// write access to commit statuses of this one repository, nothing else.
+	// Token is asked for each request, so that it may be short-lived. App, when it is
+	// not nil, is used instead.
 	Token func() string
+	App   *App
 	// HTTP carries the requests; nil is http.DefaultTransport. It must not
 	// follow redirects by itself.
 	HTTP http.RoundTripper
@@ -34,10 +35,7 @@ type GitHubConfig struct {
 	// not. Hush is told each time that it does, from any goroutine; it may be nil.
 	Quiet time.Time
 	Hush  func(until time.Time)
-	// Self returns the account by which comments are written; nil asks whose token
-	// it is.
-	Self func(context.Context) (pipeline.Account, error)
-	Log  *slog.Logger
+	Log   *slog.Logger
 }
 
 // GitHub posts commit statuses to one repository on GitHub.
@@ -45,6 +43,7 @@ type GitHub struct {
 	cfg    GitHubConfig
 	client *github.Client
 	lane   *lane
+	app    *appTokens // nil without an App
 }
 
 var ownerRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$`)
@@ -70,17 +69,35 @@ func NewGitHub(cfg GitHubConfig) (*GitHub, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	way := &lane{base: base, next: newEtags(cfg.HTTP), token: cfg.Token, quiet: cfg.Quiet, hushed: cfg.Hush}
+	way := &lane{base: base, next: newEtags(cfg.HTTP), token: cfg.token, quiet: cfg.Quiet, hushed: cfg.Hush}
 	client := github.NewClient(&http.Client{
 		Transport: way,
 		// Never followed: a POST that is redirected may become a GET that
 		// succeeds, and elsewhere the token has no business.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Timeout:       30 * time.Second,
+		Timeout:       requestTime,
 	})
-	client.BaseURL = base
-	client.UserAgent = "maestro"
-	return &GitHub{cfg: cfg, client: client, lane: way}, nil
+	client.BaseURL, client.UserAgent = base, userAgent
+	g := &GitHub{cfg: cfg, client: client, lane: way}
+	if cfg.App != nil {
+		g.app = &appTokens{app: *cfg.App, owner: cfg.Owner, repo: cfg.Repo, explain: g.explain, turn: make(chan struct{}, 1)}
+		g.app.client = g.signer(g.app)
+		way.token = g.app.Token
+	}
+	return g, nil
+}
+
+// requestTime bounds one request.
+const (
+	requestTime = 30 * time.Second
+	userAgent   = "maestro"
+)
+
+func (cfg *GitHubConfig) token(context.Context) (string, error) {
+	if cfg.Token == nil {
+		return "", nil
+	}
+	return cfg.Token(), nil
 }
 
 // Name returns "github OWNER/NAME".
@@ -206,11 +223,14 @@ func (g *GitHub) judge(e *github.ErrorResponse, needs string, say func(fault.Kin
 }
 
 func (g *GitHub) withoutToken(s string) string {
-	if g.cfg.Token == nil {
+	t := ""
+	if g.app != nil {
+		t = g.app.kept()
+	} else if g.cfg.Token != nil {
+		t = g.cfg.Token()
+	}
+	if t == "" {
 		return s
 	}
-	if t := g.cfg.Token(); t != "" {
-		return strings.ReplaceAll(s, t, "***")
-	}
-	return s
+	return strings.ReplaceAll(s, t, "***")
 }

@@ -1,6 +1,7 @@
 package forge
 
 import (
+	"context"
 	"errors"
 	"io"
 	"mime"
@@ -20,7 +21,7 @@ import (
 type lane struct {
 	base   *url.URL
 	next   http.RoundTripper
-	token  func() string
+	token  func(context.Context) (string, error)
 	hushed func(time.Time) // nil for nobody
 
 	mu    sync.Mutex
@@ -57,10 +58,12 @@ func (l *lane) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, fault.New(fault.Unavailable, "%w", &LaterError{At: at, Err: errors.New("its rate limit is used up until " + at.UTC().Format(time.RFC3339))})
 	}
 	req = req.Clone(req.Context())
-	if l.token != nil {
-		if t := l.token(); t != "" {
-			req.Header.Set("Authorization", "Bearer "+t)
-		}
+	t, err := l.token(req.Context())
+	if err != nil {
+		return nil, err
+	}
+	if t != "" {
+		req.Header.Set("Authorization", "Bearer "+t)
 	}
 	res, err := l.next.RoundTrip(req)
 	if err != nil {

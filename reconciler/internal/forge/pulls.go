@@ -243,8 +243,8 @@ func missing(err error) bool {
 
 // Self returns the account by which Maestro writes comments.
 func (g *GitHub) Self(ctx context.Context) (pipeline.Account, error) {
-	if g.cfg.Self != nil {
-		return g.cfg.Self(ctx)
+	if g.app != nil {
+		return g.app.Self(ctx, g.client)
 	}
 	u, _, err := g.client.Users.Get(ctx, "")
 	if err != nil {
