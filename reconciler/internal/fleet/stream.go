@@ -153,7 +153,7 @@ func (f *Fleet) takeLog(s *session, l wire.LogFrame) bool {
 // that the agent said it holds, and of which the loop has not spoken yet, is left
 // in peace: the loop's answer tells it where to go on.
 func (s *session) fence(l wire.LogFrame) bool {
-	if s.held[l.Attempt] == l.Token {
+	if token, holds := s.held[l.Attempt]; holds && token == l.Token {
 		return true
 	}
 	if s.fenced[l.Attempt] {
