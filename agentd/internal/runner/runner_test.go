@@ -83,6 +83,10 @@ func TestNothingStartsBeforeGo(t *testing.T) {
 	if held := h.r.Held(); len(held) != 1 || held[0].Phase != wire.HeldAccepted {
 		t.Errorf("held = %v", held)
 	}
+	// Another one goes from its offer to its end meanwhile.
+	other := job("echo ran")
+	other.Spec.Task = "other"
+	want(t, h.result(h.start(other)), pipeline.Success, "")
 	h.r.Handle(&wire.Cancel{Attempt: o.Attempt, Token: o.Token, Reason: "run 8 is newer"})
 	want(t, h.result(o), pipeline.Cancelled, "run 8 is newer")
 	if count[*wire.Started](h.control, o.Attempt) > 0 || h.log(o.Attempt) != "" {

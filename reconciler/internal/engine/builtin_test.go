@@ -144,9 +144,13 @@ func TestGateCountsDifferentPeople(t *testing.T) {
 	if got := w.run.Task("g").Reason; got != "waits for 1 more approval of ops (approved by ana): reconciler review c#0/g" {
 		t.Errorf("reason = %q", got)
 	}
+	again := approve("g", "ana")
+	again.Review.Comment = "sure"
+	w.must(t, again)
+	expect(t, w, map[string]pipeline.State{"run": "held", "g": "held", "after": "pending"})
 	w.must(t, approve("g", "bo"))
 	expect(t, w, map[string]pipeline.State{"run": "running", "g": "success", "after": "ready"})
-	if got := string(w.run.Task("g").Outputs); got != `{"approved_by":["ana","bo"],"comment":""}` {
+	if got := string(w.run.Task("g").Outputs); got != `{"approved_by":["ana","bo"],"comment":"sure"}` {
 		t.Errorf("outputs = %s", got)
 	}
 	if err := w.do(engine.Judged{Task: "g", Note: note}); !errors.Is(err, engine.ErrStale) {

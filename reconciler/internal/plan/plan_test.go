@@ -126,9 +126,12 @@ func TestKeyIsStableAndTellsEveryPartApart(t *testing.T) {
 	other.Digest = "sha256:2"
 	moved := e
 	moved.Head = "beef"
+	elsewhere, later, another := e, e, e
+	elsewhere.Ref, later.Kind, another.Repo = "refs/heads/other", pipeline.EventManual, "/srv/other.git"
 	seen := map[pipeline.RunKey]string{base: "base"}
 	for what, k := range map[string]pipeline.RunKey{
 		"digest": plan.Key(e, &other, []byte("{}"), 0), "head": plan.Key(moved, &c, []byte("{}"), 0),
+		"ref": plan.Key(elsewhere, &c, []byte("{}"), 0), "kind": plan.Key(later, &c, []byte("{}"), 0), "repo": plan.Key(another, &c, []byte("{}"), 0),
 		"params": plan.Key(e, &c, []byte(`{"a":1}`), 0), "generation": plan.Key(e, &c, []byte("{}"), 1),
 	} {
 		if was, dup := seen[k]; dup {
