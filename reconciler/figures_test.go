@@ -22,7 +22,7 @@ import (
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
 
-var figure = flag.String("figure", "", "measure only this one: latency, history, throughput, log, idle or evaluation")
+var figure = flag.String("figure", "", "measure only this one: latency, history, throughput, path, recovery, agents, log, idle or evaluation")
 
 var figures = flag.Bool("figures", false, "measure and print the table of figures")
 
@@ -50,6 +50,9 @@ func TestFigures(t *testing.T) {
 		{"latency", func(t *testing.T, tab *table) { latency(t, tab, 0) }},
 		{"history", func(t *testing.T, tab *table) { latency(t, tab, 100_000) }},
 		{"throughput", throughput},
+		{"path", wholePath},
+		{"recovery", recovery},
+		{"agents", manyAgents},
 		{"log", bigLog},
 		{"idle", idle},
 		{"evaluation", evaluation},
