@@ -253,6 +253,9 @@ func (v *view) Agents(ctx context.Context) ([]web.AgentView, error) {
 	out := make([]web.AgentView, 0, len(agents))
 	for _, a := range agents {
 		renewed, online := at[a.ID]
+		if renewed.After(a.SeenAt) {
+			a.SeenAt = renewed.UTC()
+		}
 		switch {
 		case !online:
 			a.State = pipeline.AgentOffline

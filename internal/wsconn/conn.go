@@ -56,6 +56,7 @@ const (
 	// agent is sent two messages for each attempt it holds, all at once.
 	queueMessages = 1024
 	queueBytes    = 16 << 20
+	queueReady    = 32
 	// A few log frames keep the socket busy; more would only delay what follows.
 	queueLogs  = 4
 	queuePongs = 4
@@ -95,7 +96,16 @@ type Conn struct {
 	msgs   chan []byte
 	logs   chan []byte
 	pongs  chan []byte
-	queued atomic.Int64 // bytes in msgs
+	queued atomic.Int64 // bytes in msgs and over
+	// spoke is when the peer last sent a message, in nanoseconds since opened.
+	opened time.Time
+	spoke  atomic.Int64
+
+	mu sync.Mutex
+	// over is what TrySend could not put into msgs, which is small because most
+	// connections say little; more has an element when there is some.
+	over [][]byte
+	more chan struct{}
 
 	// ending is closed by the first end, after which end, code and text are fixed.
 	once   sync.Once
@@ -117,7 +127,7 @@ type Conn struct {
 func open(ws *websocket.Conn, raw *meter, opt Options) *Conn {
 	c := &Conn{
 		ws: ws, raw: raw, opt: opt.withDefaults(),
-		msgs: make(chan []byte, queueMessages), logs: make(chan []byte, queueLogs), pongs: make(chan []byte, queuePongs),
+		msgs: make(chan []byte, queueReady), more: make(chan struct{}, 1), opened: time.Now(), logs: make(chan []byte, queueLogs), pongs: make(chan []byte, queuePongs),
 		ending: make(chan struct{}), done: make(chan struct{}), reading: make(chan struct{}, 1),
 	}
 	ws.SetReadLimit(wire.MaxFrame)
@@ -154,15 +164,53 @@ func (c *Conn) TrySend(m wire.Message) error {
 	if c.ended() {
 		return c.err
 	}
-	if c.queued.Add(int64(len(b))) <= queueBytes {
-		select {
-		case c.msgs <- b:
-			return nil
-		default:
-		}
+	if c.queued.Add(int64(len(b))) <= queueBytes && c.tryPut(b) {
+		return nil
 	}
 	c.end(CodeBusy, "the queue of messages is full", fault.New(fault.Unavailable, "peer does not read its messages"))
 	return c.err
+}
+
+// tryPut queues b behind all that TrySend has queued, unless that is too much.
+func (c *Conn) tryPut(b []byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.over) == 0 {
+		select {
+		case c.msgs <- b:
+			return true
+		default:
+		}
+	}
+	if len(c.over) >= queueMessages {
+		return false
+	}
+	c.over = append(c.over, b)
+	select {
+	case c.more <- struct{}{}:
+	default: // the writer knows
+	}
+	return true
+}
+
+// refill moves what is over into the queue that is written, as far as there is room.
+func (c *Conn) refill() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.over) > 0 {
+		select {
+		case c.msgs <- c.over[0]:
+			c.over = c.over[1:]
+			continue
+		default:
+		}
+		select {
+		case c.more <- struct{}{}:
+		default:
+		}
+		return
+	}
+	c.over = nil
 }
 
 // SendLog queues f and waits while the queue is full; messages overtake log
@@ -242,9 +290,12 @@ func (c *Conn) write() {
 	defer ping.Stop()
 	for {
 		op, b := c.next(ping.C)
-		if op == 0 {
+		switch {
+		case op == 0:
 			c.finish()
 			return
+		case op == nothing, op == websocket.PingMessage && time.Since(c.opened)-time.Duration(c.spoke.Load()) < c.opt.Ping:
+			continue // a peer that has just said something lives
 		}
 		if err := c.writeFrame(op, b, messageTime); err != nil {
 			c.giveUp(err)
@@ -264,6 +315,9 @@ func (c *Conn) giveUp(err error) {
 		c.end(0, "", fault.New(fault.Unavailable, "write to peer: %w", err))
 	}
 }
+
+// nothing is what next returns when it has to be asked again.
+const nothing = -1
 
 // next waits for something to write; 0 means that the connection ends. Messages
 // go before log bytes, so that no heartbeat waits behind megabytes of log.
@@ -285,6 +339,9 @@ func (c *Conn) next(ping <-chan time.Time) (op int, b []byte) {
 	select {
 	case <-c.ending:
 		return 0, nil
+	case <-c.more:
+		c.refill()
+		return nothing, nil
 	case b = <-c.pongs:
 		return websocket.PongMessage, b
 	case <-ping:
@@ -315,6 +372,7 @@ func (c *Conn) finish() {
 		return
 	}
 	for more := true; more; {
+		c.refill()
 		select {
 		case b := <-c.msgs:
 			more = c.writeFrame(websocket.TextMessage, b, flushTime) == nil

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -470,4 +471,52 @@ func write(t *testing.T, raw *wsconntest.Raw, b []byte) {
 	if _, err := raw.Write(b); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func TestManyMessagesAtOnceArriveInOrder(t *testing.T) {
+	t.Parallel()
+	const most = 1000 // an agent that comes back with all that it holds
+	synctest.Test(t, func(t *testing.T) {
+		start, done := make(chan struct{}), make(chan error, 1)
+		c, end := pair(t, func(s *wsconn.Conn) {
+			<-start
+			for n := int64(1); n <= most; n++ {
+				f, err := s.Receive(context.Background())
+				if b, ok := f.Message.(*wire.Beat); err != nil || !ok || b.N != n {
+					done <- fmt.Errorf("message %d is %+v, %w", n, f.Message, err)
+					return
+				}
+			}
+			done <- nil
+		})
+		defer end()
+		for n := int64(1); n <= most; n++ {
+			if err := c.TrySend(&wire.Beat{N: n}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		close(start)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestPeerThatDoesNotReadIsLeft(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		stop := make(chan struct{})
+		c, end := pair(t, func(*wsconn.Conn) { <-stop })
+		defer end()
+		defer close(stop)
+		for n := range int64(2000) {
+			if err := c.TrySend(&wire.Beat{N: n}); err != nil {
+				if !fault.Is(err, fault.Unavailable) || n < 1000 {
+					t.Errorf("after %d messages: %v", n, err)
+				}
+				return
+			}
+		}
+		t.Error("2,000 messages wait for a peer that reads none")
+	})
 }

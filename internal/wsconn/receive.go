@@ -83,6 +83,7 @@ func (c *Conn) read() (op int, b []byte, err error) {
 		b = b[:len(b)+n]
 		if errors.Is(err, io.EOF) {
 			c.buf = b
+			c.spoke.Store(int64(time.Since(c.opened)))
 			return op, b, nil
 		}
 		if err != nil {

@@ -66,6 +66,16 @@ func (r *fakeRegistry) Agent(_ context.Context, id pipeline.AgentID) (pipeline.A
 	return a, nil
 }
 
+func (r *fakeRegistry) Admitted(context.Context) (map[pipeline.AgentID]bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := map[pipeline.AgentID]bool{}
+	for id, a := range r.agents {
+		out[id] = !a.Revoked
+	}
+	return out, nil
+}
+
 func (r *fakeRegistry) TouchAgents(_ context.Context, seen map[pipeline.AgentID]time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

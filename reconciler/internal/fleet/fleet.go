@@ -36,6 +36,9 @@ type Registry interface {
 	Enrol(ctx context.Context, tokenHash [32]byte, a pipeline.Agent, now time.Time) (pipeline.Agent, error)
 	// Agent returns an agent, its PublicKey and Revoked included, or fault.NotFound.
 	Agent(ctx context.Context, id pipeline.AgentID) (pipeline.Agent, error)
+	// Admitted tells of each agent that ever enrolled whether it may connect: those
+	// that were revoked may not.
+	Admitted(ctx context.Context) (map[pipeline.AgentID]bool, error)
 	// TouchAgents records when agents were last heard of.
 	TouchAgents(ctx context.Context, seen map[pipeline.AgentID]time.Time) error
 }
@@ -106,6 +109,8 @@ type Fleet struct {
 	streams  map[pipeline.AttemptID]*stream
 	fetchers map[[32]byte]*session // by the hash of their fetch token
 	seen     map[pipeline.AgentID]time.Time
+	// sweepsDone counts the sweeps, see sightingsLocked.
+	sweepsDone int
 }
 
 const defaultHeartbeat = 5 * time.Second

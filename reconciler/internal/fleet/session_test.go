@@ -309,7 +309,13 @@ func TestRevokedAgentIsTurnedOutWithinAHeartbeat(t *testing.T) {
 		c := greet(t, d, "http://pipe", k, nil)
 		defer closed(c)
 		receive[*wire.Welcome](t, c)
-		time.Sleep(7 * time.Second) // of the false clock
+		for n := range int64(8) { // sightings are recorded every 30 s
+			if err := c.TrySend(&wire.Beat{N: n}); err != nil {
+				t.Fatal(err)
+			}
+			receive[*wire.BeatAck](t, c)
+			time.Sleep(4 * time.Second) // of the false clock
+		}
 		w.registry.revoke(k.id)
 		start := time.Now()
 		for {

@@ -31,8 +31,26 @@ func (l *Runs) Connected(a pipeline.Agent, held []wire.Held) {
 // Disconnected tells that an agent's session ended. Queues.
 func (l *Runs) Disconnected(id pipeline.AgentID) { l.queue(message{disconnected: id}) }
 
-// Renewed tells that an agent's heartbeat arrived. Queues.
-func (l *Runs) Renewed(id pipeline.AgentID) { l.queue(message{renewed: id}) }
+// Renewed tells that an agent's heartbeat arrived. It does not block: there are many
+// of them, and the loop takes them up with whatever it looks at next.
+func (l *Runs) Renewed(id pipeline.AgentID) {
+	l.beatsMu.Lock()
+	defer l.beatsMu.Unlock()
+	l.beats[id] = time.Now()
+}
+
+// hear takes up the heartbeats that have come, before anything is made of silence.
+func (l *Runs) hear() {
+	l.beatsMu.Lock()
+	beats := l.beats
+	l.beats = map[pipeline.AgentID]time.Time{}
+	l.beatsMu.Unlock()
+	for id, at := range beats {
+		if a := l.agents[id]; a != nil && at.After(a.renewedAt) {
+			a.renewedAt = at
+		}
+	}
+}
 
 // Message hands over what an agent said. The identity is the session's. Queues.
 func (l *Runs) Message(id pipeline.AgentID, m wire.Message) { l.queue(message{from: id, wire: m}) }
@@ -185,7 +203,7 @@ func (l *Runs) agentDisconnected(ctx context.Context, p *pass, id pipeline.Agent
 		a.Revoked = known.Revoked
 	}
 	a.connected = false
-	a.State = pipeline.AgentOffline
+	a.State, a.SeenAt = pipeline.AgentOffline, a.renewedAt.UTC()
 	l.saveAgent(p, a)
 	l.cfg.Log.Info("agent disconnected", "agent_id", id, "name", a.Name)
 	for _, open := range l.openOn(id) {

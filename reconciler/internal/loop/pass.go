@@ -48,6 +48,7 @@ type pass struct {
 func (l *Runs) process(ctx context.Context, batch []message) {
 	batch = append(l.again, batch...)
 	l.again = nil
+	l.hear()
 	p := &pass{touch: map[pipeline.Head]bool{}, agents: map[pipeline.AgentID]pipeline.Agent{}, pauses: map[pipeline.AgentID]*pipeline.Pause{}}
 	if l.fresh {
 		l.fresh = false

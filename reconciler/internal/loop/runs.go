@@ -99,6 +99,9 @@ type Runs struct {
 	done   chan struct{}  // closed when Run has returned
 	work   sync.WaitGroup // of the goroutines that compute values and seal logs
 
+	beatsMu sync.Mutex
+	beats   map[pipeline.AgentID]time.Time // guarded by beatsMu; see hear
+
 	// Owned by Run.
 	active   map[pipeline.RunID]*activeRun
 	order    []pipeline.RunID                      // of active, oldest first
@@ -167,7 +170,6 @@ type message struct {
 	commit       pipeline.Head           // of the added runs
 	connected    *connected
 	disconnected pipeline.AgentID
-	renewed      pipeline.AgentID
 	from         pipeline.AgentID
 	wire         wire.Message
 	asked        *asked
@@ -212,7 +214,7 @@ func New(cfg Config) *Runs {
 		notes:    newNotes(),
 		refusals: map[fieldKey]map[pipeline.AgentID]refusal{},
 		gos:      map[pipeline.AttemptID]bool{},
-		served:   map[place.Share]time.Time{}, usual: map[usualKey]time.Duration{},
+		served:   map[place.Share]time.Time{}, beats: map[pipeline.AgentID]time.Time{}, usual: map[usualKey]time.Duration{},
 	}
 }
 
@@ -334,7 +336,7 @@ func (l *Runs) know(a pipeline.Agent) *agent {
 
 func (l *Runs) look(ctx context.Context, p *pass, m message) {
 	_, note := m.wire.(*wire.Note)
-	p.placing = p.placing || m.ask == nil && m.renewed == "" && !note
+	p.placing = p.placing || m.ask == nil && !note
 	switch {
 	case m.added != nil:
 		l.add(ctx, p, m)
@@ -342,11 +344,6 @@ func (l *Runs) look(ctx context.Context, p *pass, m message) {
 		l.agentConnected(ctx, p, m.connected)
 	case m.disconnected != "":
 		l.agentDisconnected(ctx, p, m.disconnected)
-	case m.renewed != "":
-		if a := l.agents[m.renewed]; a != nil {
-			p.placing = p.placing || a.stalled(time.Now())
-			a.renewedAt = time.Now()
-		}
 	case m.wire != nil:
 		l.agentSays(ctx, p, m.from, m.wire)
 	case m.pause != nil:

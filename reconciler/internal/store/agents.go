@@ -173,6 +173,24 @@ func (db *DB) SetAgentState(ctx context.Context, state pipeline.AgentState, ids 
 	})
 }
 
+// Admitted tells of each agent that ever enrolled whether it may connect: those that
+// were revoked may not.
+func (db *DB) Admitted(ctx context.Context) (map[pipeline.AgentID]bool, error) {
+	type standing struct {
+		id      pipeline.AgentID
+		revoked bool
+	}
+	list, err := query(ctx, db.file.reader, func(row scanner) (s standing, err error) {
+		err = row.Scan(&s.id, &s.revoked)
+		return s, err
+	}, `SELECT id, revoked FROM agents`)
+	out := make(map[pipeline.AgentID]bool, len(list))
+	for _, s := range list {
+		out[s.id] = !s.revoked
+	}
+	return out, db.read(err, "who may connect")
+}
+
 // TouchAgents writes when agents were last heard of, in one transaction that
 // wakes no watcher. A time before the one recorded changes nothing.
 func (db *DB) TouchAgents(ctx context.Context, seen map[pipeline.AgentID]time.Time) error {
