@@ -17,7 +17,7 @@ const (
 
 // aged returns a record in which many runs have ended, 20 are under way, and the
 // composition of all of them.
-func aged(b *testing.B) (*store.DB, *pipeline.Composition) {
+func aged(b *testing.B) (string, *store.DB, *pipeline.Composition) {
 	b.Helper()
 	dir := b.TempDir()
 	c := composition("build", benchTasks)
@@ -41,11 +41,12 @@ func aged(b *testing.B) (*store.DB, *pipeline.Composition) {
 	for i := range 20 {
 		create(b, db, newRun(c, benchRuns+i), c)
 	}
-	return db, c
+	openLogs(b, dir, store.LogOptions{})
+	return dir, db, c
 }
 
 func BenchmarkWithManyRuns(b *testing.B) {
-	db, c := aged(b)
+	dir, db, c := aged(b)
 	n := benchRuns + 1000
 	// A transaction as of one event: a task moves on, its attempt and its run with it.
 	b.Run("Transition", func(b *testing.B) {
@@ -127,7 +128,11 @@ func BenchmarkWithManyRuns(b *testing.B) {
 			_, err := db.LastOutputs(b.Context(), "build", "t3", "refs/heads/main", "refs/heads/main")
 			return err
 		},
-		"Changes": func() error { _, err := db.Changes(b.Context(), 50_000, 100); return err },
+		"Removable":       func() error { _, err := db.Removable(b.Context(), keepDays(0), 20); return err },
+		"RemovableAllOld": func() error { _, err := db.Removable(b.Context(), keepDays(10), 20); return err },
+		"Sweep":           func() error { _, err := db.Sweep(b.Context(), keepDays(0), 200); return err },
+		"Fsck":            func() error { _, err := store.Fsck(b.Context(), dir); return err },
+		"Changes":         func() error { _, err := db.Changes(b.Context(), 50_000, 100); return err },
 	}
 	for name, read := range reads {
 		b.Run(name, func(b *testing.B) {

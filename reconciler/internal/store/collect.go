@@ -29,7 +29,7 @@ type Keep struct {
 // removable is the condition on r for being removed, with the arguments of Keep.args.
 const removable = `r.finished_at IS NOT NULL
 	AND (r.finished_at < ?1 OR r.number <= (SELECT c.last FROM counters c WHERE c.composition = r.composition) - ?2)
-	AND r.commit_id NOT IN (SELECT u.commit_id FROM runs u WHERE u.finished_at IS NULL)
+	AND NOT EXISTS (SELECT 1 FROM runs u WHERE u.head = r.head AND u.finished_at IS NULL)
 	AND NOT (r.state = 'success' AND (
 		r.number = (SELECT max(n.number) FROM runs n WHERE n.composition = r.composition AND n.state = 'success')
 		OR EXISTS (SELECT 1 FROM refs f WHERE f.ref = r.ref)
@@ -83,8 +83,7 @@ func (db *DB) RemoveRuns(ctx context.Context, k Keep, runs []*pipeline.Run) (n i
 		}
 		n = len(gone)
 		for _, statement := range []string{
-			`INSERT INTO spent_keys SELECT run_key, id, commit_id, coalesce(json_extract(event, '$.head'), commit_id)
-				FROM runs WHERE id IN (SELECT value FROM json_each(?))`,
+			`INSERT INTO spent_keys SELECT run_key, id, commit_id, head FROM runs WHERE id IN (SELECT value FROM json_each(?))`,
 			`DELETE FROM verdicts WHERE run_id IN (SELECT value FROM json_each(?))`,
 			`DELETE FROM attempts WHERE run_id IN (SELECT value FROM json_each(?))`,
 			`DELETE FROM tasks WHERE run_id IN (SELECT value FROM json_each(?))`,
@@ -117,6 +116,7 @@ var sweeps = []string{
 const forgotten = `SELECT json_group_array(commit_id) FROM (SELECT c.commit_id FROM commits c
 	WHERE c.seen_at < ? AND c.live = 0
 		AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.commit_id = c.commit_id)
+		AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.head = c.commit_id)
 		AND NOT EXISTS (SELECT 1 FROM refs f WHERE f.commit_id = c.commit_id)
 		AND NOT EXISTS (SELECT 1 FROM commits o WHERE o.commit_id = c.commit_id AND (o.live = 1 OR o.seen_at >= c.seen_at AND o.ref <> c.ref))
 		AND NOT EXISTS (SELECT 1 FROM forge_desired d WHERE d.commit_id = c.commit_id AND d.posted_digest <> d.digest)

@@ -2,9 +2,9 @@ package store
 
 import (
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
@@ -112,30 +112,22 @@ func (c *fsck) record() error {
 // fsckPage is how many runs are in memory at once.
 const fsckPage = 500
 
-// runs checks what takes a whole run and its composition to decide.
+// runs checks what takes a whole run and its composition to decide. It reads of each only
+// what it goes by: there may be a million tasks.
 func (c *fsck) runs() error {
 	known := map[pipeline.Digest]*pipeline.Composition{}
-	for after := ""; ; {
-		runs, err := query(c.ctx, c.r.conn, scanRun, `SELECT `+runColumns+` FROM runs r WHERE r.id > ? ORDER BY r.id LIMIT ?`, after, fsckPage)
+	for after := pipeline.RunID(""); ; {
+		runs, err := query(c.ctx, c.r.conn, func(row scanner) (r *pipeline.Run, err error) {
+			r = new(pipeline.Run)
+			err = row.Scan(&r.ID, &r.Digest, &r.State, &r.Draft)
+			return r, err
+		}, `SELECT id, digest, state, draft FROM runs WHERE id > ? ORDER BY id LIMIT ?`, string(after), fsckPage)
 		if err != nil || len(runs) == 0 {
 			return err
 		}
-		ids := make([]string, len(runs))
-		for i, r := range runs {
-			ids[i] = string(r.ID)
-		}
-		list, err := json.Marshal(ids)
-		if err != nil {
+		last := runs[len(runs)-1].ID
+		if err := c.tasks(runs, after, last); err != nil {
 			return err
-		}
-		tasks, err := query(c.ctx, c.r.conn, scanTask, `SELECT `+taskColumns+` FROM json_each(?) j CROSS JOIN tasks t ON t.run_id = j.value
-			ORDER BY t.run_id, t.idx`, string(list))
-		if err != nil {
-			return err
-		}
-		of := map[pipeline.RunID][]pipeline.RunTask{}
-		for _, t := range tasks {
-			of[t.run] = append(of[t.run], t.task)
 		}
 		for _, r := range runs {
 			if known[r.Digest] == nil {
@@ -146,14 +138,35 @@ func (c *fsck) runs() error {
 					return err
 				}
 			}
-			r.Tasks = of[r.ID]
 			if of := known[r.Digest]; of != nil { // the references tell of one that is not there
 				c.run(r, of)
 			}
 		}
 		c.report.Runs += len(runs)
-		after = ids[len(ids)-1]
+		after = last
 	}
+}
+
+// tasks adds the tasks of the runs, which are all that there are after one up to another.
+func (c *fsck) tasks(runs []*pipeline.Run, after, last pipeline.RunID) error {
+	of := make(map[pipeline.RunID]*pipeline.Run, len(runs))
+	for _, r := range runs {
+		of[r.ID] = r
+	}
+	_, err := query(c.ctx, c.r.conn, func(row scanner) (struct{}, error) {
+		var t pipeline.RunTask
+		var id pipeline.RunID
+		var started bool
+		err := row.Scan(&id, &t.Name, &t.State, &t.Epoch, &started)
+		if started {
+			t.StartedAt = time.Unix(0, 0) // when does not matter
+		}
+		if r := of[id]; r != nil {
+			r.Tasks = append(r.Tasks, t)
+		}
+		return struct{}{}, err
+	}, `SELECT run_id, name, state, epoch, started_at IS NOT NULL FROM tasks WHERE run_id > ? AND run_id <= ?`, string(after), string(last))
+	return err
 }
 
 // composition is nil when it is not there.

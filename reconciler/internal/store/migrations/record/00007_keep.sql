@@ -5,7 +5,7 @@
 CREATE TABLE spent_keys (
   run_key   TEXT PRIMARY KEY CHECK (run_key <> ''),
   run_id    TEXT NOT NULL,
-  -- What it was a run of, and what its event was about.
+  -- The commits that it was of and about.
   commit_id TEXT NOT NULL,
   head      TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
@@ -19,6 +19,7 @@ BEGIN SELECT RAISE(ABORT, 'a run was made for this event, and removed since'); E
 -- What names a run or a composition is found without reading all.
 CREATE INDEX verdicts_run ON verdicts (run_id) WHERE run_id IS NOT NULL;
 CREATE INDEX runs_digest ON runs (digest);
+CREATE INDEX runs_commit ON runs (commit_id);
 
 -- +goose StatementBegin
 CREATE TRIGGER runs_kept BEFORE DELETE ON runs
