@@ -219,6 +219,42 @@ func TestAgentTellsOfAnOldRecordInANewFolder(t *testing.T) {
 	})
 }
 
+func TestDamagedRecordIsRefusedWithTheWayBack(t *testing.T) {
+	real(t)
+	for name, damage := range map[string]func([]byte) []byte{
+		"cut":     func(b []byte) []byte { return b[:len(b)/2] },
+		"garbled": func(b []byte) []byte { copy(b[len(b)/4096/2*4096:], strings.Repeat("\xff", 4096)); return b },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, repo, commit := helloServer(t)
+			says(t, s, 0, []string{"backup", "--data", s.Data})
+			s.Stop()
+			made, err := filepath.Glob(filepath.Join(s.Data, "backups", "*"))
+			if err != nil || len(made) != 1 {
+				t.Fatal(made, err)
+			}
+			db := filepath.Join(s.Data, "maestro.db")
+			b, err := os.ReadFile(db)
+			if err == nil {
+				err = os.WriteFile(db, damage(b), 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			restore := "reconciler restore " + made[0] + " --data " + s.Data
+			out := says(t, s, 1, words("serve --repo "+repo.Bare+" --data "+s.Data+" --listen 127.0.0.1:0 --intake 127.0.0.1:0"), "is damaged", restore)
+			// The command as it is printed, up to the next word of the sentence.
+			at := strings.Index(out, restore)
+			says(t, s, 0, words(strings.TrimPrefix(out[at:at+len(restore)], "reconciler ")), "incarnation 2")
+			s.Restart(t)
+			if runs, err := s.Runs(commit); len(runs) != 1 || err != nil {
+				t.Errorf("got %v, %v", runs, err)
+			}
+		})
+	}
+}
+
 func TestServerRemovesWhatThePolicyDoesNotKeep(t *testing.T) {
 	real(t)
 	repo := testkit.NewRepo(t)

@@ -39,7 +39,7 @@ type layout struct {
 	name  string // of the file
 	steps string // folder of its migrations
 	lock  string // name of the file that is locked for as long as it is open
-	// check is run after a start that no close came before.
+	// check is run at each start.
 	check string
 }
 
@@ -87,9 +87,10 @@ func (f *file) open(ctx context.Context, l layout, log *slog.Logger) error {
 	f.writer.SetMaxOpenConns(1)
 	if !clean {
 		log.Warn("the record was not closed and is checked", "file", f.path)
-		if err := f.check(ctx, l.check); err != nil {
-			return err
-		}
+	}
+	// Also when it was closed: a file is damaged by disks and by people as well.
+	if err := f.check(ctx, l.check); err != nil {
+		return err
 	}
 	if err := migrate(ctx, f.writer, steps); err != nil {
 		return err
@@ -137,7 +138,11 @@ func (f *file) probe(ctx context.Context, steps fs.FS) (clean bool, err error) {
 	if info, err := os.Stat(f.path); err != nil || info.Size() == 0 {
 		return true, err
 	}
-	db, err := sql.Open("sqlite3", f.dsn("mode=ro&_query_only=1&_busy_timeout=10000"))
+	mode := "ro"
+	if _, err := os.Stat(f.path + "-journal"); err == nil {
+		mode = "rw" // who was killed while making it left what has to be taken back first
+	}
+	db, err := sql.Open("sqlite3", f.dsn("mode="+mode+"&_query_only=1&_busy_timeout=10000"))
 	if err != nil {
 		return false, err
 	}
@@ -200,6 +205,10 @@ func migrate(ctx context.Context, db *sql.DB, steps fs.FS) error {
 }
 
 func (f *file) check(ctx context.Context, check string) error {
+	var made bool
+	if err := f.writer.QueryRowContext(ctx, `SELECT count(*) > 0 FROM sqlite_schema WHERE name = 'meta'`).Scan(&made); err != nil || !made {
+		return err // a new file has nothing to look at
+	}
 	var answer string
 	if err := f.writer.QueryRowContext(ctx, check).Scan(&answer); err != nil {
 		return err

@@ -293,11 +293,10 @@ func TestDamageSaysWhatToDo(t *testing.T) {
 			for i := range 20 {
 				create(t, db, newRun(c, i), c)
 			}
+			record(t, db)
+			openLogs(t, dir, store.LogOptions{}).Close()
+			good := backUp(t, dir)
 			db.Close()
-			// Not closed in good order, hence checked.
-			raw := rawDB(t, dir, "maestro.db")
-			run(t, raw, `UPDATE meta SET clean = 0`)
-			raw.Close()
 			file := filepath.Join(dir, "maestro.db")
 			b, err := os.ReadFile(file)
 			if err != nil {
@@ -308,7 +307,8 @@ func TestDamageSaysWhatToDo(t *testing.T) {
 			}
 			_, err = store.Open(t.Context(), dir, testLog(t))
 			want(t, err, fault.Internal)
-			if err == nil || !strings.Contains(err.Error(), "is damaged") || !strings.Contains(err.Error(), "backup") {
+			if err == nil || !strings.Contains(err.Error(), "is damaged") ||
+				!strings.Contains(err.Error(), "reconciler restore "+good.Path+" --data "+dir) {
 				t.Errorf("got %v", err)
 			}
 		})
