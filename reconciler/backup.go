@@ -179,19 +179,6 @@ func progress(w io.Writer, quiet bool) store.Progress {
 	}
 }
 
-// size writes bytes as people read them.
-func size(n int64) string {
-	const unit = 1024
-	if n < unit {
-		return fmt.Sprintf("%d B", n)
-	}
-	v, i := float64(n)/unit, 0
-	for ; v >= unit && i < 3; i++ {
-		v /= unit
-	}
-	return fmt.Sprintf("%.1f %ciB", v, "KMGT"[i])
-}
-
 func newRestore() *cobra.Command {
 	var data string
 	var asJSON bool

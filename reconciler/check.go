@@ -35,7 +35,21 @@ func checkData(_ context.Context, opt options, _ *client) []finding {
 	if _, err := os.Stat(filepath.Join(opt.data, "maestro.db")); err == nil {
 		f.result += ", holds a record"
 	}
-	return []finding{f}
+	return []finding{f, checkSpace(opt)}
+}
+
+func checkSpace(opt options) finding {
+	f := finding{what: "disk"}
+	space, err := store.SpaceOf(opt.data)
+	if err != nil {
+		f.err = err
+		return f
+	}
+	f.result = fmt.Sprintf("%s of %s free", size(space.Free), size(space.Total))
+	if mark := opt.lowWater.mark(space); space.Free < mark {
+		f.err = fault.New(fault.Unavailable, "%s, and below %s nothing is given to agents: make room", f.result, size(mark))
+	}
+	return f
 }
 
 // checkBackups looks for one that is as new as the server would have it.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/fault"
@@ -35,6 +36,8 @@ type keeper struct {
 
 	backups sync.Mutex // one at a time
 
+	low atomic.Pointer[string] // that there is too little room
+
 	mu      sync.Mutex
 	problem string // of the last backup; guarded by mu
 }
@@ -52,12 +55,18 @@ func (k *keeper) run(ctx context.Context) error {
 	}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
+	k.watch()
 	for {
-		k.watch()
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		}
+		k.watch()
+		if k.low.Load() == nil { // not before the first tick: a start has better things to write
+			if err := store.Reserve(k.opt.data); err != nil {
+				k.log.Error("no reserve on the disk", "err", err)
+			}
 		}
 	}
 }
@@ -67,6 +76,7 @@ func (k *keeper) watch() {
 	if err := k.db.Mark(); err != nil {
 		k.log.Error("data folder not looked after", "err", err)
 	}
+	k.look()
 	if k.rolled != nil && k.db.Rollback() != nil {
 		k.rolled()
 	}
@@ -80,7 +90,34 @@ func (k *keeper) hold() string {
 	if r := k.db.Rollback(); r != nil {
 		return heldBack
 	}
+	if low := k.low.Load(); low != nil {
+		return *low
+	}
 	return ""
+}
+
+// look compares the room on the disk with what there must be.
+func (k *keeper) look() {
+	space, err := store.SpaceOf(k.opt.data)
+	if err != nil {
+		k.log.Error("room on the disk not known", "err", err)
+		return
+	}
+	before := k.low.Load()
+	mark := k.opt.lowWater.mark(space)
+	if space.Free < mark {
+		said := fmt.Sprintf("nothing is given to agents: the disk of %s has %s free, and %s are needed; results are still taken. "+
+			"Make room, and it goes on by itself", k.opt.data, size(space.Free), size(mark))
+		k.low.Store(&said)
+		if before == nil {
+			k.log.Error("disk is nearly full", "free", space.Free, "low_water", mark)
+		}
+		return
+	}
+	k.low.Store(nil)
+	if before != nil {
+		k.log.Info("disk has room again", "free", space.Free, "low_water", mark)
+	}
 }
 
 // notices are sentences on what needs a person, most urgent first.
@@ -88,6 +125,9 @@ func (k *keeper) notices() []string {
 	var out []string
 	if r := k.db.Rollback(); r != nil {
 		out = append(out, r.Sentence())
+	}
+	if low := k.low.Load(); low != nil {
+		out = append(out, *low)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -103,6 +143,9 @@ func (k *keeper) scheduled(ctx context.Context) {
 	began := time.Now()
 	for {
 		wait := k.untilBackup(began)
+		if wait <= 0 && k.low.Load() != nil {
+			wait = watchEvery // a backup takes room
+		}
 		if wait <= 0 {
 			_, err := k.backup(ctx, k.opt.backups(), store.WhySchedule, nil)
 			if err == nil {

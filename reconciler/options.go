@@ -38,6 +38,7 @@ type options struct {
 	backupEvery     time.Duration // 0 makes none
 	backupKeep      int
 	backupDir       string
+	lowWater        room // 0 is max(512 MiB, 2%)
 	logFormat       string
 	verbose         bool
 	runTip          bool
@@ -69,6 +70,7 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.DurationVar(&o.backupEvery, "backup-every", defaultBackupEvery, "how old the newest backup may be when something has happened since; 0 makes none")
 	f.IntVar(&o.backupKeep, "backup-keep", defaultBackupKeep, "how many of the backups that the server makes are kept")
 	f.StringVar(&o.backupDir, "backup-dir", "", "folder for them (backups, in the data folder)")
+	f.Var(&o.lowWater, "low-water", "room on the disk of the data folder below which nothing is given to agents, as 2GiB (512MiB or 2%, whichever is more)")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json, on standard error")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log every step")
 }

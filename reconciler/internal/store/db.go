@@ -110,6 +110,7 @@ func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 		return fmt.Errorf("write the record: %w", ctx.Err())
 	}
 	changed, err := db.write(fn)
+	db.file.full(err)
 	if err == nil && changed {
 		db.hub.notify(struct{}{})
 	}

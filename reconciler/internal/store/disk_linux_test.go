@@ -13,11 +13,11 @@ import (
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
 
-// smallDisk mounts a file system of 2 MiB.
-func smallDisk(t *testing.T) string {
+// smallDisk mounts a file system of that size.
+func smallDisk(t *testing.T, size string) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=2m"); err != nil {
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
 		t.Skipf("a small file system cannot be mounted, which takes root: %v", err)
 	}
 	t.Cleanup(func() {
@@ -57,7 +57,7 @@ func fill(t *testing.T, dir string, spare int) (free func()) {
 
 func TestFullDiskLosesNothingAndSaysSo(t *testing.T) {
 	t.Parallel()
-	dir := smallDisk(t)
+	dir := smallDisk(t, "2m")
 	db := open(t, dir)
 	c := composition("build", 100)
 	free := fill(t, dir, 200<<10)
@@ -87,9 +87,40 @@ func TestFullDiskLosesNothingAndSaysSo(t *testing.T) {
 	}
 }
 
+// TestReserveIsGivenUpWhenTheDiskIsFull: what could not be recorded is when it is tried
+// again, without anybody making room.
+func TestReserveIsGivenUpWhenTheDiskIsFull(t *testing.T) {
+	t.Parallel()
+	dir := smallDisk(t, "20m")
+	db := open(t, dir)
+	if err := store.Reserve(dir); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := store.SpaceOf(dir); err != nil || s.Total != 20<<20 || s.Free > 4<<20 {
+		t.Errorf("got %+v, %v", s, err)
+	}
+	free := fill(t, dir, 100<<10)
+	c := composition("build", 100)
+	n, failures := 0, 0
+	for ; n < 60; n++ {
+		err := db.Write(t.Context(), func(tx *store.Tx) error { return tx.CreateRun(newRun(c, n), c) })
+		if err != nil {
+			want(t, err, fault.Internal)
+			if failures++; failures > 1 {
+				t.Fatalf("run %d: %v", n, err)
+			}
+			n-- // as agents do, who keep what was not acknowledged
+		}
+	}
+	if failures != 1 {
+		t.Errorf("the disk was never full")
+	}
+	free()
+}
+
 func TestLogsWaitForRoomOnTheDisk(t *testing.T) {
 	t.Parallel()
-	dir := smallDisk(t)
+	dir := smallDisk(t, "2m")
 	failed := make(chan struct{}, 100)
 	a := newAcks()
 	l, err := store.OpenLogs(t.Context(), dir, onError(t, failed), store.LogOptions{OnDurable: a.durable})

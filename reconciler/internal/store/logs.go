@@ -227,6 +227,7 @@ func (l *Logs) store(items []logItem) bool {
 			l.tell(results)
 			return true
 		}
+		l.file.full(err)
 		// It is uncertain what a failed commit left; what is read again is certain.
 		clear(l.known)
 		if failures == 0 {
