@@ -91,11 +91,15 @@ func (p *Proposals) gates(ctx context.Context, m *moment) error {
 		return !slices.ContainsFunc(active, func(r *pipeline.Run) bool { return r.ID == id })
 	})
 	var errs []error
+	if m.gatesOf, err = p.originsOf(ctx, active); err != nil {
+		return err
+	}
+	p.await(m.gatesOf)
 	wanted := map[pipeline.Ref]bool{}
 	for _, r := range active {
 		for i := range r.Tasks {
 			t := &r.Tasks[i]
-			if t.State != pipeline.Held || t.Spec.Gate == nil || t.Message == "" && t.Spec.Deferred {
+			if !isHeld(t) {
 				continue
 			}
 			ref := GateRef(r.Composition, r.Number, t.Name)
@@ -159,11 +163,16 @@ func (p *Proposals) gate(ctx context.Context, m *moment, ref pipeline.Ref, r *pi
 	if err != nil {
 		return err
 	}
-	decision := review.Approved(review.Input{
+	in := review.Input{
 		Head: head, Groups: m.live.Policy.Groups, Authors: people, AuthorsUnknown: unknown,
 		Rules:   []review.Rule{{Name: string(t.Name), Approvers: t.Spec.Gate.Approvers, Count: t.Spec.Gate.Count}},
 		Reviews: reviews, Truncated: truncated, Unsigned: p.cfg.Unsigned, Now: m.now,
-	})
+	}
+	if err := p.gateAt(ctx, m, r, t, &in); err != nil {
+		return err
+	}
+	reviews = in.Reviews
+	decision := review.Approved(in)
 	if note := noteOf(&decision); engine.WaitsFor(r, t, note) != t.Reason {
 		p.cfg.Runs.Judge(r.ID, t.Name, note)
 	}
@@ -208,7 +217,7 @@ func noteOf(d *review.Decision) string {
 // reviewer is the one name by which a gate counts a person, who may go by several.
 func reviewer(reviews []review.Review, o pipeline.Opinion) string {
 	for _, r := range reviews {
-		if r.By == o.By && len(r.Names) > 0 {
+		if r.By == o.By && len(r.Names) > 0 && !strings.HasPrefix(r.Names[0], "id:") {
 			return slices.Min(r.Names)
 		}
 	}
@@ -248,17 +257,9 @@ func (p *Proposals) writers(ctx context.Context, r *pipeline.Run) ([]review.Pers
 // peopleOf returns who wrote or asked for what a run does: of a run that another
 // one caused, those of the first.
 func (p *Proposals) peopleOf(ctx context.Context, r *pipeline.Run) (people []review.Person, unknown bool, err error) {
-	const deepest = 64 // more than calls may nest
-	e := r.Event
-	for range deepest {
-		if e.Cause == nil {
-			break
-		}
-		cause, err := p.cfg.DB.Run(ctx, e.Cause.Run)
-		if err != nil {
-			return nil, false, err
-		}
-		e = cause.Event
+	e, err := p.causeOf(ctx, r)
+	if err != nil {
+		return nil, false, err
 	}
 	head := e.Head
 	if head == "" {

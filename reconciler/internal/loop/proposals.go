@@ -124,10 +124,12 @@ type Proposals struct {
 	observed *Observed    // nil before the first
 	pulled   []*Discussed // nil before the first
 	asked    []Asked      // in comments
+	awaited  map[int]int  // gates by the pull request whose reviews they wait for
 
 	// Owned by Run.
-	settled   map[string]settled // by branch
-	replan    map[string]bool    // changes whose plan somebody wants anew
+	settled   map[string]settled     // by branch
+	replan    map[string]bool        // changes whose plan somebody wants anew
+	origins   map[pipeline.RunID]int // see origin
 	said      map[string]statement
 	published map[pipeline.Ref]pipeline.CommitID // gates
 	tried     map[string]time.Time               // when the ref of a gate was last written
@@ -165,7 +167,7 @@ const (
 // NewProposals returns Proposals that do nothing until Run.
 func NewProposals(cfg ProposalsConfig) *Proposals {
 	return &Proposals{
-		cfg: cfg, wake: make(chan struct{}, 1), settled: map[string]settled{}, replan: map[string]bool{}, said: map[string]statement{},
+		cfg: cfg, wake: make(chan struct{}, 1), settled: map[string]settled{}, replan: map[string]bool{}, origins: map[pipeline.RunID]int{}, said: map[string]statement{},
 		published: map[pipeline.Ref]pipeline.CommitID{}, tried: map[string]time.Time{}, dismissed: map[string]bool{},
 		wrote: map[pipeline.RunID]writers{},
 	}
@@ -234,6 +236,8 @@ type moment struct {
 	// pulled are the pull requests, nil while they are not known.
 	pulled []*Discussed
 	asked  []Asked
+	// gatesOf counts the gates that wait for the reviews of a pull request.
+	gatesOf map[int]int
 }
 
 type seenKey struct {

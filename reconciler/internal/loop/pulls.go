@@ -185,6 +185,7 @@ func (w *Pulls) look(ctx context.Context) error {
 	hinted := w.hinted
 	w.hinted = map[int]bool{}
 	w.mu.Unlock()
+	awaited := w.cfg.Proposals.awaitedPulls()
 	next := make(map[int]*Discussed, len(list))
 	var g errgroup.Group
 	g.SetLimit(readersOfPulls)
@@ -198,7 +199,7 @@ func (w *Pulls) look(ctx context.Context) error {
 			}
 		}
 		next[p.Number] = d
-		if !p.Closed && (hinted[p.Number] || d.due(time.Now())) {
+		if (!p.Closed || awaited[p.Number] > 0) && (hinted[p.Number] || d.due(time.Now(), awaited[p.Number] > 0)) {
 			g.Go(func() error { w.read(ctx, d); return nil })
 		}
 	}
@@ -259,9 +260,23 @@ func (w *Pulls) list(ctx context.Context) ([]pipeline.Pull, error) {
 		if n == 0 || there[n] {
 			continue
 		}
+		there[n] = true
 		p, err := w.cfg.Forge.Pull(ctx, n)
 		if fault.Is(err, fault.NotFound) {
 			p, err = pipeline.Pull{Number: n, Head: open[i].Head, Target: open[i].Target, Closed: true}, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, p)
+	}
+	for n := range w.cfg.Proposals.awaitedPulls() { // merged, and a run of it is held
+		if there[n] {
+			continue
+		}
+		p, err := w.cfg.Forge.Pull(ctx, n)
+		if fault.Is(err, fault.NotFound) {
+			continue
 		}
 		if err != nil {
 			return nil, err
@@ -286,8 +301,13 @@ func (w *Pulls) bring(ctx context.Context, list []pipeline.Pull) error {
 	return err
 }
 
-func (d *Discussed) due(now time.Time) bool {
-	return d.Unread != "" || d.UpdatedAt.Add(justNow).After(d.readAt) || now.Sub(d.readAt) > staleAfter
+// due reports whether it has to be read again; sooner when a run waits for it.
+func (d *Discussed) due(now time.Time, awaited bool) bool {
+	stale := staleAfter
+	if awaited {
+		stale = justNow
+	}
+	return d.Unread != "" || d.UpdatedAt.Add(justNow).After(d.readAt) || now.Sub(d.readAt) > stale
 }
 
 // read reads what people said of a pull request, and who they are now.

@@ -15,6 +15,7 @@ import (
 const (
 	RankFine   = iota
 	RankBroken // the change cannot go on as it is
+	RankAsked  // what it started once merged waits for somebody
 	RankAfter  // what it did once merged needs somebody
 )
 
@@ -53,10 +54,17 @@ func (t *Talk) Rank() int {
 	switch {
 	case p.State == pipeline.ProposalMerged && failed:
 		return RankAfter
+	case p.State == pipeline.ProposalMerged && t.waits():
+		return RankAsked
 	case p.State == pipeline.ProposalOpen && (failed || pipeline.HasErrors(p.Diagnostics) || p.Approval == pipeline.ApprovalRefused):
 		return RankBroken
 	}
 	return RankFine
+}
+
+// waits reports whether a run is held by a gate.
+func (t *Talk) waits() bool {
+	return slices.ContainsFunc(t.Runs, func(r *pipeline.Run) bool { return r.State == pipeline.Held })
 }
 
 const (
@@ -145,6 +153,9 @@ func (t *Talk) merged(m *markdown) {
 	by := p.Head
 	if p.Merge != nil {
 		sentence, by = p.Merge.Sentence, p.Merge.Commit
+	}
+	if t.waits() {
+		went += "; a gate waits: review this pull request again, as it is"
 	}
 	m.line("**maestro: merged as %s: %s; %s%s**", code(by.Short()), prose(sentence), went, took)
 	m.line("")

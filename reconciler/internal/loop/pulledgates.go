@@ -1,0 +1,155 @@
+package loop
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+
+	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/reconciler/internal/review"
+)
+
+// origin is the pull request that brought a run about, 0 for none: the one that it
+// checks, or the one whose merge started it or the run that led to it.
+func (p *Proposals) origin(ctx context.Context, r *pipeline.Run) (int, error) {
+	if !p.cfg.Pulls {
+		return 0, nil
+	}
+	if n := p.origins[r.ID]; n != 0 {
+		return n, nil
+	}
+	e, err := p.causeOf(ctx, r)
+	if err != nil {
+		return 0, err
+	}
+	n := pipeline.PullNumber(e.Proposal)
+	if n == 0 && e.Kind == pipeline.EventPush && e.Repo == "" {
+		list, err := p.cfg.DB.ProposalsOf(ctx, e.Head)
+		if err != nil {
+			return 0, err
+		}
+		for i := range list {
+			if g := list[i].Merge; g != nil && g.Commit == e.Head {
+				n = pipeline.PullNumber(list[i].Branch)
+			}
+		}
+	}
+	if n != 0 {
+		p.origins[r.ID] = n
+	}
+	return n, nil
+}
+
+// causeOf is the event that began it all: of a run that another one caused, that of the
+// first.
+func (p *Proposals) causeOf(ctx context.Context, r *pipeline.Run) (pipeline.Event, error) {
+	const deepest = 64 // more than calls may nest
+	e := r.Event
+	for range deepest {
+		if e.Cause == nil {
+			break
+		}
+		cause, err := p.cfg.DB.Run(ctx, e.Cause.Run)
+		if err != nil {
+			return e, err
+		}
+		e = cause.Event
+	}
+	return e, nil
+}
+
+// await notes which pull requests have gates to be reviewed, so that they are read
+// although they are merged.
+func (p *Proposals) await(gates map[int]int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.awaited = gates
+}
+
+// awaitedPulls are the pull requests whose reviews gates wait for.
+func (p *Proposals) awaitedPulls() map[int]int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.awaited
+}
+
+var gateNameRE = regexp.MustCompile(`\b([a-z][a-z0-9-]*#[0-9]+)(/[a-z][a-z0-9-]*)?`)
+
+// means reports whether a review is about a gate: it names it or its run, or there is
+// no other gate that it could be about.
+func means(body string, r *pipeline.Run, t *pipeline.RunTask, only bool) bool {
+	all := gateNameRE.FindAllStringSubmatch(body, -1)
+	run := fmt.Sprintf("%s#%d", r.Composition, r.Number)
+	return len(all) == 0 && only || slices.ContainsFunc(all, func(m []string) bool {
+		return m[1] == run && (m[2] == "" || m[2] == "/"+string(t.Name))
+	})
+}
+
+// gateAt makes the reviews of the pull request that a run comes from the input of the
+// decision on one of its gates. A review counts for a gate when it was given after the
+// gate was reached: an earlier one was about the change, not about going on.
+func (p *Proposals) gateAt(ctx context.Context, m *moment, r *pipeline.Run, t *pipeline.RunTask, in *review.Input) error {
+	n, err := p.origin(ctx, r)
+	if err != nil || n == 0 {
+		return err
+	}
+	i := slices.IndexFunc(m.pulled, func(d *Discussed) bool { return d.Number == n })
+	if i < 0 || t.StartedAt.IsZero() || m.pulled[i].readAt.Before(t.StartedAt) {
+		return nil // it is read in a moment
+	}
+	d := m.pulled[i]
+	in.Groups = review.Members(in.Groups, d.Standing)
+	in.Authors = append(slices.Clone(in.Authors), review.Behind(d.People)...)
+	if d.People.Unknown != "" && !in.AuthorsUnknown {
+		in.AuthorsUnknown, in.Nobody = true, d.People.Unknown
+	}
+	if d.Unread != "" {
+		in.Truncated, in.Unread = true, d.Unread
+	}
+	for _, given := range review.Latest(d.Reviews) {
+		// The forge cuts its times to seconds, so that what was given in the second in
+		// which the gate was reached comes before it.
+		if !given.At.After(t.StartedAt) || !means(given.Body, r, t, m.gatesOf[n] == 1) {
+			continue
+		}
+		one := review.OfPull(given, d.Head, d.Standing[given.By])
+		if one.Head == d.Head {
+			one.Head = in.Head
+		}
+		in.Reviews = append(in.Reviews, one)
+	}
+	return nil
+}
+
+// originsOf counts the gates of each pull request, and forgets runs that have ended.
+func (p *Proposals) originsOf(ctx context.Context, active []*pipeline.Run) (map[int]int, error) {
+	gates, still := map[int]int{}, map[pipeline.RunID]int{}
+	for _, r := range active {
+		held := 0
+		for i := range r.Tasks {
+			if isHeld(&r.Tasks[i]) {
+				held++
+			}
+		}
+		if held == 0 {
+			continue
+		}
+		n, err := p.origin(ctx, r)
+		if err != nil && !fault.Is(err, fault.NotFound) {
+			return nil, err
+		}
+		if n != 0 {
+			gates[n] += held
+			still[r.ID] = n
+		}
+	}
+	p.origins = still
+	return gates, nil
+}
+
+// isHeld reports whether a task is a gate that can be reviewed.
+func isHeld(t *pipeline.RunTask) bool {
+	return t.State == pipeline.Held && t.Spec.Gate != nil && (t.Message != "" || !t.Spec.Deferred)
+}
