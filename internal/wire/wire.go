@@ -232,13 +232,17 @@ type Spec struct {
 	Timeout   pipeline.Duration `json:"timeout,omitempty"`
 	LostAfter pipeline.Duration `json:"lost_after"`
 	Effect    pipeline.Effect   `json:"effect"`
-	// Slot and Untrusted choose the workspace, together with Composition.
-	Slot           int               `json:"slot"`
-	Untrusted      bool              `json:"untrusted,omitempty"`
-	IdempotencyKey string            `json:"idempotency_key"`
-	Repo           string            `json:"repo"` // of the ops repository, without credentials
-	Commit         pipeline.CommitID `json:"commit"`
-	Ref            pipeline.Ref      `json:"ref"`
+	// Slot and Untrusted choose the workspace, together with Composition and, where
+	// Source is set, Repo.
+	Slot           int    `json:"slot"`
+	Untrusted      bool   `json:"untrusted,omitempty"`
+	IdempotencyKey string `json:"idempotency_key"`
+	// Repo is the address of the repository that Commit and Ref are of, without
+	// credentials. Source is its name when it is not the ops repository.
+	Repo   string            `json:"repo"`
+	Source string            `json:"source,omitempty"`
+	Commit pipeline.CommitID `json:"commit"`
+	Ref    pipeline.Ref      `json:"ref"`
 	// TryNumber is 1 for the first attempt of the task.
 	TryNumber int `json:"try_number"`
 }

@@ -72,7 +72,11 @@ func (a *attempt) fetch(ctx context.Context) fetched {
 }
 
 func (a *attempt) workspaceKey() workspace.Key {
-	return workspace.Key{Composition: a.spec.Composition, Untrusted: a.spec.Untrusted, Slot: a.spec.Slot}
+	k := workspace.Key{Composition: a.spec.Composition, Untrusted: a.spec.Untrusted, Slot: a.spec.Slot}
+	if a.spec.Source != "" {
+		k.Source = a.spec.Repo
+	}
+	return k
 }
 
 // prepare makes the directories of the attempt and says what the shim has to do.

@@ -1,6 +1,6 @@
 // Package workspace keeps the directories that tasks work in: one for each
-// composition, trust class and slot, kept between runs so that sources and builds
-// stay warm. One that untrusted work has touched is emptied before anybody else
+// composition, repository, trust class and slot, kept between runs so that sources and
+// builds stay warm. One that untrusted work has touched is emptied before anybody else
 // sees it. It is not for scratch space, which belongs to an attempt.
 //
 // Tasks write in these directories and may leave anything there, links included,
@@ -9,6 +9,8 @@
 package workspace
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,6 +35,9 @@ type Key struct {
 	Composition pipeline.CompositionName
 	Untrusted   bool
 	Slot        int
+	// Source is the address of the source repository that the run is about, "" for none:
+	// what was checked out from one is in the way of another.
+	Source string
 }
 
 func (k Key) dir() string {
@@ -40,7 +45,12 @@ func (k Key) dir() string {
 	if k.Untrusted {
 		trust = "untrusted"
 	}
-	return path.Join(string(k.Composition), trust+"-"+strconv.Itoa(k.Slot))
+	name := trust + "-" + strconv.Itoa(k.Slot)
+	if k.Source != "" {
+		sum := sha256.Sum256([]byte(k.Source))
+		name += "-" + hex.EncodeToString(sum[:8])
+	}
+	return path.Join(string(k.Composition), name)
 }
 
 // Policy says when workspaces that nobody uses are removed. The zero value keeps all.

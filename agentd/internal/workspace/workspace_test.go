@@ -56,6 +56,28 @@ func TestTrustedWorkspaceStaysWarmBetweenRuns(t *testing.T) {
 	}
 }
 
+func TestRepositoriesDoNotShareAWorkspace(t *testing.T) {
+	t.Parallel()
+	s := open(t, t.TempDir())
+	dirs := map[string]bool{}
+	for _, k := range []workspace.Key{
+		warm, wild,
+		{Composition: "build", Source: "https://example.com/a.git"},
+		{Composition: "build", Source: "https://example.com/b.git"},
+		{Composition: "build", Source: "https://example.com/a.git", Untrusted: true},
+		{Composition: "build", Source: "https://example.com/a.git", Slot: 1},
+	} {
+		dir, before := use(t, s, k, "r1")
+		if dirs[dir] || before != 0 {
+			t.Errorf("%+v got %s, which another one has", k, dir)
+		}
+		dirs[dir] = true
+	}
+	if dir, before := use(t, s, workspace.Key{Composition: "build", Source: "https://example.com/a.git"}, "r2"); !dirs[dir] || before != 1 {
+		t.Errorf("the next run found %s with %d files", dir, before)
+	}
+}
+
 func TestUntrustedWorkspaceIsEmptyForTheNextRun(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

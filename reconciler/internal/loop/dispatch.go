@@ -42,13 +42,13 @@ func (l *Runs) board() *place.Board {
 		runs = append(runs, l.placed(ar))
 	}
 	agents := make([]place.Agent, 0, len(l.agents))
-	closed, now := l.closed(slices.ContainsFunc(runs, func(r *pipeline.Run) bool { return r.Ref.Fork() })), time.Now()
+	closed, now := l.closed(), time.Now()
 	for _, a := range l.agents {
 		away := a.away(now)
 		drains := a.Pause != nil && a.Pause.Drain && away == a.Pause.String()
 		agents = append(agents, place.Agent{
 			ID: a.ID, Pool: a.Pool, Untrusted: a.Untrusted, Facts: a.facts, Warm: a.warm, Load: a.load,
-			Usable: away == "" || drains, Drains: drains, Away: away, Closed: closed(a),
+			Usable: away == "" || drains, Drains: drains, Away: away, Closed: closed(a.Pool),
 		})
 	}
 	slices.SortFunc(agents, func(a, b place.Agent) int { return strings.Compare(string(a.ID), string(b.ID)) })
@@ -72,23 +72,18 @@ func (l *Runs) lasted(a pipeline.Attempt, now time.Time) {
 	l.usual[key] = max(d, time.Millisecond)
 }
 
-// closed tells from which runs the policy in force keeps an agent. While nobody
-// knows what is in force, it is kept from all. What came from outside the repository
-// runs on agents that are meant for it, whatever pools it names.
-func (l *Runs) closed(forks bool) func(*agent) func(*pipeline.Run) bool {
+// closed tells from which runs the policy in force keeps a pool. While nobody
+// knows what is in force, it is kept from all.
+func (l *Runs) closed() func(pipeline.PoolName) func(*pipeline.Run) bool {
 	law, err := l.cfg.Law()
-	return func(a *agent) func(*pipeline.Run) bool {
-		if err != nil {
+	return func(pool pipeline.PoolName) func(*pipeline.Run) bool {
+		switch {
+		case err != nil:
 			return func(*pipeline.Run) bool { return true }
+		case slices.ContainsFunc(law.Pools, func(r pipeline.PoolRule) bool { return r.Pool == pool }):
+			return func(r *pipeline.Run) bool { return plan.Closed(law, pool, r.Composition, l.standing(r)) }
 		}
-		pool, outside := a.Pool, forks && !a.Untrusted
-		bound := slices.ContainsFunc(law.Pools, func(r pipeline.PoolRule) bool { return r.Pool == pool })
-		if !bound && !outside {
-			return nil
-		}
-		return func(r *pipeline.Run) bool {
-			return outside && r.Ref.Fork() || bound && plan.Closed(law, pool, r.Composition, l.standing(r))
-		}
+		return nil
 	}
 }
 
@@ -220,7 +215,7 @@ func (l *Runs) spec(ctx context.Context, r *pipeline.Run, t *pipeline.RunTask, g
 		Fields: fields, Secrets: t.Spec.Secrets, Outputs: t.Spec.Outputs, Previous: previous,
 		Timeout: t.Spec.Timeout, LostAfter: pipeline.Duration(lostAfter(&t.Spec)), Effect: t.Spec.Effect,
 		Slot: g.Slot, Untrusted: l.agents[g.Agent].Untrusted || !l.trusted(r), IdempotencyKey: idempotencyKey(r, t),
-		Repo: repo, Commit: commit, Ref: ref, TryNumber: int(t.Epoch) + 1,
+		Repo: repo, Source: r.Event.Repo, Commit: commit, Ref: ref, TryNumber: int(t.Epoch) + 1,
 	}, true, nil
 }
 
