@@ -149,6 +149,7 @@ type sourceWatch struct {
 
 	converger atomic.Pointer[forge.Converger]
 	seenAt    atomic.Int64 // when it last answered, Unix nanoseconds
+	told      *string      // what problem was told last; owned by run
 
 	mu  sync.RWMutex
 	git *gitrepo.Repo // guarded by mu; nil while it is not open
@@ -192,13 +193,13 @@ func (x *sourceWatch) run(ctx context.Context) {
 
 // open opens the repository, however often that takes, or returns nil when ctx ends.
 func (x *sourceWatch) open(ctx context.Context) *gitrepo.Repo {
-	for told := ""; ; {
+	for said := ""; ; {
 		git, err := x.s.openSource(ctx, &x.Repository, filepath.Join(x.s.opt.data, "sources", x.Name))
 		if err == nil {
 			return git
 		}
-		if err.Error() != told && ctx.Err() == nil {
-			told = err.Error()
+		if err.Error() != said && ctx.Err() == nil {
+			said = err.Error()
 			x.log.Warn("source repository cannot be opened", "err", err)
 			x.problem(ctx, err)
 		}
@@ -222,9 +223,17 @@ func (x *sourceWatch) problem(ctx context.Context, problem error) {
 	if problem != nil {
 		sentence = problem.Error()
 	}
+	if x.told != nil && *x.told == sentence {
+		return
+	}
 	key := loop.SourceKey(&x.Repository)
 	err := x.s.db.Write(ctx, func(tx *store.Tx) error { return tx.RepositoryProblem(key, sentence) })
-	if err != nil && ctx.Err() == nil {
+	if err == nil {
+		err = x.s.proposals.RestateLive(ctx)
+	}
+	if err == nil {
+		x.told = &sentence
+	} else if ctx.Err() == nil {
 		x.log.Error("repository problem not recorded", "err", err)
 	}
 }

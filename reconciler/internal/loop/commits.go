@@ -360,6 +360,9 @@ func (c *Commits) known(ctx context.Context, rec pipeline.CommitRecord) (plan.Fa
 	if err != nil || rec.Repo != "" {
 		return f, err
 	}
+	if f.Unread, err = unread(ctx, c.cfg.DB, c.cfg.Name, rec.Commit); err != nil {
+		return f, err
+	}
 	f.Proposals, f.Planning, err = proposalsOf(ctx, c.cfg.DB, rec.Commit, c.cfg.Default, c.cfg.Proposals)
 	if err == nil && c.cfg.Proposals && rec.Ref.Branch() != "" && rec.Ref != c.cfg.Default && !f.Planning {
 		// The reference is observed with this record, so it cannot be found by it yet.

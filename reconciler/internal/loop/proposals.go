@@ -584,6 +584,9 @@ func (p *Proposals) facts(ctx context.Context, id pipeline.CommitID) (plan.Facts
 		return f, err
 	}
 	f.Diagnostics = rec.Diagnostics
+	if f.Unread, err = unread(ctx, p.cfg.DB, p.cfg.Name, id); err != nil {
+		return f, err
+	}
 	if f.Verdicts, f.Runs, err = historyOfHead(ctx, p.cfg.DB, pipeline.Head{Commit: id}); err != nil {
 		return f, err
 	}

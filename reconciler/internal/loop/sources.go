@@ -2,6 +2,8 @@ package loop
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/fault"
@@ -42,6 +44,41 @@ func (c *Commits) KeepSources(ctx context.Context, declared []pipeline.Repositor
 		keys[i] = SourceKey(&declared[i])
 	}
 	return c.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.KeepSources(keys) })
+}
+
+// unread are the source repositories that cannot be read, for the status of a commit
+// of the ops repository: they are the business of the one in force alone.
+func unread(ctx context.Context, db *store.DB, ops string, id pipeline.CommitID) ([]string, error) {
+	problems, err := db.RepositoryProblems(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for key := range problems {
+		if rest, ok := strings.CutPrefix(key, sourceKeys); ok {
+			name, _, _ := strings.Cut(rest, " ")
+			out = append(out, name)
+		}
+	}
+	if len(out) == 0 {
+		return nil, nil
+	}
+	live, err := db.LiveCommit(ctx, ops)
+	if fault.Is(err, fault.NotFound) || err == nil && live.Commit != id {
+		return nil, nil
+	}
+	slices.Sort(out)
+	return out, err
+}
+
+// RestateLive makes the status of the commit in force say what the record says now,
+// as when a source repository cannot be read any more.
+func (p *Proposals) RestateLive(ctx context.Context) error {
+	live := p.cfg.Commits.Live()
+	if live == nil {
+		return nil
+	}
+	return p.restate(ctx, live.Commit)
 }
 
 // sourceMoved carries out a branch or a tag of a source repository that has moved.

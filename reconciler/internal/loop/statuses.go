@@ -22,6 +22,7 @@ type commitFacts struct {
 	// plan.Facts.
 	proposals []pipeline.Proposal
 	planning  bool
+	unread    []string // as in plan.Facts
 }
 
 // mostOfCommit bounds the runs that are read of one commit: more than there are.
@@ -45,6 +46,9 @@ func (l *Runs) loadCommit(ctx context.Context, id pipeline.Head) error {
 			return fmt.Errorf("read commit %s: %w", id.Commit, err)
 		}
 		if f.proposals, f.planning, err = proposalsOf(ctx, l.cfg.DB, id.Commit, l.cfg.Default, l.cfg.Proposals); err != nil {
+			return err
+		}
+		if f.unread, err = unread(ctx, l.cfg.DB, l.cfg.Repo, id.Commit); err != nil {
 			return err
 		}
 	}
@@ -119,7 +123,7 @@ func (l *Runs) statuses(id pipeline.Head, p *pass) []pipeline.Status {
 	}
 	out = append(out, plan.RollUp(plan.Facts{
 		Repo: id.Repo, Commit: id.Commit, Diagnostics: f.record.Diagnostics, Verdicts: f.verdicts, Runs: runs, URL: l.cfg.URL,
-		Proposals: f.proposals, Planning: f.planning,
+		Proposals: f.proposals, Planning: f.planning, Unread: f.unread,
 	}))
 	l.dropCommit(id)
 	return out

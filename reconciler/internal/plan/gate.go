@@ -12,7 +12,7 @@ const contextGate = "maestro/gate/"
 // whether it was opened.
 func OfGate(r *pipeline.Run, t *pipeline.RunTask, url string) pipeline.Status {
 	s := pipeline.Status{
-		Commit: r.Commit, Context: contextGate + string(r.Composition) + "/" + string(t.Name), State: forgeState(t.State),
+		Repo: r.Head().Repo, Commit: r.Head().Commit, Context: contextGate + string(r.Composition) + "/" + string(t.Name), State: forgeState(t.State),
 		Description: cut(fmt.Sprintf("#%d %s: %s", r.Number, t.State, t.Reason)),
 	}
 	if url != "" {

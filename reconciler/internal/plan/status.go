@@ -38,6 +38,8 @@ type Facts struct {
 	// Planning: it is the head of one that has no plan yet.
 	Proposals []pipeline.Proposal
 	Planning  bool
+	// Unread are the source repositories that cannot be read, of the commit in force.
+	Unread []string
 	// URL of the web view, without a slash at its end; "" leaves links out.
 	URL string
 }
@@ -90,6 +92,11 @@ func OfRun(r *pipeline.Run, url string) pipeline.Status {
 func RollUp(f Facts) pipeline.Status {
 	s := ofRuns(f)
 	f.propose(&s)
+	if len(f.Unread) > 0 {
+		const most = 60 // characters, so that what comes before is seen too
+		more := cutTo("; cannot read "+strings.Join(f.Unread, ", "), most)
+		s.Description = cutTo(s.Description, maxDescription-len([]rune(more))) + more
+	}
 	return s
 }
 

@@ -95,7 +95,7 @@ func (tx *Tx) RepositoryProblem(repo, sentence string) error {
 // problems, but for those that are kept: one that comes back is new. A key of a source
 // repository begins with "source:".
 func (tx *Tx) KeepSources(kept []string) error {
-	list, err := marshal(kept)
+	list, err := marshal(append([]string{}, kept...)) // null would be a list of one
 	if err != nil {
 		return tx.fail(err)
 	}
