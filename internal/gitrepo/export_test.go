@@ -31,3 +31,6 @@ func CheckPack(ctx context.Context, f io.ReadSeeker, l Limits) error {
 }
 
 func ValidRef(name string) bool { return validRef(name) }
+
+// RefusePrivate is what looks at the address of a connection.
+var RefusePrivate = refusePrivate
