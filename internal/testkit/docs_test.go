@@ -381,7 +381,7 @@ func TestGuideIsOneCleanRepository(t *testing.T) {
 		}
 	}
 	bin := testkit.Programs(t)
-	if out, exit := testkit.RunShell(t, dir, nil, bin+"/reconciler vet . && "+bin+"/reconciler fmt --check compositions pools policy secrets templates"); exit != 0 || !strings.Contains(out, ": 0 errors, 0 warnings") {
+	if out, exit := testkit.RunShell(t, dir, nil, bin+"/reconciler vet . && "+bin+"/reconciler fmt --check compositions pools policy repositories secrets templates"); exit != 0 || !strings.Contains(out, ": 0 errors, 0 warnings") {
 		t.Errorf("exit %d:\n%s", exit, out)
 	}
 }

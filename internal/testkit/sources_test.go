@@ -94,6 +94,69 @@ func awaitSource(t *testing.T, s *testkit.Server, name, problem string) {
 	})
 }
 
+// approved is a composition with a gate.
+const approved = `package ops
+
+import (
+	"github.com/maestro-cd/maestro"
+	"github.com/maestro-cd/maestro/plugins/shell"
+)
+
+compositions: release: {
+	tasks: {
+		confirm: maestro.#Approval & {fields: message: "Release \(event.commit) of \(event.repo)?"}
+		inform: maestro.#Run & {needs: ["confirm"], fields: composition: "inform"}
+	}
+	triggers: [{push: repo: "app"}]
+}
+compositions: inform: {
+	tasks: work: shell.#Run & {fields: {script: "echo \"$WHAT\"", env: WHAT: "\(event.kind) \(event.repo) \(event.commit)"}}
+	triggers: []
+}
+compositions: follow: {
+	tasks: work: shell.#Run & {fields: {script: "echo \"$WHAT\"", env: WHAT: "\(event.kind) \(event.repo) \(event.commit)"}}
+	triggers: [{after: composition: "release"}]
+}
+`
+
+func TestGateOfASourceRunIsReviewedByOthersThanItsAuthors(t *testing.T) {
+	real(t)
+	ops, app := testkit.NewRepo(t), testkit.NewRepo(t)
+	app.Push("main", nil)
+	s := testkit.Serve(t, ops.Bare, nil, "--allow-source", "/", "--unsigned-reviews")
+	s.StartAgent(t, "one", "default", "")
+	config := ops.Push("main", testkit.Files(testkit.Ops(), composition("release", approved), declare("", "app", app.Bare)))
+	awaitSource(t, s, "app", "")
+	head := app.Push("main", nil)
+	s.AwaitTask(t, head, "release", "confirm", pipeline.Held)
+	app.AwaitStatus(head, "maestro/gate/release/confirm", "pending")
+	var gate pipeline.CommitID
+	testkit.Eventually(t, "the gate is a commit", func() (bool, string) {
+		out, exit := testkit.RunShell(t, ops.Bare, nil, "git rev-parse --verify --quiet refs/maestro/gates/release/1/confirm")
+		gate = pipeline.CommitID(strings.TrimSpace(out))
+		return exit == 0, out
+	})
+	file := ops.Git(ops.Bare, "show", string(gate)+":maestro-gate.json")
+	for _, want := range []string{string(config), string(head), `"source": "app"`} {
+		if !strings.Contains(file, want) {
+			t.Errorf("the gate does not say %s:\n%s", want, file)
+		}
+	}
+	ops.Git(ops.Work, "fetch", "--quiet", ops.Bare, "refs/maestro/gates/release/1/confirm")
+	review(ops, gate, "ada", "approve") // who wrote the source's commit
+	awaitNote(t, ops, "requests", gate, "the review by ada does not count: who wrote")
+	review(ops, gate, "ana", "approve")
+	for _, r := range s.AwaitRuns(t, head, 3) {
+		want := map[pipeline.CompositionName]string{"inform": "call", "follow": "after"}[r.Composition] + fmt.Sprintf(" app %s\n", head)
+		if r.State != pipeline.Success || r.Commit != config {
+			t.Errorf("%s is %s of %s: %s", r.Composition, r.State, r.Commit, r.Reason)
+		} else if r.Composition != "release" && logOf(t, s, &r, "work") != want {
+			t.Errorf("%s: %q, want %q", r.Composition, logOf(t, s, &r, "work"), want)
+		}
+	}
+	app.AwaitStatus(head, "maestro/run/follow", "success")
+}
+
 // neverSeen checks that a commit is of the past and started nothing.
 func neverSeen(t *testing.T, s *testkit.Server, commit pipeline.CommitID) {
 	t.Helper()
@@ -282,7 +345,9 @@ func TestSourceThatCannotBeReadHoldsUpNothing(t *testing.T) {
 	if r := s.AwaitRuns(t, commit, 1)[0]; r.State != pipeline.Success {
 		t.Errorf("%s: %s", r.State, r.Reason)
 	}
-	ops.AwaitStatus(commit, "maestro", "success")
+	if got := ops.AwaitStatus(commit, "maestro", "success").Description; !strings.HasSuffix(got, "; cannot read app, far, lib, near") {
+		t.Errorf("the status does not say what cannot be read: %s", got)
+	}
 
 	// What was pushed meanwhile runs when it is back, and its statuses arrive.
 	head := app.Push("main", map[string]string{"file": "meanwhile\n"})
@@ -295,6 +360,10 @@ func TestSourceThatCannotBeReadHoldsUpNothing(t *testing.T) {
 	}
 	absent.Git("", "init", "--quiet", "--bare", "-b", "main", elsewhere)
 	awaitSource(t, s, "lib", "")
+	testkit.Eventually(t, "the status names them no more", func() (bool, string) {
+		got := ops.Statuses(commit)["maestro"].Description
+		return strings.HasSuffix(got, "; cannot read far, near"), got
+	})
 	absent.Remote = elsewhere
 	if r := s.AwaitRuns(t, absent.Push("main", map[string]string{"src/x": "y"}), 1)[0]; r.State != pipeline.Success {
 		t.Errorf("%s: %s", r.State, r.Reason)
@@ -406,4 +475,37 @@ func TestSourceOnGitHubGetsStatusesThere(t *testing.T) {
 		t.Errorf("notes were written besides: %v", notes)
 	}
 	s.CheckNoLeak(t, "password-of-robot", a)
+}
+
+func TestGuideToSourcesRuns(t *testing.T) {
+	real(t)
+	ops, web, assets := testkit.NewRepo(t), testkit.NewRepo(t), testkit.NewRepo(t)
+	web.Push("main", map[string]string{"src/a": "1", "Makefile": "test:\n\t@echo tested $$(cat src/a)\n"})
+	assets.Push("main", map[string]string{"Makefile": "test:\n\t@echo tested assets\n"})
+	s := testkit.Serve(t, ops.Bare, nil, "--allow-source", "/")
+	s.StartAgent(t, "one", "default", "")
+	files := testkit.Ops()
+	for _, m := range blockRE.FindAllStringSubmatch(document(t, "docs/compositions.md"), -1) {
+		if m[2] == "compositions/web/web.cue" {
+			files[m[2]] = m[3]
+		}
+	}
+	config := ops.Push("main", testkit.Files(files, declare("", "web", web.Bare, "assets", assets.Bare)))
+	awaitSource(t, s, "web", "")
+	awaitSource(t, s, "assets", "")
+	for _, push := range []struct {
+		repo   *testkit.Repo
+		branch string
+		file   string
+		want   string
+	}{
+		{web, "main", "src/a", "tested 2\n"}, {assets, "main", "b", "tested assets\n"}, {web, "feature/x", "src/a", "tested 3\n"},
+	} {
+		commit := push.repo.Push(push.branch, map[string]string{push.file: strings.TrimSuffix(strings.TrimPrefix(push.want, "tested "), "\n")})
+		r := s.AwaitRuns(t, commit, 1)[0]
+		if got := logOf(t, s, &r, "test"); got != push.want || r.Commit != config {
+			t.Errorf("%s of %s: log %q, want %q", r.State, push.branch, got, push.want)
+		}
+		push.repo.AwaitStatus(commit, "maestro", "success")
+	}
 }
