@@ -291,7 +291,8 @@ secrets: key: from: env: "KEY"
 		out, _ := testkit.Run(t, "reconciler", "why", string(other), "--server", s.Web)
 		return strings.Contains(out, "pool default is for branch main"), out
 	})
-	ops.Push("main", testkit.Files(composition("use", strings.Replace(body, `, branches: ["main"]}`, "}", 1))))
+	freed := ops.Push("main", testkit.Files(composition("use", strings.Replace(body, `, branches: ["main"]}`, "}", 1))))
+	ops.AwaitStatus(freed, "maestro", "success")
 	other = app.Push("other", nil)
 	for _, r := range s.AwaitRuns(t, other, 2) {
 		if r.Composition == "plain" && r.State != pipeline.Success {

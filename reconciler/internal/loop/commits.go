@@ -324,25 +324,22 @@ func (c *Commits) input(ctx context.Context, cfg *pipeline.Config, rec pipeline.
 		base = live.Commit // a new branch is compared with what is in force
 	}
 	if first {
-		base = ""
+		p.PathsUnknown = true
+		return p, nil
 	}
 	err := changed(ctx, c.cfg.Repository, &p, base)
 	return p, err
 }
 
 // changed tells a plan of a push which paths differ from base, where a trigger of the
-// repository asks. Without a base they all may.
+// repository asks. Without a base it is all that there is.
 func changed(ctx context.Context, h History, p *plan.Input, base pipeline.CommitID) (err error) {
 	wanted := slices.ContainsFunc(p.Head.Compositions, func(c pipeline.Composition) bool {
 		return slices.ContainsFunc(c.Triggers, func(t pipeline.Trigger) bool {
 			return t.Push != nil && t.Push.Repo == p.Event.Repo && len(t.Push.Paths) > 0
 		})
 	})
-	switch {
-	case !wanted:
-		return nil
-	case base == "":
-		p.PathsUnknown = true
+	if !wanted {
 		return nil
 	}
 	var complete bool

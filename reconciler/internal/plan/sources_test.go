@@ -71,8 +71,8 @@ func TestEventsOfARepositoryFireItsOwnTriggersOnly(t *testing.T) {
 		{"push", "app", "refs/heads/main", "here skipped: watches the ops repository; of-app run: push to main of app; of-both skipped: branch main is not topic"},
 		{"push", "app", "refs/heads/topic", "here skipped: watches the ops repository; of-app skipped: branch topic is not main; of-both run: push to topic of app"},
 		{"push", "lib", "refs/heads/x", "here skipped: watches the ops repository; of-app skipped: watches repository app; of-both run: push to x of lib"},
-		{"tag", "app", "refs/tags/v1", "here skipped: watches the ops repository; of-app run: tag v1 of app; of-both skipped: no tag trigger"},
-		{"tag", "", "refs/tags/v1", "here run: tag v1; of-app skipped: watches repository app; of-both skipped: no tag trigger"},
+		{"tag", "app", "refs/tags/v1", "here skipped: watches the ops repository; of-app run: tag v1 of app; of-both skipped: no tag trigger; it starts on push"},
+		{"tag", "", "refs/tags/v1", "here run: tag v1; of-app skipped: watches repository app; of-both skipped: no tag trigger; it starts on push"},
 	} {
 		e := pipeline.Event{Kind: tc.kind, Repo: tc.repo, Ref: pipeline.Ref(tc.ref), Head: "5eed"}
 		if tc.repo != "" {
