@@ -159,7 +159,6 @@ func (s *server) openRooms(late *lateFleet) error {
 	}
 	s.runs = loop.New(loop.Config{
 		DB: s.db, Logs: logLengths{s.logs}, Fleet: late, Filler: repository, Secrets: s.secrets, Law: s.law, Live: s.live, Log: s.log, Hold: s.keeper.hold,
-		Sources: s.sources.inForce,
 		Default: s.opt.ref(), Repo: s.opt.repo, URL: s.opt.public, StatusesChanged: wake,
 		Proposals: true,
 	})

@@ -230,10 +230,13 @@ func (l *Runs) standing(r *pipeline.Run) pipeline.Ref {
 func (l *Runs) trusted(r *pipeline.Run) bool { return l.standing(r) == l.cfg.Default }
 
 func (l *Runs) sources() []pipeline.Repository {
-	if l.cfg.Sources == nil {
+	if l.cfg.Live == nil {
 		return nil
 	}
-	return l.cfg.Sources()
+	if cfg := l.cfg.Live(); cfg != nil {
+		return cfg.Repositories
+	}
+	return nil
 }
 
 // codeOf is the repository, the commit and the ref of the code that a run is about, as

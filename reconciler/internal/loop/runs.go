@@ -79,8 +79,6 @@ type Config struct {
 	Default pipeline.Ref
 	// Repo is the ops repository as tasks see it: a path or URL without credentials.
 	Repo string
-	// Sources returns the source repositories that are in force; nil is none.
-	Sources func() []pipeline.Repository
 	// URL of the web view for links in statuses; "" leaves them out.
 	URL string
 	// Proposals: branches are looked at for what they propose, and their heads are
