@@ -20,10 +20,13 @@ func newRequest() *cobra.Command {
 		Long: `Ask for a run of a composition that has a manual trigger, cancel a run or a task, go on
 from a run that ended badly, or say how a task in doubt ended. Run it in a clone of the ops
 repository: a request is a tag that is pushed under refs/maestro/requests/, and the
-command prints the git commands that make it. It is done once, answered by a note on the commit that the tag is of, and taken away:
+command prints the git commands that make it. It is done once and answered, and the
+command prints the answer: what was started, or why it was not done, which is exit code 1.
+Then the request is taken away, and the answer stays as a note on the commit that the tag
+was of, the newest of the default branch:
 
-  git fetch origin +refs/notes/maestro/requests:refs/notes/maestro/requests
-  git notes --ref=refs/notes/maestro/requests show origin/HEAD`,
+  git fetch origin HEAD +refs/notes/maestro/requests:refs/notes/maestro/requests
+  git notes --ref=refs/notes/maestro/requests show FETCH_HEAD`,
 	}
 	cmd.AddCommand(newRequestRun(), newRequestCancel(), newRequestRetry(), newRequestResolve())
 	return cmd
@@ -111,12 +114,14 @@ type voice struct {
 	cmd          *cobra.Command
 	remote, user string
 	dry          bool
+	wait         time.Duration // for an answer
 }
 
 func (v *voice) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&v.remote, "remote", "origin", "the remote that is the ops repository")
 	cmd.Flags().StringVar(&v.user, "user", "", "your name in the policy's groups (default: git config maestro.user, or the first part of user.email)")
 	cmd.Flags().BoolVar(&v.dry, "dry-run", false, "print the git commands and do nothing")
+	cmd.Flags().DurationVar(&v.wait, "wait", time.Minute, "how long to wait for what comes of it; 0 does not wait")
 }
 
 func (v *voice) request(ctx context.Context, message string) error {
@@ -131,7 +136,11 @@ func (v *voice) request(ctx context.Context, message string) error {
 	if err != nil {
 		return err
 	}
-	return v.say(ctx, head, message, fmt.Sprintf("refs/maestro/requests/%s/%s", user, strconv.FormatInt(time.Now().UnixNano(), 36)))
+	ref := fmt.Sprintf("refs/maestro/requests/%s/%s", user, strconv.FormatInt(time.Now().UnixNano(), 36))
+	if err := v.say(ctx, head, message, ref); err != nil {
+		return err
+	}
+	return v.answer(ctx, head, ref)
 }
 
 // who is the user's name in the policy.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -23,7 +24,8 @@ the ops repository: a review is a tag that is pushed under refs/reviews/, and th
 command prints the git commands that make it. The tag is signed when your git signs
 tags (git config gpg.format ssh, and user.signingKey).
 
-It names the plan that the server shows, so that it counts for that plan only.`,
+It names the plan that the server shows, so that it counts for that plan only. What the
+server makes of it is printed; a review that does not count is exit code 1.`,
 		Example: "  reconciler review feature/louder\n  reconciler review feature/louder --refuse -m \"not on a Friday\"\n  reconciler review release#7/confirm",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			v.cmd = cmd
@@ -46,7 +48,20 @@ It names the plan that the server shows, so that it counts for that plan only.`,
 			if digest != "" {
 				message += "\n\nplan: " + string(digest)
 			}
-			return v.say(ctx, head, message, fmt.Sprintf("refs/reviews/%s/%s", head, user))
+			name, task, isGate := cutGate(args[0])
+			run := strings.Replace(name, "/", "#", 1)
+			var before *shownTask
+			if isGate { // it is no failure that nobody can be asked
+				before, _ = gateTask(ctx, &c, run, task)
+			}
+			since := time.Now()
+			if err := v.say(ctx, head, message, fmt.Sprintf("refs/reviews/%s/%s", head, user)); err != nil {
+				return err
+			}
+			if isGate {
+				return v.gateJudged(ctx, &c, before, run, task, user)
+			}
+			return v.judged(ctx, &c, args[0], head, user, since)
 		},
 	}
 	v.flags(cmd)

@@ -201,7 +201,7 @@ func TestGatesAndRequestsGoThroughGit(t *testing.T) {
 	awaitNote(t, repo, "requests", head, "the review by ada does not count: who wrote")
 	eve, ana := clone(t, repo, "eve", ""), clone(t, repo, "ana", "")
 	out, exit := testkit.RunIn(t, eve, nil, "reconciler", "review", "release#1", "--server", s.Web)
-	if exit != 0 || !strings.Contains(out, "git push origin") {
+	if exit != 1 || !strings.Contains(out, "git push origin") || !strings.Contains(out, "error: it does not count: eve is in none of the groups") {
 		t.Fatalf("exit %d\n%s", exit, out)
 	}
 	awaitNote(t, repo, "requests", head, "the review by eve does not count: eve is in none of the groups")
@@ -209,7 +209,7 @@ func TestGatesAndRequestsGoThroughGit(t *testing.T) {
 		out, _ := testkit.Run(t, "reconciler", "why", "release#1", "confirm", "--server", s.Web)
 		return strings.Contains(out, "the review by ada does not count: who wrote") && strings.Contains(out, "the review by eve does not count: eve is in none"), out
 	})
-	if out, exit := testkit.RunIn(t, ana, nil, "reconciler", "review", "release#1/confirm", "-m", "go", "--server", s.Web); exit != 0 {
+	if out, exit := testkit.RunIn(t, ana, nil, "reconciler", "review", "release#1/confirm", "-m", "go", "--server", s.Web); exit != 0 || !strings.Contains(out, "it counts: confirm is success: approved by ana: go") {
 		t.Fatalf("exit %d\n%s", exit, out)
 	}
 	run := s.AwaitRuns(t, commit, 1)[0]
@@ -225,9 +225,10 @@ func TestGatesAndRequestsGoThroughGit(t *testing.T) {
 	}
 
 	// A run that is asked for, refused at its gate; another one cancelled.
-	for _, dir := range []string{eve, ana} {
-		if out, exit := testkit.RunIn(t, dir, nil, "reconciler", "request", "run", "release", "version=1.4 beta"); exit != 0 {
-			t.Fatalf("exit %d\n%s", exit, out)
+	for dir, want := range map[string]string{eve: "error: not done: eve asked for it, who is not in ops", ana: "\nstarts release#2\n"} {
+		out, exit := testkit.RunIn(t, dir, nil, "reconciler", "request", "run", "release", "version=1.4 beta")
+		if !strings.Contains(out, want) || (exit == 1) != (dir == eve) {
+			t.Fatalf("exit %d, want %q\n%s", exit, want, out)
 		}
 	}
 	awaitNote(t, repo, "requests", commit, "eve: not done: eve asked for it, who is not in ops")
@@ -289,7 +290,7 @@ func TestOnlyAKeyProvesAReview(t *testing.T) {
 	awaitChange(t, s, "x", "is planned", func(p pipeline.Proposal) bool { return p.Digest != "" })
 	review(repo, head, "bo", "approve")
 	ana, eve := clone(t, repo, "ana", keys+"/ana"), clone(t, repo, "eve", keys+"/eve")
-	if out, exit := testkit.RunIn(t, eve, nil, "reconciler", "review", "x", "--user", "ana", "--server", s.Web); exit != 0 {
+	if out, exit := testkit.RunIn(t, eve, nil, "reconciler", "review", "x", "--user", "ana", "--server", s.Web); exit != 1 || !strings.Contains(out, "error: it does not count: it is signed by eve") {
 		t.Fatalf("exit %d\n%s", exit, out)
 	}
 	p := awaitChange(t, s, "x", "has two reviews", func(p pipeline.Proposal) bool { return len(p.Reviews) == 2 })
@@ -300,13 +301,13 @@ func TestOnlyAKeyProvesAReview(t *testing.T) {
 		}
 	}
 	fay := clone(t, repo, "fay", keys+"/fay") // her line is not understood, and that is said
-	if out, exit := testkit.RunIn(t, fay, nil, "reconciler", "review", "x", "--server", s.Web); exit != 0 {
+	if out, exit := testkit.RunIn(t, fay, nil, "reconciler", "review", "x", "--server", s.Web, "--wait", "0"); exit != 0 {
 		t.Fatalf("exit %d\n%s", exit, out)
 	}
 	awaitChange(t, s, "x", "has hers", func(p pipeline.Proposal) bool {
 		return len(p.Reviews) == 3 && strings.HasSuffix(p.Reviews[2].Why, "of nobody in the list of allowed signers; allowed_signers, line 3: names must be written out, without patterns")
 	})
-	if out, exit := testkit.RunIn(t, ana, nil, "reconciler", "review", "x", "--server", s.Web); exit != 0 {
+	if out, exit := testkit.RunIn(t, ana, nil, "reconciler", "review", "x", "--server", s.Web); exit != 0 || !strings.Contains(out, "it counts: approved by ana") {
 		t.Fatalf("exit %d\n%s", exit, out)
 	}
 	repo.AwaitStatus(head, "maestro", "success")
@@ -317,7 +318,7 @@ func TestOnlyAKeyProvesAReview(t *testing.T) {
 	// A change of the list itself is judged by the list that is in force.
 	mallory := repo.Push("y", map[string]string{"allowed_signers": strings.ReplaceAll(signers, "eve,", "eve,ana,")})
 	awaitChange(t, s, "y", "is planned", func(p pipeline.Proposal) bool { return p.Head == mallory && p.Digest != "" })
-	if out, exit := testkit.RunIn(t, eve, nil, "reconciler", "review", "y", "--user", "ana", "--server", s.Web); exit != 0 {
+	if out, exit := testkit.RunIn(t, eve, nil, "reconciler", "review", "y", "--user", "ana", "--server", s.Web, "--wait", "0"); exit != 0 {
 		t.Fatalf("exit %d\n%s", exit, out)
 	}
 	awaitChange(t, s, "y", "is not approved by its own list", func(p pipeline.Proposal) bool {

@@ -93,7 +93,7 @@ func TestPeopleSteerRunsThroughGit(t *testing.T) {
 	ana, eve := clone(t, repo, "ana", ""), clone(t, repo, "eve", "")
 	ask := func(dir string, args ...string) {
 		t.Helper()
-		if out, exit := testkit.RunIn(t, dir, nil, "reconciler", append([]string{"request"}, args...)...); exit != 0 {
+		if out, exit := testkit.RunIn(t, dir, nil, "reconciler", append(append([]string{"request"}, args...), "--wait", "0")...); exit != 0 {
 			t.Fatalf("%v: exit %d\n%s", args, exit, out)
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path"
+	"regexp"
 	"slices"
 
 	"github.com/maestro-cd/maestro/internal/fault"
@@ -47,7 +49,7 @@ func (p *Proposals) request(ctx context.Context, m *moment, ref pipeline.Ref, us
 		return err
 	}
 	if !answered.Told && answered.Target != "" {
-		if err := p.cfg.Discussion.TellRequester(ctx, answered.Target, answered.Answer); err != nil {
+		if err := p.cfg.Discussion.TellRequester(ctx, answered.Target, answered.Answer+mark(ref)); err != nil {
 			return err
 		}
 		if err := p.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.RequestTold(p.cfg.Name, object) }); err != nil {
@@ -58,6 +60,17 @@ func (p *Proposals) request(ctx context.Context, m *moment, ref pipeline.Ref, us
 		return err
 	}
 	return nil
+}
+
+var plainMark = regexp.MustCompile(`^[A-Za-z0-9._-]{1,40}$`)
+
+// mark tells an answer from others of the same words, by the last part of the request's
+// ref: whoever made the ref finds it.
+func mark(ref pipeline.Ref) string {
+	if last := path.Base(string(ref)); plainMark.MatchString(last) {
+		return " [" + last + "]"
+	}
+	return ""
 }
 
 // carryOut does what is asked and records it in one transaction.
