@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -41,8 +42,13 @@ dot (Graphviz) or Mermaid, which forges draw in Markdown.`,
 
 // evaluateOne reads a working copy and returns one composition of it.
 func evaluateOne(ctx context.Context, dir, name string) (*pipeline.Config, *pipeline.Composition, error) {
-	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		return nil, nil, fault.New(fault.NotFound, "%s is not a folder", dir)
+	dir, err := moduleAbove(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := os.Stat(filepath.Join(dir, "cue.mod", "module.cue")); err != nil {
+		return nil, nil, fault.New(fault.Invalid,
+			"neither %s nor a folder above it is an ops repository (none has cue.mod/module.cue): run this in a clone of it, or give its folder", dir)
 	}
 	e, err := newEvaluator(slog.New(slog.DiscardHandler))
 	if err != nil {

@@ -54,6 +54,29 @@ func (a *author) run(exit int, args string, texts ...string) string {
 	return out
 }
 
+func TestCommandsOutsideOfACloneSayWhatIsMissing(t *testing.T) {
+	real(t)
+	repo := testkit.NewRepo(t)
+	alone := t.TempDir()
+	if out, exit := testkit.RunShell(t, alone, nil, "mkdir clone && cd clone && git init -q"); exit != 0 {
+		t.Fatal(out)
+	}
+	for _, c := range []struct{ dir, args, want string }{
+		{alone, "graph hello", "neither . nor a folder above it is an ops repository"},
+		{alone, "exec hello", "is in no Git repository"},
+		{alone, "review x --user ana", "this folder is in no Git repository: run this in a clone of the ops repository"},
+		{alone, "request run hello --user ana", "this folder is in no Git repository: run this in a clone of the ops repository"},
+		{filepath.Join(alone, "clone"), "request run hello --user ana", "this clone has no remote origin: name the one that is the ops repository with --remote"},
+		{filepath.Join(alone, "clone"), "review release#1 --user ana", "this clone has no remote origin"},
+		{repo.Work, "graph hello nowhere", "nowhere is not a folder"},
+	} {
+		out, exit := testkit.RunIn(t, c.dir, nil, "reconciler", words(c.args)...)
+		if exit != 2 || !strings.Contains(out, c.want) {
+			t.Errorf("%s: exit %d, want %q\n%s", c.args, exit, c.want, out)
+		}
+	}
+}
+
 const helloFile = "compositions/hello/hello.cue"
 
 func TestPlanShowsWhatTheWorkingCopyChanges(t *testing.T) {

@@ -166,8 +166,25 @@ func (v *voice) config(ctx context.Context, key string) string {
 	return strings.TrimSpace(out)
 }
 
+// inClone says what is missing where this is no clone with that remote.
+func (v *voice) inClone(ctx context.Context) error {
+	if _, err := v.git(ctx, "rev-parse", "--git-dir"); err != nil {
+		return fault.New(fault.Invalid, "this folder is in no Git repository: run this in a clone of the ops repository")
+	}
+	if strings.ContainsAny(v.remote, "/:") {
+		return nil // an address
+	}
+	if _, err := v.git(ctx, "remote", "get-url", v.remote); err != nil {
+		return fault.New(fault.Invalid, "this clone has no remote %s: name the one that is the ops repository with --remote, or add it with: git remote add %s URL", v.remote, v.remote)
+	}
+	return nil
+}
+
 // tip asks the remote where a ref is, and fetches it.
 func (v *voice) tip(ctx context.Context, ref string) (string, error) {
+	if err := v.inClone(ctx); err != nil {
+		return "", err
+	}
 	out, err := v.git(ctx, "ls-remote", v.remote, ref)
 	if err != nil {
 		return "", err

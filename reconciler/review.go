@@ -107,6 +107,9 @@ func cutGate(what string) (run, task string, ok bool) {
 }
 
 func (v *voice) gate(ctx context.Context, run, task string) (string, error) {
+	if err := v.inClone(ctx); err != nil {
+		return "", err
+	}
 	const space = "refs/maestro/gates/"
 	pattern := space + run + "/*"
 	if task != "" {
