@@ -48,6 +48,7 @@ func (b *batch) check(u unitRef) *unitResult {
 	}
 	if pipeline.HasErrors(res.Diagnostics) {
 		res.Says = b.says(u.Dir)
+		unusedFollows(res.Diagnostics)
 	}
 	for i := range res.Diagnostics {
 		d := &res.Diagnostics[i]
@@ -165,6 +166,17 @@ func (b *batch) bindMissing(files []*ast.File) []*ast.File {
 		return nil // the text above is CUE
 	}
 	return []*ast.File{f}
+}
+
+// unusedFollows marks what nothing uses where something else is wrong: what is missing
+// there may be the use.
+func unusedFollows(ds []pipeline.Diagnostic) {
+	other := slices.ContainsFunc(ds, func(d pipeline.Diagnostic) bool {
+		return d.Severity == pipeline.SeverityError && d.Code != codeUnused
+	})
+	for i := range ds {
+		ds[i].Follows = ds[i].Follows || other && ds[i].Code == codeUnused
+	}
 }
 
 // unread are the files of a directory that are not among those that were parsed.

@@ -100,7 +100,7 @@ func (w *work) run() {
 	if w.borrows() {
 		return
 	}
-	if w.shadowed() {
+	if w.shadowed() || w.readsSecrets() {
 		return
 	}
 	broken := w.checkSpelling()

@@ -206,12 +206,26 @@ func example(p []string, wrote ast.Expr) string {
 		return "write " + quoteLabel(last) + `: shell.#Run & {fields: script: "…"}`
 	case len(path) == 1 && last == "params":
 		return `write params: NAME: string`
+	case last == "agent" && lit != nil && (text == `"any"` || text == `"none"`):
+		return "leave agent out: then any agent may run it"
 	case last == "agent" && lit != nil:
 		return "write agent: pool: " + text
 	case last == "retries" && lit != nil:
 		return "write retries: {max: " + unquote(text) + "}"
 	case last == "run" && len(path) == 3 && lit != nil && strings.ContainsAny(unquote(text), " ./"):
 		return "run says when a task runs; a command goes into a field: fields: script: " + text
+	case last == "run" && len(path) == 3 && lit != nil && nearest(unquote(text), []string{"on-success", "on-failure", "always"}) == "":
+		return "run says when a task runs; a command goes into a field: fields: script: " + text
+	case last == "when" && len(path) == 3 && lit != nil:
+		return `a condition is written without quotes, with strings in double ones: when: event.branch == "main"`
+	case last == "concurrency" && len(path) == 1 && lit != nil:
+		return "write concurrency: group: " + text
+	case last == "tag" && len(path) == 3 && lit != nil:
+		return "write tag: tags: [" + text + "]"
+	case last == "pullRequest" && len(path) == 3 && path[0] == "triggers":
+		return "write pullRequest: {}"
+	case last == "webhook" && len(path) == 3 && lit != nil:
+		return "write webhook: {id: " + text + `, secret: secret: "NAME"}`
 	case last == "fields" && len(path) == 3:
 		return "write fields: {NAME: VALUE}"
 	case last == "uses" && len(path) == 3:

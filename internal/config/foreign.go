@@ -92,10 +92,21 @@ func (x *explainer) meantField(p, known []string, def *definition) string {
 		mean(append(slices.Clone(parent), "with")...)
 		return "what is called gets its params as with: {…}; within a field called params, that name would mean the field itself"
 	}
-	if near := nearest(last, known); near != "" && last != "inputs" {
+	if help := x.foreignWord(p, known, def, mean); help != "" {
+		return help
+	}
+	if near := nearest(last, known); near != "" {
 		mean(append(slices.Clone(parent), near)...)
 		return didYouMean(last, known)
 	}
+	return ""
+}
+
+// foreignWord says what is written here instead of a word of other systems, "" when it
+// is none.
+func (x *explainer) foreignWord(p, known []string, def *definition, mean func(path ...string)) string {
+	last := p[len(p)-1]
+	inTask := len(p) == 5 && p[0] == "compositions" && p[2] == "tasks"
 	var words []foreign
 	switch {
 	case inTask:
@@ -157,6 +168,9 @@ var taskWords = []foreign{
 	{"artifacts artifact cache upload download", []instead{{"", "files stay in the workspace of the run, where its later tasks on that agent find them"}}},
 	{"secrets secret credentials", []instead{{"", `a secret is named in the field that takes it: fields: token: secret: "NAME"`}}},
 	{"title displayname label comment", []instead{{"description", `write description: "…"`}}},
+	{"template templateref", []instead{{"", "a task is made of a definition: NAME: shell.#Run & {…}, or of one of your own, NAME: #Deploy & {…}"}}},
+	{"permissions", []instead{{"", "what runs may do is in policy, in the default branch: secrets, pools and approvals"}}},
+	{"approval input confirm", []instead{{"", "a task that waits for people is NAME: maestro.#Approval & {fields: message: \"…\"}"}}},
 	{"disabled enabled skip", []instead{{"", "a composition has suspend: true; a task is left out by removing it"}}},
 	{"id", []instead{{"", "a task's name is what stands before the colon"}}},
 	{"action plugin type kind task job", []instead{{"uses", "a task is made of a plugin's definition: NAME: shell.#Run & {…}"}}},
@@ -169,6 +183,7 @@ var triggerWords = []foreign{
 	{"workflowrun upstream pipeline workflow composition finished", []instead{{"after", `write after: composition: "NAME"`}}},
 	{"release tags", []instead{{"tag", `write tag: tags: ["v*"]`}}},
 	{"http hook url repositorydispatch", []instead{{"webhook", `write webhook: {id: "NAME", secret: secret: "NAME"}`}}},
+	{"pollscm poll scm", []instead{{"push", `pushes are seen by themselves: write push: branches: ["main"]`}}},
 	{"branch branches paths", []instead{{"push", `it belongs to an event: push: branches: ["main"]`}}},
 }
 
@@ -179,6 +194,10 @@ var compositionWords = []foreign{
 	{"env environment", []instead{{"", "what several tasks share is a field of CUE beside them, as _env: {…}, used as fields: env: _env"}}},
 	{"runson runner agents node labels tags machine pool queue os", []instead{{"agent", `where its tasks run is agent: {pool: "NAME", facts: kernel: "Linux"}`}}},
 	{"image container docker services", []instead{{"", "tasks run on the agent itself, not in an image; which agents is said by agent: facts"}}},
+	{"entrypoint templates", []instead{{"", "all tasks of a composition run, in the order that needs and outputs give; there is no entry point"}}},
+	{"permissions", []instead{{"", "what runs may do is in policy, in the default branch: secrets, pools and approvals"}}},
+	{"defaults", []instead{{"", "what all compositions share is written in compositions/ops.cue: compositions: [string]: timeout: \"1h\""}}},
+	{"include extends", []instead{{"", "a template is a CUE definition in a package of its own, imported and used as NAME: lib.#Service & {…}"}}},
 	{"disabled enabled paused active", []instead{{"suspend", "write suspend: true"}}},
 	{"secrets secret", []instead{{"", `secrets are declared beside compositions, and named in the field that takes one: token: secret: "NAME"`}}},
 	{"timeoutminutes deadline", []instead{{"timeout", `write timeout: "30m"`}}},
@@ -208,6 +227,8 @@ func (x *explainer) namesAt(p []string) []string {
 	return names
 }
 
+func isIndex(name string) bool { return strings.Trim(name, "0123456789") == "" }
+
 // undeclared reports the names that a composition gives where the schema or a
 // manifest has others. CUE does so, too, but not all of them once it has found a
 // conflict, and none where a definition is embedded.
@@ -216,6 +237,9 @@ func (w *work) undeclared() (out []pipeline.Diagnostic, at map[string]bool) {
 	look := func(path ...string) {
 		known := w.x.namesAt(path)
 		for _, name := range w.all.children(path...) {
+			if isIndex(name) && path[len(path)-1] != "triggers" {
+				continue // a list where a struct is wanted; CUE says so
+			}
 			if len(known) == 0 || slices.Contains(known, name) || strings.HasPrefix(name, "_") || strings.HasPrefix(name, "#") {
 				continue
 			}

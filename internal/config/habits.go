@@ -157,12 +157,22 @@ func (h *habit) strings(d *pipeline.Diagnostic) bool {
 	return true
 }
 
+// operators are words of other languages for those of CUE.
+var operators = map[string]string{"and": "&&", "or": "||", "AND": "&&", "OR": "||", "not": "!", "eq": "==", "ne": "!="}
+
 func (h *habit) comma(d *pipeline.Diagnostic) bool {
 	before, after := h.around()
 	if !strings.HasPrefix(h.said, "missing ','") {
 		return false
 	}
+	word, _, _ := strings.Cut(after, " ")
 	switch {
+	case operators[word] != "":
+		d.Message = fmt.Sprintf("%q is written %s in CUE", word, operators[word])
+		d.Help = "write && for and, || for or, and ! for not"
+	case strings.HasPrefix(after, "=") && !strings.HasPrefix(after, "=="):
+		d.Message = "two values are compared with =="
+		d.Help = `write NAME == "VALUE"`
 	case strings.HasPrefix(after, "{") && endsInDef.MatchString(before):
 		def := strings.TrimSpace(endsInDef.FindString(before))
 		d.Message = "an & is missing between " + def + " and {"

@@ -14,7 +14,7 @@ import (
 
 // template is how other systems put a value into a text. Templates of programs,
 // such as Go's and Helm's, do not begin with these names.
-var template = regexp.MustCompile(`\$?\{\{-?\s*((?:tasks|params|event|inputs|parameters|steps|jobs|needs|github|gitlab|env|matrix|secrets|vars)\.[\w."\[\]-]+)\s*-?\}\}`)
+var template = regexp.MustCompile(`\$?\{\{-?\s*((?:tasks|params|event|inputs|parameters|steps|jobs|needs|github|gitlab|env|matrix|secrets|vars|workflow)\.[\w."\[\]-]+)\s*-?\}\}`)
 
 // lint warns of what is right as CUE and hardly ever meant.
 func (w *work) lint() {
@@ -24,7 +24,9 @@ func (w *work) lint() {
 		}
 	}
 	for _, name := range w.all.children(w.path("params")...) {
-		w.lintType(fmt.Sprintf("param %q of composition %q", name, w.name), w.path("params", name)...)
+		if !w.lintType(fmt.Sprintf("param %q of composition %q", name, w.name), w.path("params", name)...) {
+			w.lintConstant(name)
+		}
 	}
 	for _, task := range w.all.children(w.path("tasks")...) {
 		w.lintScript(task)
@@ -46,27 +48,15 @@ func (w *work) lintTemplates(e ast.Expr) {
 		if m == nil {
 			return true
 		}
-		pos := position(lit.Pos())
-		before := lit.Value[:m[0]]
-		if n := strings.Count(before, "\n"); n > 0 {
-			pos.Line += n
-			pos.Column = m[0] - strings.LastIndexByte(before, '\n')
-		} else {
-			pos.Column += m[0]
-		}
-		d := warn(codeTemplate, pos, "%s is no reference: the program gets these very characters", plain(lit.Value[m[0]:m[1]]))
-		ref := lit.Value[m[2]:m[3]]
-		d.Help = `a value is put into a string with \(tasks.NAME.outputs.NAME), \(params.NAME) or \(event.NAME)`
-		if root, _, _ := strings.Cut(ref, "."); runtimeRoots[root] {
-			d.Help = plain(`write \(` + ref + `)`)
-		}
+		d := warn(codeTemplate, within(lit, m[0]), "%s is no reference: the program gets these very characters", plain(lit.Value[m[0]:m[1]]))
+		d.Help = inOurWords(lit.Value[m[2]:m[3]])
 		w.complain(d)
 		return true
 	}, nil)
 }
 
 // lintType finds a type that is written in quotes.
-func (w *work) lintType(what string, path ...string) {
+func (w *work) lintType(what string, path ...string) (found bool) {
 	for _, p := range w.all.at(path...) {
 		lit, ok := p.value.(*ast.BasicLit)
 		if !ok || lit.Kind != token.STRING {
@@ -82,7 +72,9 @@ func (w *work) lintType(what string, path ...string) {
 			d.Help += name
 		}
 		w.complain(d)
+		found = true
 	}
+	return found
 }
 
 // said drops what CUE says of a reference that has been explained.

@@ -27,8 +27,12 @@ func (w *work) lintScript(name string) {
 	}
 	path := w.path("tasks", name, "fields", scriptField)
 	for _, p := range w.all.at(path...) {
+		if p.value == nil {
+			continue
+		}
+		w.lintVariables(name, p.value)
 		c := chainOf(p.value, 0)
-		if whole, _ := w.read(c); p.value == nil || whole != nil || isElement(c) {
+		if whole, _ := w.read(c); whole != nil || isElement(c) {
 			continue // the script itself is what is given
 		}
 		in := poured{work: w, task: t, seen: map[ast.Node]bool{}}

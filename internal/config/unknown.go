@@ -99,6 +99,8 @@ func (x *explainer) notFound(name string, pos pipeline.Position) (d pipeline.Dia
 		d.Help = "write true or false"
 	case name == "None" || name == "nil" || name == "undefined":
 		d.Help = "leave the field out, or write null where null is allowed"
+	case x.foreignName(name) != "":
+		d.Help = x.foreignName(name)
 	case nearest(name, slices.Concat(roots, here)) != "":
 		meant = nearest(name, slices.Concat(roots, here))
 		d.Help = fmt.Sprintf("did you mean %q?", meant)

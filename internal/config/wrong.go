@@ -19,6 +19,9 @@ func (x *explainer) wrongValue(p []string, e errors.Error) pipeline.Diagnostic {
 	if d, bad := x.wrongName(p); bad {
 		return d
 	}
+	if d, bad := x.secretName(p); bad {
+		return d
+	}
 	if len(p) == 5 && p[2] == "tasks" && p[4] == "uses" {
 		return x.wrongUses(p, e)
 	}
@@ -38,6 +41,31 @@ func (x *explainer) wrongValue(p []string, e errors.Error) pipeline.Diagnostic {
 	}
 	d.Note = declaredAt(position(decl.Pos()))
 	return withHelp(d, x.correction(p, decl))
+}
+
+// secretName explains a reference to a secret whose name breaks the rule of names. CUE
+// blames the reference and the name in it.
+func (x *explainer) secretName(p []string) (pipeline.Diagnostic, bool) {
+	if x.idx == nil || len(p) < 5 || p[0] != "compositions" {
+		return pipeline.Diagnostic{}, false
+	}
+	if p[len(p)-1] != "secret" {
+		p = append(slices.Clone(p), "secret")
+	}
+	for _, pl := range x.idx.at(p...) {
+		lit, ok := pl.value.(*ast.BasicLit)
+		if !ok || lit.Kind != token.STRING || nameRE.MatchString(unquote(lit.Value)) {
+			continue
+		}
+		named := unquote(lit.Value)
+		d := diag(codeName, position(lit.Pos()), "%q cannot name a secret", plain(named))
+		d.Note = nameRule + "; where the secret is read is said in secrets/, from: env: " + fmt.Sprintf("%q", plain(named))
+		if better := asName(named); better != named {
+			d.Help = fmt.Sprintf("write secret: %q", better)
+		}
+		return d, true
+	}
+	return pipeline.Diagnostic{}, false
 }
 
 // wrongUses explains a task that says uses, which is for manifests to say.
