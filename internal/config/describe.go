@@ -222,8 +222,10 @@ func example(p []string, wrote ast.Expr) string {
 		return "write concurrency: group: " + text
 	case last == "tag" && len(path) == 3 && lit != nil:
 		return "write tag: tags: [" + text + "]"
-	case last == "pullRequest" && len(path) == 3 && path[0] == "triggers":
-		return "write pullRequest: {}"
+	case last == "pullRequest" && len(path) == 3 && path[0] == "triggers" && lit != nil && strings.HasPrefix(text, `"`):
+		return "write pullRequest: branches: [" + text + "]"
+	case (last == "pullRequest" || last == "manual") && len(path) == 3 && path[0] == "triggers":
+		return "write " + last + ": {}"
 	case last == "webhook" && len(path) == 3 && lit != nil:
 		return "write webhook: {id: " + text + `, secret: secret: "NAME"}`
 	case last == "fields" && len(path) == 3:

@@ -119,6 +119,9 @@ func (x *explainer) foreignWord(p, known []string, def *definition, mean func(pa
 	if len(p) == 6 && p[4] == "fields" {
 		words = taskWords
 	}
+	if len(p) > 3 && p[len(p)-2] == "agent" {
+		words = agentWords
+	}
 	for _, w := range words {
 		if !w.has(last) {
 			continue
@@ -168,12 +171,18 @@ var taskWords = []foreign{
 	{"artifacts artifact cache upload download", []instead{{"", "files stay in the workspace of the run, where its later tasks on that agent find them"}}},
 	{"secrets secret credentials", []instead{{"", `a secret is named in the field that takes it: fields: token: secret: "NAME"`}}},
 	{"title displayname label comment", []instead{{"description", `write description: "…"`}}},
+	{"composition message approvers url", []instead{{"", "what a task takes is in its fields: fields: {…}"}}},
 	{"template templateref", []instead{{"", "a task is made of a definition: NAME: shell.#Run & {…}, or of one of your own, NAME: #Deploy & {…}"}}},
 	{"permissions", []instead{{"", "what runs may do is in policy, in the default branch: secrets, pools and approvals"}}},
 	{"approval input confirm", []instead{{"", "a task that waits for people is NAME: maestro.#Approval & {fields: message: \"…\"}"}}},
 	{"disabled enabled skip", []instead{{"", "a composition has suspend: true; a task is left out by removing it"}}},
 	{"id", []instead{{"", "a task's name is what stands before the colon"}}},
 	{"action plugin type kind task job", []instead{{"uses", "a task is made of a plugin's definition: NAME: shell.#Run & {…}"}}},
+}
+
+var agentWords = []foreign{
+	{"label labels tags tag node runson os image container docker", []instead{{"facts", `which agents is said by facts: agent: facts: kernel: "Linux", or by a pool: agent: pool: "NAME"`}}},
+	{"name group queue", []instead{{"pool", `write agent: pool: "NAME"`}}},
 }
 
 var triggerWords = []foreign{

@@ -30,7 +30,7 @@ func syntaxDiagnostics(name string, text []byte, err error) []pipeline.Diagnosti
 		h := habit{lines: lines, pos: pos, said: said}
 		out = append(out, h.explain(text))
 		const most = 3 // after a few, the rest are consequences
-		if len(out) == most {
+		if len(out) == most || strings.HasPrefix(out[len(out)-1].Message, "this string") {
 			break
 		}
 	}

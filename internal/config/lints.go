@@ -14,7 +14,8 @@ import (
 
 // template is how other systems put a value into a text. Templates of programs,
 // such as Go's and Helm's, do not begin with these names.
-var template = regexp.MustCompile(`\$?\{\{-?\s*((?:tasks|params|event|inputs|parameters|steps|jobs|needs|github|gitlab|env|matrix|secrets|vars|workflow)\.[\w."\[\]-]+)\s*-?\}\}`)
+var template = regexp.MustCompile(`\$?\{\{-?\s*((?:tasks|params|event|inputs|parameters|steps|jobs|needs|github|gitlab|env|matrix|secrets|vars|workflow)\.[\w."\[\]-]+)\s*-?\}\}` +
+	`|\$[({]((?:tasks|params|event|inputs|parameters|workspaces)\.[\w.-]+)[)}]`)
 
 // lint warns of what is right as CUE and hardly ever meant.
 func (w *work) lint() {
@@ -49,7 +50,11 @@ func (w *work) lintTemplates(e ast.Expr) {
 			return true
 		}
 		d := warn(codeTemplate, within(lit, m[0]), "%s is no reference: the program gets these very characters", plain(lit.Value[m[0]:m[1]]))
-		d.Help = inOurWords(lit.Value[m[2]:m[3]])
+		ref := m[2:4]
+		if ref[0] < 0 {
+			ref = m[4:6]
+		}
+		d.Help = inOurWords(lit.Value[ref[0]:ref[1]])
 		w.complain(d)
 		return true
 	}, nil)
