@@ -32,7 +32,8 @@ func newExec() *cobra.Command {
 		Long: `Run one composition from the working copy, committed or not, on this machine: in a
 temporary folder it is pushed to a repository of its own, which a control plane and
 one agentd for each pool serve, as they would anywhere. No other composition starts,
-and the repository itself is not touched. Secrets are read from this environment.
+and the repository itself is not touched. Secrets are read from this environment and
+reach the tasks that name them; agents and tasks inherit nothing else of it.
 
 The exit code is 0 when the run succeeded, 1 when it did not, 4 when it has come to a
 gate, which nobody can open here, and 6 when no agent on this machine can take a task.

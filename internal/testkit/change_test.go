@@ -326,6 +326,29 @@ func TestOnlyAKeyProvesAReview(t *testing.T) {
 	})
 }
 
+func TestSigningIsSetUpAsTheDocsSay(t *testing.T) {
+	real(t)
+	repo := testkit.NewRepo(t)
+	repo.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("build", "true", ""), map[string]string{"policy/policy.cue": policy}))
+	s := testkit.Serve(t, repo.Bare, nil)
+	block := regexp.MustCompile("(?s)```sh\n(ssh-keygen .*?)```").FindStringSubmatch(document(t, "docs/changes.md"))
+	if block == nil {
+		t.Fatal("docs/changes.md does not show how signing is set up")
+	}
+	ana, home := clone(t, repo, "ana", ""), t.TempDir()
+	env := []string{"HOME=" + home}
+	commands := strings.Replace(block[1], "ssh-keygen ", "mkdir -p ~/.ssh; ssh-keygen -q -N '' ", 1)
+	if out, exit := testkit.RunShell(t, ana, env, "set -e\n"+commands); exit != 0 {
+		t.Fatal(out)
+	}
+	head := repo.Push("x", testkit.Shell("build", "echo x", ""))
+	awaitChange(t, s, "x", "is planned", func(p pipeline.Proposal) bool { return p.Head == head && p.Digest != "" })
+	out, exit := testkit.RunIn(t, ana, env, "reconciler", "review", "x", "--server", s.Web)
+	if exit != 0 || !strings.Contains(out, "it counts: approved by ana") {
+		t.Errorf("exit %d\n%s", exit, out)
+	}
+}
+
 func TestRefusalAndMergeWithoutApprovalAreSaid(t *testing.T) {
 	real(t)
 	repo := testkit.NewRepo(t)
