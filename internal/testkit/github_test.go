@@ -86,7 +86,7 @@ func TestBadDaysOfGitHubAreSurvived(t *testing.T) {
 	}
 }
 
-// pullPolicy is policy with checks of pull requests beside it.
+// pullFiles are an ops repository that wants approvals and checks pull requests.
 func pullFiles() map[string]string {
 	return testkit.Files(testkit.Ops(), testkit.Shell("build", "echo old", ""), map[string]string{"policy/policy.cue": policy},
 		map[string]string{"compositions/check/check.cue": `package ops
