@@ -109,6 +109,7 @@ func TestPeopleSteerRunsThroughGit(t *testing.T) {
 	ask(eve, "retry", "release#1")
 	awaitNote(t, repo, "requests", commit, "eve: starts release#2, which goes on from #1 with the result of build")
 	again := awaitRun(t, s, "release", 2, "succeeds", is(pipeline.Success))
+	repo.AwaitStatus(commit, "maestro/run/release", "success")
 	if got := traced(t, trace); got != "build deploy deploy" {
 		t.Errorf("traces: %s", got)
 	}
