@@ -106,8 +106,7 @@ func (m *machine) lost(e Lost) error {
 	switch {
 	case t.Spec.Effect == pipeline.Once:
 		m.move(t, pipeline.InDoubt, fmt.Sprintf(
-			"%s; it may have run, and is never started again by itself: its agent's late report settles it, or a person who has looked: "+
-				"reconciler request resolve %s/%s success, failure or rerun", e.Reason, nameOf(m.run), t.Name,
+			"%s; it may have run, and is never started again by itself: its agent's late report settles it, %s", e.Reason, m.orAPerson(t),
 		))
 	case m.stopped(t):
 		m.move(t, pipeline.Cancelled, e.Reason)
@@ -117,6 +116,25 @@ func (m *machine) lost(e Lost) error {
 	default:
 		m.move(t, pipeline.Error, fmt.Sprintf("%s, %d times in all", e.Reason, t.Failures+1))
 	}
+	return nil
+}
+
+// orAPerson is how the doubt about t ends when its agent says nothing.
+func (m *machine) orAPerson(t *pipeline.RunTask) string {
+	return fmt.Sprintf("or a person who has looked: reconciler request resolve %s/%s success, failure or rerun", nameOf(m.run), t.Name)
+}
+
+// back tells that the agent of a task in doubt is there again, and has it.
+func (m *machine) back(e Back) error {
+	t, _, err := m.current(e.Attempt, e.Token, pipeline.AttemptLost)
+	if err != nil {
+		return err
+	}
+	reason := fmt.Sprintf("agent %s is back and has it still: its report settles it, %s", e.Agent, m.orAPerson(t))
+	if t.State != pipeline.InDoubt || t.Reason == reason {
+		return ErrStale
+	}
+	m.move(t, pipeline.InDoubt, reason)
 	return nil
 }
 

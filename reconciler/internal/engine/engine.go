@@ -74,6 +74,12 @@ type (
 		Task   pipeline.TaskName
 		Reason string
 	}
+	// Back: the agent of a task in doubt, by its name, is there again and has it still.
+	Back struct {
+		Attempt pipeline.AttemptID
+		Token   pipeline.Token
+		Agent   string
+	}
 	// Resolved: a person says how a task in doubt ended, Success or Failure, or with
 	// Ready that it is to be started once more.
 	Resolved struct {
@@ -95,6 +101,7 @@ func (Cancel) event()     {}
 
 func (CancelTask) event() {}
 func (Resolved) event()   {}
+func (Back) event()       {}
 
 // Step is the answer to an event.
 type Step struct {
@@ -206,6 +213,8 @@ func (m *machine) apply(ev Event) error {
 		return nil
 	case Resolved:
 		return m.resolved(e)
+	case Back:
+		return m.back(e)
 	}
 	return m.applyBuiltIn(ev)
 }

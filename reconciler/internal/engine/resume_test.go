@@ -53,6 +53,22 @@ func TestAPersonSettlesWhatIsInDoubtOnce(t *testing.T) {
 	}
 }
 
+func TestAgentOfATaskInDoubtIsSaidToBeBack(t *testing.T) {
+	t.Parallel()
+	w, a := doubtful(t)
+	w.must(t, engine.Back{Attempt: a.ID, Token: a.Token, Agent: "x"})
+	if k := w.run.Task("deploy"); k.State != pipeline.InDoubt || !strings.HasPrefix(k.Reason, "agent x is back and has it still: its report settles it, or a person") {
+		t.Errorf("%s: %s", k.State, k.Reason)
+	}
+	if err := w.do(engine.Back{Attempt: a.ID, Token: a.Token, Agent: "x"}); !errors.Is(err, engine.ErrStale) {
+		t.Errorf("a second time: %v", err)
+	}
+	w.must(t, engine.Finished{Attempt: a.ID, Token: a.Token, Result: pipeline.Result{Outcome: pipeline.Success}})
+	if err := w.do(engine.Back{Attempt: a.ID, Token: a.Token, Agent: "x"}); !errors.Is(err, engine.ErrStale) {
+		t.Errorf("after its end: %v", err)
+	}
+}
+
 func TestRerunOfWhatIsInDoubtDoesNotOutliveACancel(t *testing.T) {
 	t.Parallel()
 	w, _ := doubtful(t)

@@ -157,6 +157,8 @@ func (l *Runs) heldAttempt(ctx context.Context, p *pass, id pipeline.AgentID, h 
 		l.sendGo(p, a)
 	case h.Phase == wire.HeldAccepted && a.State == pipeline.AttemptLost:
 		l.notStarted(p, a)
+	case a.State == pipeline.AttemptLost:
+		l.apply(p, a.Run, engine.Back{Attempt: a.ID, Token: a.Token, Agent: l.nameOf(id)})
 	}
 	if h.Phase != wire.HeldAccepted {
 		received, err := l.cfg.Logs.Received(ctx, a.ID)

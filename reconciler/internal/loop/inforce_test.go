@@ -53,11 +53,13 @@ func TestAChangedLimitAppliesToWhatIsQueued(t *testing.T) {
 		w.push("")
 		c := pushed("c", shellTask("a"))
 		c.MaxRunning = 1
-		for _, id := range []pipeline.CommitID{"c1", "c2", "c3"} {
-			w.push(w.config(id, c))
-		}
+		waits := func(r *pipeline.Run) bool { return len(r.Behind) > 0 }
+		w.push(w.config("c1", c))
 		w.awaitRun("c", 1, in(pipeline.Ready))
-		r := w.awaitRun("c", 3, func(r *pipeline.Run) bool { return len(r.Behind) > 0 })
+		w.push(w.config("c2", c))
+		w.awaitRun("c", 2, waits)
+		w.push(w.config("c3", c))
+		r := w.awaitRun("c", 3, waits)
 		c.MaxRunning = most
 		w.force("c4", c)
 		for n := 2; n <= 3; n++ {
