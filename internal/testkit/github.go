@@ -46,6 +46,7 @@ type GitHub struct {
 	statuses  []pipeline.Status
 	pushes    []githubPush
 	asked     []string // METHOD PATH of all requests, in order
+	paid      int      // of them, those that count of the hourly budget
 	fault     func(method, path string) Fault
 	ids       int64
 	hooked    string // where webhooks are posted
@@ -227,6 +228,13 @@ func (g *GitHub) Asked() []string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return slices.Clone(g.asked)
+}
+
+// Paid returns how many requests counted of GitHub's hourly budget.
+func (g *GitHub) Paid() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.paid
 }
 
 // Push commits files as somebody and pushes them to a branch; from is where the branch

@@ -248,3 +248,64 @@ func TestCheckSaysWhatTheTokenLacks(t *testing.T) {
 	})
 	check("it does not accept the token (HTTP 401, Bad credentials)", 1)
 }
+
+func TestPollingCostsNothingWhileNothingChanges(t *testing.T) {
+	real(t)
+	o := openGitHub(t, pullFiles())
+	for i := range 3 {
+		n, name, _ := o.propose(testkit.Shell("build", fmt.Sprint("echo ", i), ""))
+		o.approved(name, n, "ana")
+	}
+	// A change is followed up for some seconds, because GitHub tells times in seconds.
+	looks := func() int {
+		n := 0
+		for _, asked := range o.Asked() {
+			if asked == "GET /repos/octo/ops/pulls" {
+				n++
+			}
+		}
+		return n
+	}
+	quiet, paid := looks(), o.Paid()
+	testkit.Eventually(t, "ten looks in a row that cost nothing", func() (bool, string) {
+		now := o.Paid()
+		if now != paid {
+			quiet, paid = looks(), now
+		}
+		return looks()-quiet >= 10, fmt.Sprintf("%d looks, %d requests that count", looks()-quiet, now-paid)
+	})
+}
+
+func TestSilenceThatGitHubAsksForIsKeptOverARestart(t *testing.T) {
+	real(t)
+	g := testkit.NewGitHub(t)
+	people(g)
+	until := time.Now().Add(8 * time.Second).Truncate(time.Second)
+	g.Fail(func(string, string) testkit.Fault {
+		return testkit.Fault{Status: http.StatusForbidden, Body: `{"message": "API rate limit exceeded"}`, Header: map[string]string{
+			"X-RateLimit-Limit": "5000", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": strconv.FormatInt(until.Unix(), 10),
+		}}
+	})
+	g.Repo.Push("main", pullFiles())
+	s := g.Serve(t)
+	testkit.Eventually(t, "it is told to be silent", func() (bool, string) {
+		return strings.Contains(s.Said(), "GitHub asks for silence"), ""
+	})
+	s.Kill()
+	asked := len(g.Asked())
+	s.Restart(t)
+	commit := g.Repo.Push("main", map[string]string{"README": "in force"})
+	testkit.Eventually(t, "the commit is evaluated", func() (bool, string) {
+		var rec pipeline.CommitRecord
+		err := s.Get("/commits/"+string(commit), &rec)
+		return err == nil, fmt.Sprint(err)
+	})
+	if n := len(g.Asked()); time.Now().Before(until) && n != asked {
+		t.Errorf("%d requests were made before %s", n-asked, until)
+	}
+	g.Fail(nil)
+	g.AwaitStatus(commit, "maestro", "", "")
+	if time.Now().Before(until) {
+		t.Error("a status was posted before the silence ended")
+	}
+}

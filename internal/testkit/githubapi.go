@@ -96,6 +96,7 @@ func (g *GitHub) write(w http.ResponseWriter, r *http.Request, d *described, out
 			return
 		}
 	}
+	g.paid++
 	if body == nil {
 		w.Header().Del("Content-Type")
 	}

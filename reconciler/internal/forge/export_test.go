@@ -13,3 +13,12 @@ func RewriteNote(text string) (string, error) { return formatNote(parseNote(text
 func NewLane(base *url.URL, token string, next http.RoundTripper) http.RoundTripper {
 	return &lane{base: base, next: next, token: func(context.Context) (string, error) { return token, nil }}
 }
+
+// PowerRows are the permissions that a GitHub App needs, as rows of a table.
+func PowerRows() []string {
+	var out []string
+	for _, p := range powers {
+		out = append(out, "| `"+p.name+"` | "+p.level+" | "+p.why+" |")
+	}
+	return out
+}
