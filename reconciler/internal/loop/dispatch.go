@@ -42,13 +42,13 @@ func (l *Runs) board() *place.Board {
 		runs = append(runs, l.placed(ar))
 	}
 	agents := make([]place.Agent, 0, len(l.agents))
-	closed, now := l.closed(), time.Now()
+	closed, now := l.closed(slices.ContainsFunc(runs, func(r *pipeline.Run) bool { return r.Ref.Fork() })), time.Now()
 	for _, a := range l.agents {
 		away := a.away(now)
 		drains := a.Pause != nil && a.Pause.Drain && away == a.Pause.String()
 		agents = append(agents, place.Agent{
 			ID: a.ID, Pool: a.Pool, Untrusted: a.Untrusted, Facts: a.facts, Warm: a.warm, Load: a.load,
-			Usable: away == "" || drains, Drains: drains, Away: away, Closed: closed(a.Pool),
+			Usable: away == "" || drains, Drains: drains, Away: away, Closed: closed(a),
 		})
 	}
 	slices.SortFunc(agents, func(a, b place.Agent) int { return strings.Compare(string(a.ID), string(b.ID)) })
@@ -72,18 +72,23 @@ func (l *Runs) lasted(a pipeline.Attempt, now time.Time) {
 	l.usual[key] = max(d, time.Millisecond)
 }
 
-// closed tells from which runs the policy in force keeps a pool. While nobody
-// knows what is in force, it is kept from all.
-func (l *Runs) closed() func(pipeline.PoolName) func(*pipeline.Run) bool {
+// closed tells from which runs the policy in force keeps an agent. While nobody
+// knows what is in force, it is kept from all. What came from outside the repository
+// runs on agents that are meant for it, whatever pools it names.
+func (l *Runs) closed(forks bool) func(*agent) func(*pipeline.Run) bool {
 	law, err := l.cfg.Law()
-	return func(pool pipeline.PoolName) func(*pipeline.Run) bool {
-		switch {
-		case err != nil:
+	return func(a *agent) func(*pipeline.Run) bool {
+		if err != nil {
 			return func(*pipeline.Run) bool { return true }
-		case slices.ContainsFunc(law.Pools, func(r pipeline.PoolRule) bool { return r.Pool == pool }):
-			return func(r *pipeline.Run) bool { return plan.Closed(law, pool, r.Composition, l.standing(r)) }
 		}
-		return nil
+		pool, outside := a.Pool, forks && !a.Untrusted
+		bound := slices.ContainsFunc(law.Pools, func(r pipeline.PoolRule) bool { return r.Pool == pool })
+		if !bound && !outside {
+			return nil
+		}
+		return func(r *pipeline.Run) bool {
+			return outside && r.Ref.Fork() || bound && plan.Closed(law, pool, r.Composition, l.standing(r))
+		}
 	}
 }
 

@@ -82,7 +82,7 @@ func (p *Proposals) plan(ctx context.Context, m *moment, known *store.StoredProp
 	if o.first && !o.opened || sameHead && !o.opened || o.closed {
 		checks = plan.Plan{}
 	}
-	runs, err := p.start(ctx, m, &cfg, &next.Proposal, checks)
+	runs, err := p.start(ctx, m, &o, &cfg, &next.Proposal, checks)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +117,7 @@ func describe(c *store.StoredProposal, on *plan.Plan, checks []plan.Run, url str
 }
 
 // start makes the runs of a proposed head and records the change with them.
-func (p *Proposals) start(ctx context.Context, m *moment, cfg *pipeline.Config, c *pipeline.Proposal, checks plan.Plan) (started int, err error) {
+func (p *Proposals) start(ctx context.Context, m *moment, o *offer, cfg *pipeline.Config, c *pipeline.Proposal, checks plan.Plan) (started int, err error) {
 	var made []*pipeline.Run
 	var of []*pipeline.Composition
 	c.ChangedAt = m.now
@@ -154,6 +154,14 @@ func (p *Proposals) start(ctx context.Context, m *moment, cfg *pipeline.Config, 
 		}
 		if err := tx.LookAt(p.cfg.Name, c.Branch, c.Head); err != nil {
 			return err
+		}
+		if o.ref.Fork() { // no branch of the repository brings it into the record
+			rec := pipeline.CommitRecord{
+				Commit: c.Head, Ref: o.ref, Base: c.Fork, Author: c.Author, Subject: c.Subject, Diagnostics: cfg.Diagnostics, SeenAt: m.now,
+			}
+			if err := tx.RecordCommit(p.cfg.Name, rec); err != nil {
+				return err
+			}
 		}
 		return tx.SaveProposal(p.cfg.Name, c)
 	})

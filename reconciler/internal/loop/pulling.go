@@ -242,7 +242,7 @@ func (p *Proposals) heard(ctx context.Context, m *moment, d *Discussed, digest p
 			seen = store.SeenReview{Ref: ref, Object: object, Head: given.Commit, Plan: m.shown[d.Head], At: m.now}
 			for k := range m.seen {
 				if k.ref == ref {
-					seen.Void = "the pull request was for another branch when it was given; review again"
+					seen.Void = "it was for another branch when it was given; review again"
 				}
 			}
 		}

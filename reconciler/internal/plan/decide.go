@@ -294,6 +294,9 @@ func either(list []string) string { return strings.Join(list, " or ") }
 
 // whole is a ref as people call it, where a tag could be taken for a branch.
 func whole(r pipeline.Ref) string {
+	if r.Fork() {
+		return "a fork"
+	}
 	if r.Branch() == "" {
 		return "tag " + short(r)
 	}
