@@ -522,3 +522,27 @@ func TestAgentIsKeptOutWithASentenceAndMayComeAgain(t *testing.T) {
 	connect(t, url, k, nil)
 	w.events.next(t, "connected", k.id)
 }
+
+func TestTheHighestVersionThatBothSpeakIsSpoken(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w, d, _, end := pipeWorld(t)
+		defer end()
+		for agent, want := range map[[2]int]string{
+			{wire.MinVersion, wire.Version}:            "",
+			{wire.MinVersion, wire.Version + 8}:        "",
+			{wire.Version + 1, wire.Version + 8}:       "upgrade the server",
+			{wire.MinVersion - 1, wire.MinVersion - 1}: "upgrade agentd",
+		} {
+			c := greet(t, d, "http://pipe", w.enrolled(t), func(h *wire.Hello) { h.Versions = agent })
+			if want == "" {
+				if m := receive[*wire.Welcome](t, c); m.Version != wire.Version {
+					t.Errorf("an agent that speaks %v is spoken to in %d", agent, m.Version)
+				}
+			} else if m := receive[*wire.Refused](t, c); m.Final || !strings.Contains(m.Reason, want) {
+				t.Errorf("an agent that speaks %v is refused with %+v", agent, m)
+			}
+			closed(c)
+		}
+	})
+}

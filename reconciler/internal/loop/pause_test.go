@@ -3,11 +3,13 @@ package loop_test
 import (
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/wire"
+	"github.com/maestro-cd/maestro/reconciler/internal/loop"
 )
 
 // why is why the only task in the queue waits.
@@ -118,4 +120,36 @@ func TestTaskLongerInLineIsToldItsPlaceAndTime(t *testing.T) {
 	if got := w.why(); !strings.HasPrefix(got, "no free agent: 1 busy; first in line, about ") {
 		t.Errorf("it waits: %s", got)
 	}
+}
+
+func TestStalledAgentKeepsWhatItHasAndGetsNothingNew(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.push("")
+		a := w.agent("one")
+		w.push(w.commit("c1", pipeline.Task{Name: "a"}))
+		w.accept(a)
+		time.Sleep(loop.StalledAfter + 2*time.Second) // of the false clock
+		w.push(w.commit("c2", pipeline.Task{Name: "a"}))
+		if got := w.why(); got != "no free agent: 1 silent; first in line" {
+			t.Errorf("it waits: %s", got)
+		}
+		if r := w.await(pipeline.Running); r.Task("a").State != pipeline.Running {
+			t.Errorf("what runs on it is %s", r.Task("a").State)
+		}
+		w.runs.Renewed(a.ID)
+		time.Sleep(2 * time.Second)
+		if got := w.why(); got != "no free agent: 1 busy; first in line" {
+			t.Errorf("after a heartbeat it waits: %s", got)
+		}
+		time.Sleep(pipeline.DefaultLostAfter - 10*time.Second)
+		if r := w.await(pipeline.Running); r.Task("a").State != pipeline.Running {
+			t.Errorf("before its time it is %s", r.Task("a").State)
+		}
+		time.Sleep(10 * time.Second)
+		w.awaitRun("c", 1, func(r *pipeline.Run) bool {
+			return r.Task("a").State == pipeline.Ready && strings.Contains(r.Task("a").Reason, "agent one was silent for 10m0s")
+		})
+	})
 }
