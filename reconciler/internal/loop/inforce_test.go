@@ -59,11 +59,11 @@ func TestAChangedLimitAppliesToWhatIsQueued(t *testing.T) {
 		w.push(w.config("c2", c))
 		w.awaitRun("c", 2, waits)
 		w.push(w.config("c3", c))
-		r := w.awaitRun("c", 3, waits)
+		w.awaitRun("c", 3, waits)
 		c.MaxRunning = most
 		w.force("c4", c)
 		for n := 2; n <= 3; n++ {
-			if r = w.awaitRun("c", n, in(pipeline.Ready)); len(r.Behind) > 0 {
+			if r := w.awaitRun("c", n, in(pipeline.Ready)); len(r.Behind) > 0 {
 				t.Errorf("%s: #%d waits behind %v", name, n, r.Behind)
 			}
 		}
