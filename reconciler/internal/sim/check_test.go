@@ -144,6 +144,9 @@ func (s *sim) checkTask(v *verdicts, r *pipeline.Run, t *pipeline.RunTask, plann
 	if planned.Once && starts > 1 {
 		v.wrong("%s may be started once and was started %d times", name, starts)
 	}
+	if n := len(attempts); n > 0 && attempts[n-1].Outcome == pipeline.Success && t.State != pipeline.Success {
+		v.wrong("%s is %s, and its last result was a success", name, t.State)
+	}
 	switch {
 	case t.State == pipeline.Success:
 		// I3: one result made it so.

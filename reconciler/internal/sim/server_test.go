@@ -147,30 +147,49 @@ func (s *server) stop() error {
 	return errors.Join(errs...)
 }
 
-// image copies the files as they are now: what a SIGKILL at this instant would
-// leave. A reader keeps the logs of writes from being begun anew meanwhile.
-func (s *server) image() (dir string, err error) {
+const watermark = "watermark.json"
+
+// written is how much a server has written at one moment.
+type written struct {
+	mark []byte           // how far its record is said to be, nil for not yet
+	logs map[string]int64 // how long its logs of writes are
+}
+
+// writtenIn reads first how far the record is said to be, which must never be further
+// than it is.
+func writtenIn(dir string) written {
+	w := written{logs: map[string]int64{}}
+	w.mark, _ = os.ReadFile(filepath.Join(dir, watermark)) // it need not be there
+	for _, name := range []string{"maestro.db", "logs.db"} {
+		if fi, err := os.Stat(filepath.Join(dir, name+"-wal")); err == nil {
+			w.logs[name] = fi.Size()
+		}
+	}
+	return w
+}
+
+// image copies the files as they were when so much was written: what a SIGKILL at that
+// instant would leave, a moment ago. A reader keeps the logs of writes from being begun
+// anew meanwhile.
+func (s *server) image(then written) (dir string, err error) {
 	to, err := os.MkdirTemp(filepath.Dir(s.dir), "server")
 	if err != nil {
 		return "", err
 	}
-	// First how far the record is said to be, which must never be further than it is.
-	b, err := os.ReadFile(filepath.Join(s.dir, "watermark.json"))
-	if err == nil {
-		err = os.WriteFile(filepath.Join(to, "watermark.json"), b, 0o600)
-	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", err
+	if then.mark != nil {
+		if err := os.WriteFile(filepath.Join(to, watermark), then.mark, 0o600); err != nil {
+			return "", err
+		}
 	}
 	for _, name := range []string{"maestro.db", "logs.db"} {
-		if err := s.copyFile(name, to); err != nil {
+		if err := s.copyFile(name, to, then.logs[name]); err != nil {
 			return "", fmt.Errorf("image of %s: %w", name, err)
 		}
 	}
 	return to, nil
 }
 
-func (s *server) copyFile(name, to string) (err error) {
+func (s *server) copyFile(name, to string, then int64) (err error) {
 	db, err := openRaw(s.dir, name)
 	if err != nil {
 		return err
@@ -189,6 +208,12 @@ func (s *server) copyFile(name, to string) (err error) {
 		b, err := os.ReadFile(filepath.Join(s.dir, name+suffix))
 		if errors.Is(err, os.ErrNotExist) {
 			continue
+		}
+		// SQLite brings a log of a thousand pages into the file: what is much shorter is
+		// whole, and what came since is at its end.
+		const short = 800 * 4096
+		if suffix != "" && then < short {
+			b = b[:min(int64(len(b)), then)]
 		}
 		if err == nil {
 			err = os.WriteFile(filepath.Join(to, name+suffix), b, 0o600)

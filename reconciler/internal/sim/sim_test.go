@@ -151,7 +151,7 @@ type sim struct {
 	nodes []*node
 	log   *slog.Logger
 	said  lockedBuffer
-	later sync.WaitGroup // of what heals by itself
+	later group // of what heals by itself
 
 	// turn holds one token while the server is being changed; srv is nil while it is down.
 	turn chan struct{}
@@ -186,6 +186,41 @@ type node struct {
 	mu    sync.Mutex
 	doom  agenttest.Step // where the agent is to be killed
 	after time.Duration  // and for how long
+}
+
+// group is a sync.WaitGroup that may be added to while others wait.
+type group struct {
+	mu   sync.Mutex
+	n    int
+	idle chan struct{} // closed when n falls to 0
+}
+
+func (g *group) Go(f func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.n++; g.n == 1 {
+		g.idle = make(chan struct{})
+	}
+	go func() { // is waited for by Wait
+		f()
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.n--; g.n == 0 {
+			close(g.idle)
+		}
+	}()
+}
+
+func (g *group) Wait() {
+	for {
+		g.mu.Lock()
+		n, idle := g.n, g.idle
+		g.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		<-idle
+	}
 }
 
 type lockedBuffer struct {
@@ -366,9 +401,11 @@ func (s *sim) crash(down, jump time.Duration) {
 		return
 	}
 	s.srv = nil
+	// After the cut, for what was written before it may have been told to others.
 	s.net.cutServer()
+	then := writtenIn(s.dir)
 	s.disk <- struct{}{}
-	to, err := srv.image()
+	to, err := srv.image(then)
 	if err != nil {
 		s.fail(err)
 	}
@@ -571,6 +608,9 @@ func (s *sim) settle() error {
 		if left = s.left(); left == "" {
 			return nil
 		}
+	}
+	if r := s.srv.db.Rollback(); r != nil {
+		left += "; and " + r.Sentence()
 	}
 	return fmt.Errorf("not at rest after %s: %s", most, left)
 }
