@@ -1,0 +1,65 @@
+package docs_test
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestPromisesNameTestsThatExist fails for a test that docs/reliability.md names and
+// that nobody finds, and for a promise that names none and does not say why.
+func TestPromisesNameTestsThatExist(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile("reliability.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := testsOf(t, "..")
+	name := regexp.MustCompile("`(Test[A-Za-z0-9]+)`")
+	for _, m := range name.FindAllStringSubmatch(string(raw), -1) {
+		if !there[m[1]] {
+			t.Errorf("%s is named and is no test", m[1])
+		}
+	}
+	_, table, _ := strings.Cut(string(raw), "## Promises\n")
+	table, _, _ = strings.Cut(table, "\n## ")
+	rows := 0
+	for line := range strings.Lines(table) {
+		cells := strings.Split(strings.TrimSpace(line), "|")
+		if len(cells) != 5 || strings.HasPrefix(cells[1], "--") || strings.Contains(cells[3], "held by") {
+			continue
+		}
+		rows++
+		if !name.MatchString(cells[3]) && !strings.Contains(cells[3], "no test: ") && !strings.Contains(cells[3], "not promised") {
+			t.Errorf("no test holds, and nothing says why: %s", line)
+		}
+	}
+	const least = 18 // as many as there are kinds of fault
+	if rows < least {
+		t.Errorf("%d promises, want at least %d", rows, least)
+	}
+}
+
+// testsOf lists the tests below a folder.
+func testsOf(t *testing.T, root string) map[string]bool {
+	t.Helper()
+	found := map[string]bool{}
+	declared := regexp.MustCompile(`(?m)^func (Test[A-Za-z0-9]+)\(`)
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		for _, m := range declared.FindAllSubmatch(b, -1) {
+			found[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
