@@ -309,6 +309,9 @@ func isInstance(t *task) bool {
 	return len(have) >= len(t.def.fields)
 }
 
+// leastLostAfter is where an agent shows as stalled: six heartbeats did not come.
+const leastLostAfter = 30 * time.Second
+
 // envelope are the fields of #Task that must be known when the commit is planned.
 var envelope = []string{
 	"description", "needs", "timeout", "startTimeout", "lostAfter", "retries", "agent", "priority", "run", "onFailure", "effect", "uses",
@@ -349,8 +352,13 @@ func (w *work) readEnvelope(t *task) {
 	}
 	if s.Effect == pipeline.Once && s.Retries.Max > 0 {
 		pos, _ := w.all.label(w.path("tasks", t.name, "retries")...)
-		d := warn(codeValue, pos, "task %q says effect: \"once\" and retries: it is tried again only after an outcome that its plugin reported", t.name)
-		w.complain(d)
+		d := warn(codeValue, pos, "task %q says effect: \"once\" and retries: it is never started a second time by itself, so that nothing tries it again", t.name)
+		w.complain(withHelp(d, "take one of them out"))
+	}
+	if d := time.Duration(s.LostAfter); d > 0 && d < leastLostAfter {
+		pos, _ := w.all.label(w.path("tasks", t.name, "lostAfter")...)
+		d := warn(codeValue, pos, "task %q counts as lost after %s of silence: agents are heard of every 5s, so a short pause of the network takes it away from its agent", t.name, d)
+		w.complain(withHelp(d, "leave lostAfter out for 10m, or write 30s or more"))
 	}
 }
 
