@@ -150,7 +150,7 @@ folder, which it finds when one server runs. The token is good for 15 minutes an
 	}
 	cmd.Flags().StringVar(&data, "data", "", "data folder of the running server (the one that runs, by serve or dev)")
 	cmd.Flags().StringVar((*string)(&req.Pool), "pool", "default", "the pool that the agent joins")
-	cmd.Flags().BoolVar(&req.Untrusted, "untrusted", false, "the agent may run what nobody approved, and nothing else")
+	cmd.Flags().BoolVar(&req.Untrusted, "untrusted", false, "the agent may run what nobody approved; it gets only tasks that name its pool")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print token, expiry and address as JSON")
 	return cmd
 }
