@@ -107,6 +107,13 @@ var variables = map[string]string{
 	"CI_COMMIT_AUTHOR": "event.author", "GITHUB_ACTOR": "event.author", "GITLAB_USER_LOGIN": "event.author",
 }
 
+// elsewhere are variables that are no part of the event.
+var elsewhere = map[string]string{
+	"GITHUB_OUTPUT":    `an output is reported with "$MAESTRO_AGENTD" emit output NAME VALUE`,
+	"GITHUB_WORKSPACE": `a script begins in the checkout of an earlier task, or in the run's workspace, "$MAESTRO_WORKSPACE"`,
+	"CI_PROJECT_DIR":   `a script begins in the checkout of an earlier task, or in the run's workspace, "$MAESTRO_WORKSPACE"`,
+}
+
 var variable = regexp.MustCompile(`\$\{?((?:CI|GITHUB|GITLAB|GIT|BRANCH|TAG)_[A-Z_]+)\b`)
 
 // lintVariables warns of variables in a script that other systems set.
@@ -120,13 +127,13 @@ func (w *work) lintVariables(task string, script ast.Expr) {
 		for _, m := range variable.FindAllStringSubmatchIndex(lit.Value, -1) {
 			name := lit.Value[m[2]:m[3]]
 			value, known := variables[name]
-			if slices.Contains(given, name) || strings.Contains(lit.Value, name+"=") || !known && name != "GITHUB_OUTPUT" {
+			if slices.Contains(given, name) || strings.Contains(lit.Value, name+"=") || !known && elsewhere[name] == "" {
 				continue
 			}
 			d := warn(codeTemplate, within(lit, m[0]), "$%s is set by another system; here it is empty", name)
 			d.Help = plain(fmt.Sprintf("hand it over beside the script: env: %s: %s", name, value))
-			if name == "GITHUB_OUTPUT" {
-				d.Help = `an output is reported with "$MAESTRO_AGENTD" emit output NAME VALUE`
+			if help := elsewhere[name]; help != "" {
+				d.Help = help
 			}
 			w.complain(d)
 			given = append(given, name)
