@@ -130,5 +130,6 @@ func (s *server) gitHubPosts() *hooks.GitHub {
 			}
 			s.pulls.Hint(h.Pull)
 		},
+		Elsewhere: s.sources.hint,
 	})
 }

@@ -72,6 +72,20 @@ func (w *sourceSet) statusesChanged() {
 	}
 }
 
+// hint makes the source repositories that are OWNER/NAME at GitHub be looked at, and
+// reports whether there are any.
+func (w *sourceSet) hint(name string) (found bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, x := range w.watched {
+		if src := x.source.Load(); src != nil && strings.EqualFold(w.s.opt.onGitHub(x.URL), name) && name != "" {
+			src.Hint()
+			found = true
+		}
+	}
+	return found
+}
+
 // run starts and ends watches as repositories come into force and go, until ctx ends.
 func (w *sourceSet) run(ctx context.Context) error {
 	defer func() {
@@ -148,6 +162,7 @@ type sourceWatch struct {
 	done   chan struct{}
 
 	converger atomic.Pointer[forge.Converger]
+	source    atomic.Pointer[sources.Source]
 	seenAt    atomic.Int64 // when it last answered, Unix nanoseconds
 	told      *string      // what problem was told last; owned by run
 
@@ -177,7 +192,7 @@ func (x *sourceWatch) run(ctx context.Context) {
 		posting.Go(func() { _ = c.Run(ctx) }) // which ends with ctx alone
 	}
 	src := &loop.Source{Repository: x.Repository, History: &repository{repo: git}}
-	_ = sources.New(sources.Config{ // likewise
+	source := sources.New(sources.Config{
 		Repo: loggedIn{git, x}, Poll: x.s.opt.poll, Log: x.log, Problem: x.problem,
 		Observe: func(ctx context.Context, refs gitrepo.Refs) error {
 			x.problem(ctx, nil)
@@ -188,7 +203,9 @@ func (x *sourceWatch) run(ctx context.Context) {
 			}
 			return err
 		},
-	}).Run(ctx)
+	})
+	x.source.Store(source)
+	_ = source.Run(ctx) // likewise
 }
 
 // open opens the repository, however often that takes, or returns nil when ctx ends.

@@ -1,6 +1,9 @@
 package testkit_test
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"net/http"
@@ -9,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/testkit"
@@ -456,13 +460,38 @@ func TestSourceOnGitHubGetsStatusesThere(t *testing.T) {
 	if err := os.WriteFile(secret, []byte("robot:password-of-robot\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := g.Serve(t, "--github-api", host.URL+"/api/v3/", "--allow-source", host.URL)
+	s := g.Serve(t, "--github-api", host.URL+"/api/v3/", "--allow-source", host.URL, "--github-webhook-secret-file", secret, "--poll", "1h")
+	hint := func(repository string) {
+		t.Helper()
+		body := fmt.Sprintf(`{"repository": {"full_name": %q}}`, repository)
+		mac := hmac.New(sha256.New, []byte("robot:password-of-robot"))
+		mac.Write([]byte(body))
+		req, err := http.NewRequest(http.MethodPost, s.Intake+"/github", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-GitHub-Event", "push")
+		req.Header.Set("X-GitHub-Delivery", fmt.Sprint(time.Now().UnixNano()))
+		req.Header.Set("X-Hub-Signature-256", "sha256="+hex.EncodeToString(mac.Sum(nil)))
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		answer, err := io.ReadAll(resp.Body)
+		if want := repository != "octo/other"; err != nil || strings.Contains(string(answer), "true") != want {
+			t.Errorf("a push to %s is answered %s (%v)", repository, answer, err)
+		}
+	}
 	a := s.StartAgent(t, "one", "default", "")
 	config := g.Repo.Push("main", testkit.Files(testkit.Ops(), composition("lint", lints), declare(
 		fmt.Sprintf("repositories: lib: credentials: secret: \"lib\"\nsecrets: lib: from: file: %q\n", secret), "lib", host.URL+"/octo/app.git",
 	)))
+	hint("octo/ops")
 	awaitSource(t, s, "lib", "")
 	head := app.Push("main", map[string]string{"src/a": "1"})
+	hint("octo/other")
+	hint("Octo/app")
 	for context, at := range map[string]struct {
 		commit pipeline.CommitID
 		repo   string

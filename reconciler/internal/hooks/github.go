@@ -40,11 +40,13 @@ type Hint struct {
 type GitHubConfig struct {
 	// Secret signs the posts.
 	Secret func() (string, error)
-	// Repository is OWNER/NAME; posts about others are nothing to us.
+	// Repository is OWNER/NAME.
 	Repository string
-	// Hint is told of each post that counts. It must not wait.
-	Hint func(Hint)
-	Log  *slog.Logger
+	// Hint is told of each post about it that counts, Elsewhere of one about another
+	// repository, and answers whether that is anything to us. Neither may wait.
+	Hint      func(Hint)
+	Elsewhere func(repository string) bool
+	Log       *slog.Logger
 }
 
 // GitHub receives the webhooks of GitHub. They carry no news: what is lost, repeated,
@@ -105,11 +107,20 @@ func (g *GitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, err.Error())
 		return
 	}
-	told := h.Event != "ping" && strings.EqualFold(about, g.cfg.Repository) && g.first(r.Header, body)
-	if told {
+	answer(w, http.StatusAccepted, map[string]bool{"told": g.tell(h, about, r.Header, body)})
+}
+
+// tell passes a post on, and reports whether it counted.
+func (g *GitHub) tell(h Hint, about string, header http.Header, body []byte) bool {
+	ours := strings.EqualFold(about, g.cfg.Repository)
+	switch {
+	case h.Event == "ping", ours && !g.first(header, body):
+		return false
+	case ours:
 		g.cfg.Hint(h)
+		return true
 	}
-	answer(w, http.StatusAccepted, map[string]bool{"told": told})
+	return g.cfg.Elsewhere(about)
 }
 
 // genuine reports whether GitHub's one signature is of these very bytes.

@@ -30,6 +30,7 @@ func newHints(repository string) *hints {
 	h := &hints{}
 	h.GitHub = hooks.NewGitHub(hooks.GitHubConfig{
 		Secret: func() (string, error) { return githubSecret, nil }, Repository: repository, Log: slog.New(slog.DiscardHandler),
+		Elsewhere: func(name string) bool { return name == "octo/source" },
 		Hint: func(one hooks.Hint) {
 			h.mu.Lock()
 			defer h.mu.Unlock()
@@ -128,6 +129,16 @@ func TestForgedPostsOfGitHubAreNoHints(t *testing.T) {
 	other := `{"repository": {"full_name": "evil/ops"}}`
 	if code := h.post("push", "x", other, signedByGitHub(other)); code != http.StatusAccepted || len(h.got) != 1 {
 		t.Errorf("of another repository: %d, %d hints", code, len(h.got))
+	}
+	for name, told := range map[string]bool{"octo/source": true, "evil/ops": false, "": false} {
+		body := fmt.Sprintf(`{"repository": {"full_name": %q}}`, name)
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest(http.MethodPost, hooks.GitHubPath, strings.NewReader(body))
+		r.Header.Set("X-Hub-Signature-256", signedByGitHub(body))
+		h.ServeHTTP(w, r)
+		if w.Code != http.StatusAccepted || strings.Contains(w.Body.String(), "true") != told || len(h.got) != 1 {
+			t.Errorf("of %q: %d %s, %d hints", name, w.Code, w.Body, len(h.got))
+		}
 	}
 }
 
