@@ -53,6 +53,7 @@ type GitHub struct {
 	secret    string
 	times     int // that each is posted
 	app       *githubApp
+	lag       time.Duration // for which lists lack what is new
 }
 
 // Fault is what goes wrong with one request.
@@ -235,6 +236,13 @@ func (g *GitHub) Paid() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.paid
+}
+
+// Lag makes lists of comments lack what was written less than d ago.
+func (g *GitHub) Lag(d time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.lag = d
 }
 
 // Push commits files as somebody and pushes them to a branch; from is where the branch

@@ -320,7 +320,7 @@ func (g *GitHub) commentsRoute(r *http.Request, m []string, body []byte) reply {
 	}
 	var out []obj
 	for _, c := range g.comments {
-		if c.pull == n {
+		if c.pull == n && time.Since(c.at) >= g.lag {
 			out = append(out, g.commentOf(c))
 		}
 	}

@@ -40,6 +40,8 @@ type Commenter struct {
 	key    []byte // of the markers
 	self   pipeline.Account
 	edited map[string]time.Time // when a comment was last written
+	swept  map[string]time.Time // when others of our own were last looked for
+	doubt  map[string]time.Time // when to look for them again
 	seq    pipeline.Seq         // of the last change that was looked at
 }
 
@@ -48,6 +50,10 @@ const (
 	restOfComment = 3 * time.Second
 	// restOfComments is how often all are compared when nothing seems to happen.
 	restOfComments = 30 * time.Second
+	// sweepAfter is how long a list of comments is believed to be all that there are;
+	// listsLag is how long one may lack what was just written.
+	sweepAfter = 10 * time.Minute
+	listsLag   = 10 * time.Second
 	// mostAnswers is how many answers a comment shows.
 	mostAnswers = 5
 	// overAfter is how long a change that is over is looked after.
@@ -58,7 +64,7 @@ const markerKey = "marker-key"
 
 // NewCommenter returns a Commenter that does nothing until Run.
 func NewCommenter(cfg CommenterConfig) *Commenter {
-	return &Commenter{cfg: cfg, edited: map[string]time.Time{}}
+	return &Commenter{cfg: cfg, edited: map[string]time.Time{}, swept: map[string]time.Time{}, doubt: map[string]time.Time{}}
 }
 
 // Run writes comments until ctx ends, and returns nil then.
@@ -174,7 +180,11 @@ func (c *Commenter) one(ctx context.Context, p *pipeline.Proposal, k store.Comme
 	text := t.Markdown()
 	digest := pipeline.DigestOf([]byte(text))
 	rank := t.Rank()
-	if digest == k.Digest && rank <= k.Rank {
+	doubted := !c.doubt[k.Branch].IsZero()
+	if wait := time.Until(c.doubt[k.Branch]); doubted && wait > 0 && digest == k.Digest {
+		return wait, nil
+	}
+	if digest == k.Digest && rank <= k.Rank && !doubted {
 		if over && !k.Done {
 			k.Done = true
 			return 0, c.save(ctx, k)
@@ -192,12 +202,16 @@ func (c *Commenter) one(ctx context.Context, p *pipeline.Proposal, k store.Comme
 	if err := c.write(ctx, p, &k, text, rank); err != nil {
 		// The forge may have done it and the answer was lost: look before the next try.
 		k.Digest, k.Number, k.Tries, k.Problem = "", 0, k.Tries+1, err.Error()
+		c.doubt[k.Branch] = time.Now().Add(listsLag)
 		k.NextAt = time.Now().Add(min(time.Second<<min(k.Tries-1, 8), 5*time.Minute))
 		return time.Until(k.NextAt), errors.Join(err, c.save(context.WithoutCancel(ctx), k))
 	}
 	c.edited[k.Branch] = time.Now()
+	if doubted && !time.Now().Before(c.doubt[k.Branch]) {
+		delete(c.doubt, k.Branch) // there is one, and the list that says so is not too young
+	}
 	k.Digest, k.Rank, k.Tries, k.NextAt, k.Problem = digest, max(k.Rank, rank), 0, time.Time{}, ""
-	return 0, c.save(context.WithoutCancel(ctx), k)
+	return max(0, time.Until(c.doubt[k.Branch])), c.save(context.WithoutCancel(ctx), k)
 }
 
 func (c *Commenter) save(ctx context.Context, k store.Comment) error {
@@ -213,23 +227,29 @@ func (c *Commenter) write(ctx context.Context, p *pipeline.Proposal, k *store.Co
 	}
 	body := marker + "\n" + text
 	number := pipeline.PullNumber(p.Branch)
-	worse := rank > k.Rank
-	if k.Number == 0 || worse {
+	worse, shown := rank > k.Rank, false
+	if k.Number == 0 || worse || time.Since(c.swept[p.Branch]) > sweepAfter || !c.doubt[p.Branch].IsZero() {
 		own, err := c.own(ctx, number, marker)
 		if err != nil {
 			return err
 		}
-		k.Number = 0
-		for i, o := range own { // the newest stays
-			if i < len(own)-1 {
-				if err := c.cfg.Forge.RemoveComment(ctx, o.ID); err != nil {
-					return err
-				}
-				continue
-			}
-			k.Number = o.ID
-			worse = worse && strings.TrimSpace(o.Body) != strings.TrimSpace(body)
+		if c.swept[p.Branch].IsZero() { // what a crash left may be too young for the list
+			c.doubt[p.Branch] = time.Now().Add(listsLag)
 		}
+		c.swept[p.Branch] = time.Now()
+		if k.Number == 0 && len(own) > 0 {
+			k.Number = own[len(own)-1].ID // the newest stays
+		}
+		for _, o := range own { // the list may lack the one that is known
+			if o.ID == k.Number {
+				shown = strings.TrimSpace(o.Body) == strings.TrimSpace(body)
+			} else if err := c.cfg.Forge.RemoveComment(ctx, o.ID); err != nil {
+				return err
+			}
+		}
+	}
+	if shown {
+		return nil
 	}
 	if k.Number != 0 && !worse {
 		err := c.cfg.Forge.EditComment(ctx, k.Number, body)

@@ -107,7 +107,7 @@ func (t *Talk) Markdown() string {
 	if len(plan)+len(rest) > MaxMarkdown {
 		plan = fmt.Sprintf("**maestro plan: too large to be shown here** · %s\n\n%s\n\n", code(p.Head.Short()), link("the whole plan", t.URL+ProposalPath(p.Branch), t.URL != ""))
 	}
-	return plan + rest
+	return strings.TrimRight(plan, "\n") + "\n\n" + rest
 }
 
 func link(text, to string, known bool) string {
