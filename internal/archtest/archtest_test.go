@@ -97,6 +97,7 @@ var homes = map[string][]string{
 	"github.com/fsnotify/fsnotify":     {"reconciler/internal/sources", "agentd/internal/runner"},
 	"github.com/mattn/go-sqlite3":      {"reconciler/internal/store"},
 	"github.com/pressly/goose/v3":      {"reconciler/internal/store"},
+	"github.com/klauspost/compress":    {"reconciler/internal/store"},
 	"database/sql":                     {"reconciler/internal/store"},
 	"github.com/gorilla/websocket":     {"internal/wsconn"},
 	"github.com/google/go-github/v62":  {"reconciler/internal/forge"},
