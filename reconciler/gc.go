@@ -23,6 +23,8 @@ const (
 	// firstCollect when it begins: a start has better things to do.
 	collectEvery = 10 * time.Minute
 	firstCollect = time.Minute
+	// packEvery is how often logs of attempts that have ended are packed.
+	packEvery = 30 * time.Second
 	// collectBatch runs, or rows of a kind, go in one transaction, and collectPause
 	// after it belongs to everybody else.
 	collectBatch = 20
@@ -51,14 +53,19 @@ type collected struct {
 	Runs     int           `json:"runs"`
 	Logs     int           `json:"logs"`
 	LogBytes int64         `json:"log_bytes"`
+	// Packed are logs that were made smaller.
+	Packed int `json:"packed"`
 	// Rows are commits, statuses, changes and the like.
 	Rows int `json:"rows"`
 	// Named are the runs of a dry run, oldest first, at most 100.
 	Named []string `json:"named,omitempty"`
 }
 
-// run collects now and then until ctx ends.
+// run packs logs and collects now and then until ctx ends.
 func (c *collector) run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { c.pack(ctx) }) // ends with ctx
 	for wait := firstCollect; ; wait = collectEvery {
 		select {
 		case <-ctx.Done():
@@ -75,6 +82,39 @@ func (c *collector) run(ctx context.Context) error {
 			c.log.Error("what the policy does not keep was not removed", "err", err)
 		case done.Runs+done.Logs > 0:
 			c.log.Info("removed what the policy does not keep", "runs", done.Runs, "logs", done.Logs, "log_bytes", done.LogBytes, "rows", done.Rows)
+		}
+	}
+}
+
+// pack makes the logs of attempts that have ended smaller.
+func (c *collector) pack(ctx context.Context) {
+	tick := time.NewTicker(packEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		c.mu.Lock()
+		err := c.packAll(ctx, store.Keep{}, &collected{})
+		c.mu.Unlock()
+		if err != nil && ctx.Err() == nil {
+			c.log.Error("logs not packed", "err", err)
+		}
+	}
+}
+
+// packAll makes the logs smaller of all attempts that have ended.
+func (c *collector) packAll(ctx context.Context, _ store.Keep, done *collected) error {
+	for {
+		id, err := c.logs.Pack(ctx)
+		if err != nil || id == "" {
+			return err
+		}
+		done.Packed++
+		if err := pause(ctx); err != nil {
+			return err
 		}
 	}
 }
@@ -104,7 +144,7 @@ func (c *collector) collect(ctx context.Context, dry bool) (collected, error) {
 	if dry {
 		return done, c.count(ctx, keep, &done)
 	}
-	for _, step := range []func(context.Context, store.Keep, *collected) error{c.runs, c.oldLogs, c.sweep, c.shrink} {
+	for _, step := range []func(context.Context, store.Keep, *collected) error{c.runs, c.oldLogs, c.packAll, c.sweep, c.shrink} {
 		if err := step(ctx, keep, &done); err != nil {
 			return done, err
 		}
@@ -290,6 +330,9 @@ It asks the server that runs on the data folder.`,
 			}
 			fmt.Fprintf(w, "%s %s and %s of %s; the policy keeps runs for %s and %d of each composition, logs for %s\n", verb,
 				counted(done.Runs, "run"), counted(done.Logs, "log"), size(done.LogBytes), done.Keep.Runs.Age, done.Keep.Runs.Count, done.Keep.Logs.Age)
+			if done.Packed > 0 {
+				fmt.Fprintf(w, "packed %s\n", counted(done.Packed, "log"))
+			}
 			return nil
 		},
 	}

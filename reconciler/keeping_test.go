@@ -284,7 +284,7 @@ func TestServerRemovesWhatThePolicyDoesNotKeep(t *testing.T) {
 	if runs, err := s.Runs(commits[0]); len(runs) != 1 || err != nil {
 		t.Errorf("the dry run removed something: %v, %v", runs, err)
 	}
-	says(t, s, 0, []string{"gc", "--data", s.Data}, "removed 3 runs and 3 logs", "2 of each composition")
+	says(t, s, 0, []string{"gc", "--data", s.Data}, "removed 3 runs and 3 logs", "2 of each composition", "packed 2 logs")
 	for i, commit := range commits {
 		want := 1
 		if i < 3 {
@@ -295,6 +295,13 @@ func TestServerRemovesWhatThePolicyDoesNotKeep(t *testing.T) {
 		}
 	}
 	says(t, s, 0, []string{"gc", "--data", s.Data}, "removed 0 runs")
+	last, err := s.Runs(commits[4])
+	if err != nil || len(last) != 1 {
+		t.Fatal(last, err)
+	}
+	if log := s.Log(t, last[0].Tasks[0].Attempt); log != "hello\n" {
+		t.Errorf("packed: got %q", log)
+	}
 	says(t, s, 0, []string{"fsck", "--data", s.Data}, "2 runs", "0 problems")
 	// The same commit, seen again, starts nothing.
 	s.Kill()

@@ -83,7 +83,7 @@ func (l *Logs) replace(ctx context.Context, log int64, notice string) error {
 }
 
 func replaceIn(ctx context.Context, tx *sql.Tx, log int64, line string) error {
-	_, err := tx.ExecContext(ctx, `UPDATE logs SET removed = 2, truncated = 1, sealed = 1, bytes = ?, newlines = 1, open_line = 0 WHERE id = ?`,
+	_, err := tx.ExecContext(ctx, `UPDATE logs SET removed = 2, truncated = 1, sealed = 1, digest = NULL, bytes = ?, newlines = 1, open_line = 0 WHERE id = ?`,
 		len(line), log)
 	if err != nil {
 		return err

@@ -274,7 +274,7 @@ func codeOf(err error) sqlite3.ErrNo {
 // IsDamaged reports whether an error says that a file is not what SQLite wrote.
 func IsDamaged(err error) bool {
 	no := codeOf(err)
-	return no == sqlite3.ErrCorrupt || no == sqlite3.ErrNotADB
+	return no == sqlite3.ErrCorrupt || no == sqlite3.ErrNotADB || errors.Is(err, errDamagedLog)
 }
 
 // explain adds to an error of SQLite what a person can do about it. Errors of

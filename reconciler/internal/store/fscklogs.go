@@ -9,14 +9,14 @@ import (
 // logRules are the invariants of the logs that one statement decides.
 var logRules = []rule{
 	{
-		name: "I4", what: "the pieces of a log do not follow one another", next: restoreAdvice,
+		name: "I4", what: "the pieces of a log do not follow one another", next: restoreAdvice, since: 3,
 		query: `SELECT l.attempt || ' at byte ' || c.off FROM (
-				SELECT log_id, off, lag(off + length(data)) OVER (PARTITION BY log_id ORDER BY off) AS last FROM chunks) c
+				SELECT log_id, off, lag(off + coalesce(size, length(data))) OVER (PARTITION BY log_id ORDER BY off) AS last FROM chunks) c
 			JOIN logs l ON l.id = c.log_id WHERE c.off <> coalesce(c.last, 0)`,
 	}, {
-		name: "I4", what: "a log is not as long as it says", next: restoreAdvice, since: 2,
+		name: "I4", what: "a log is not as long as it says", next: restoreAdvice, since: 3,
 		query: `SELECT l.attempt || ': ' || l.bytes FROM logs l
-			WHERE l.removed <> 1 AND l.bytes <> coalesce((SELECT sum(length(c.data)) FROM chunks c WHERE c.log_id = l.id), 0)`,
+			WHERE l.removed <> 1 AND l.bytes <> coalesce((SELECT sum(coalesce(c.size, length(c.data))) FROM chunks c WHERE c.log_id = l.id), 0)`,
 	},
 }
 

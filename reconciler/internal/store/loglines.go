@@ -72,7 +72,7 @@ func (l *Logs) scan(ctx context.Context, id pipeline.AttemptID, from int64, find
 	if err != nil {
 		return ignoreNoRows(err)
 	}
-	c, err := chunkOfLine(ctx, l.file.reader, log, from)
+	c, err := l.chunkOfLine(ctx, l.file.reader, log, from)
 	s := lineScan{from: from, n: c.line, find: find, each: each}
 	for err == nil {
 		if !s.feed(c.data) {
@@ -81,11 +81,11 @@ func (l *Logs) scan(ctx context.Context, id pipeline.AttemptID, from int64, find
 		next := c.off + int64(len(c.data))
 		if skip := s.skip(); skip > 0 {
 			// The rest of a very long line is of no use: go on where it ends.
-			if c, err = chunkOfLine(ctx, l.file.reader, log, skip); err == nil && c.off >= next {
+			if c, err = l.chunkOfLine(ctx, l.file.reader, log, skip); err == nil && c.off >= next {
 				continue
 			}
 		}
-		c, err = chunkAt(ctx, l.file.reader, log, next)
+		c, err = l.chunkAt(ctx, l.file.reader, log, next)
 	}
 	if errors.Is(err, sql.ErrNoRows) {
 		if s.begun {

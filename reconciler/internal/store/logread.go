@@ -1,7 +1,9 @@
 package store
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -58,15 +60,15 @@ func (l *Logs) Read(ctx context.Context, id pipeline.AttemptID, off int64, most 
 	if err != nil {
 		return nil, l.read(err, id)
 	}
-	data, err := readLog(ctx, l.file.reader, log, off, int(min(int64(most), n.Bytes-off)))
+	data, err := l.readLog(ctx, l.file.reader, log, off, int(min(int64(most), n.Bytes-off)))
 	return data, l.read(err, id)
 }
 
 // readLog returns length bytes from off, fewer at the end of the log.
-func readLog(ctx context.Context, q querier, log, off int64, length int) ([]byte, error) {
+func (l *Logs) readLog(ctx context.Context, q querier, log, off int64, length int) ([]byte, error) {
 	data := make([]byte, 0, length)
 	for len(data) < length {
-		c, err := chunkAt(ctx, q, log, off)
+		c, err := l.chunkAt(ctx, q, log, off)
 		if errors.Is(err, sql.ErrNoRows) {
 			break
 		}
@@ -83,20 +85,18 @@ func readLog(ctx context.Context, q querier, log, off int64, length int) ([]byte
 
 // chunk is a row.
 type chunk struct {
-	off, line int64
-	data      []byte
+	id, off, line int64
+	data          []byte // as it was written
+	packed        bool
 }
 
-func scanChunk(row scanner) (c chunk, err error) {
-	err = row.Scan(&c.off, &c.line, &c.data)
-	return c, err
-}
+const chunkColumns = `id, off, first_line, data, size`
 
 // chunkAt returns the row that holds the byte at off; sql.ErrNoRows at the end.
 // Each row is asked for on its own, so that a slow reader never keeps the
 // write-ahead log from being cut back, and rows may become one meanwhile.
-func chunkAt(ctx context.Context, q querier, log, off int64) (chunk, error) {
-	c, err := scanChunk(q.QueryRowContext(ctx, `SELECT off, first_line, data FROM chunks
+func (l *Logs) chunkAt(ctx context.Context, q querier, log, off int64) (chunk, error) {
+	c, err := l.packer.scan(q.QueryRowContext(ctx, `SELECT `+chunkColumns+` FROM chunks
 		WHERE log_id = ? AND off <= ? ORDER BY off DESC LIMIT 1`, log, off))
 	if err == nil && off >= c.off+int64(len(c.data)) {
 		return c, sql.ErrNoRows
@@ -106,28 +106,32 @@ func chunkAt(ctx context.Context, q querier, log, off int64) (chunk, error) {
 
 // chunkOfLine returns the row in which line n begins, or the one before it when
 // the line begins with a row.
-func chunkOfLine(ctx context.Context, q querier, log, n int64) (chunk, error) {
+func (l *Logs) chunkOfLine(ctx context.Context, q querier, log, n int64) (chunk, error) {
 	if n <= 1 {
-		return chunkAt(ctx, q, log, 0)
+		return l.chunkAt(ctx, q, log, 0)
 	}
-	return scanChunk(q.QueryRowContext(ctx, `SELECT off, first_line, data FROM chunks
+	return l.packer.scan(q.QueryRowContext(ctx, `SELECT `+chunkColumns+` FROM chunks
 		WHERE log_id = ? AND first_line < ? ORDER BY first_line DESC, off DESC LIMIT 1`, log, n))
 }
 
 // Copy writes the log from byte offset off to w, as far as it is stored when it
-// gets there, and returns how many bytes it wrote. It needs constant memory.
+// gets there, and returns how many bytes it wrote. It needs constant memory. Of a log
+// that is packed and copied whole the digest is compared; when it differs, that is an
+// error, after all was written.
 func (l *Logs) Copy(ctx context.Context, id pipeline.AttemptID, off int64, w io.Writer) (int64, error) {
 	log, _, err := l.find(ctx, l.file.reader, id)
 	if errors.Is(err, sql.ErrNoRows) || off < 0 {
 		return 0, nil
 	}
 	var written int64
+	h := sha256.New()
 	for err == nil {
 		var c chunk
-		if c, err = chunkAt(ctx, l.file.reader, log, off+written); err != nil {
+		if c, err = l.chunkAt(ctx, l.file.reader, log, off+written); err != nil {
 			break
 		}
 		n, werr := w.Write(c.data[off+written-c.off:])
+		h.Write(c.data[off+written-c.off:])
 		written += int64(n)
 		if werr != nil {
 			return written, fmt.Errorf("copy the log of %s: %w", id, werr)
@@ -135,6 +139,19 @@ func (l *Logs) Copy(ctx context.Context, id pipeline.AttemptID, off int64, w io.
 	}
 	if errors.Is(err, sql.ErrNoRows) {
 		err = nil
+		if off == 0 {
+			err = l.sameDigest(ctx, log, h.Sum(nil))
+		}
 	}
 	return written, l.read(err, id)
+}
+
+// sameDigest compares the digest of a whole log with the one that is kept, if any.
+func (l *Logs) sameDigest(ctx context.Context, log int64, got []byte) error {
+	var kept []byte
+	err := l.file.reader.QueryRowContext(ctx, `SELECT digest FROM logs WHERE id = ? AND removed = 0`, log).Scan(&kept)
+	if err == nil && kept != nil && !bytes.Equal(kept, got) {
+		return fmt.Errorf("%w: its digest is another", errDamagedLog)
+	}
+	return ignoreNoRows(err)
 }

@@ -45,6 +45,7 @@ type Logs struct {
 	file    *file
 	log     *slog.Logger
 	opts    LogOptions
+	packer  packer
 	hub     hub[pipeline.AttemptID]
 	wake    chan struct{} // receives when the writer has to look at the queue
 	closing chan struct{} // closed by Close
@@ -78,11 +79,15 @@ func OpenLogs(ctx context.Context, dir string, log *slog.Logger, opts LogOptions
 	if err != nil {
 		return nil, fmt.Errorf("open the logs: %w", err)
 	}
+	p, err := newPacker()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open the logs: %w", err), f.release())
+	}
 	if opts.MaxBytes == 0 {
 		opts.MaxBytes = DefaultMaxLog
 	}
 	l := &Logs{
-		file: f, log: log, opts: opts,
+		file: f, log: log, opts: opts, packer: p,
 		wake: make(chan struct{}, 1), closing: make(chan struct{}), done: make(chan struct{}),
 		known: map[pipeline.AttemptID]*logState{},
 	}

@@ -279,7 +279,7 @@ func (g *logGroup) same(s *logState, off int64, data []byte) (bool, error) {
 	if len(data) == 0 {
 		return true, nil
 	}
-	stored, err := readLog(context.Background(), g.tx, s.id, off, len(data))
+	stored, err := g.logs.readLog(context.Background(), g.tx, s.id, off, len(data))
 	return bytes.Equal(stored, data), err
 }
 
