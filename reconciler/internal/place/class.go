@@ -27,6 +27,9 @@ type pointers struct {
 	clauses     int
 	composition pipeline.CompositionName
 	ref         pipeline.Ref
+	// Of a source repository, whose code the run is about.
+	source string
+	code   pipeline.Ref
 }
 
 // class is the tasks that the same agents may take.
@@ -53,12 +56,15 @@ func (cs *classes) of(r *pipeline.Run, t *pipeline.RunTask) *class {
 	}
 	if cs.isRestricted() {
 		p.composition, p.ref = r.Composition, r.Ref
+		if r.Event.Repo != "" {
+			p.source, p.code = r.Event.Repo, r.Event.Ref
+		}
 	}
 	if c := cs.byPointer[p]; c != nil {
 		return c
 	}
 	demands := t.Spec.Demands()
-	keys := []string{string(p.composition), string(p.ref)}
+	keys := []string{string(p.composition), string(p.ref), p.source, string(p.code)}
 	for i := range demands {
 		keys = append(keys, demands[i].Key())
 	}

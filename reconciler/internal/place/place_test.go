@@ -343,3 +343,13 @@ func TestTaskThatNobodyIsAskedToTakeSaysWhy(t *testing.T) {
 		t.Errorf("why = %+v", w)
 	}
 }
+
+func TestAgentIsClosedToARunByWhereItsCodeIsFrom(t *testing.T) {
+	t.Parallel()
+	ours, theirs := run("r1", ready("a")), run("r2", ready("a"))
+	theirs.Event = pipeline.Event{Repo: "app", Ref: "refs/heads/feature"}
+	x, y := agent("x", "Linux"), agent("y", "Linux")
+	x.Closed = func(r *pipeline.Run) bool { return r.Event.Repo != "" }
+	y.Closed = x.Closed
+	expect(t, give([]*pipeline.Run{ours, theirs}, x, y), "r1/a@x#0")
+}
