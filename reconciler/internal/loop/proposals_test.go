@@ -391,6 +391,29 @@ func TestBranchIsAChangeFromPlanToMerge(t *testing.T) {
 	}
 }
 
+// A run that ends while a review is counted may write the status of their commit by
+// what was known of the change before.
+func TestStatusOfAChangeIsToldAgainAfterItsRuns(t *testing.T) {
+	t.Parallel()
+	a := newAssembly(t)
+	a.make(c1, c0, "eve", touched("louder"))
+	a.propose("feature/louder", c1)
+	a.awaitProposal("feature/louder", "is planned", planned(c1))
+	a.review(c1, "ana", "approve")
+	a.status(c1, "success", "approved by ana")
+	list, err := a.db.StatusesOf(t.Context(), c1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := list[0]
+	late.State, late.Description = "pending", "plan: its reviews have not been read"
+	if err := a.db.Write(t.Context(), func(tx *store.Tx) error { return tx.Desire(late) }); err != nil {
+		t.Fatal(err)
+	}
+	a.runs.Restate(c1)
+	a.status(c1, "success", "approved by ana")
+}
+
 func TestApprovalIsVoidForEverAfterAnotherHead(t *testing.T) {
 	t.Parallel()
 	a := newAssembly(t)

@@ -28,10 +28,18 @@ type commitFacts struct {
 // mostOfCommit bounds the runs that are read of one commit: more than there are.
 const mostOfCommit = 1 << 20
 
-// loadCommit brings what is kept of a commit up to date with the record, and with
-// what this pass has changed and not written yet. A commit of which nothing is
-// unfinished is not kept.
+// loadCommit is readCommit, and does not keep a commit of which nothing is unfinished.
 func (l *Runs) loadCommit(ctx context.Context, id pipeline.Head) error {
+	if err := l.readCommit(ctx, id); err != nil {
+		return err
+	}
+	l.dropCommit(id)
+	return nil
+}
+
+// readCommit brings what is kept of a commit up to date with the record, and with
+// what this pass has changed and not written yet.
+func (l *Runs) readCommit(ctx context.Context, id pipeline.Head) error {
 	f := &commitFacts{runs: map[pipeline.RunID]*pipeline.Run{}}
 	var runs []*pipeline.Run
 	var err error
@@ -48,6 +56,9 @@ func (l *Runs) loadCommit(ctx context.Context, id pipeline.Head) error {
 		if f.proposals, f.planning, err = proposalsOf(ctx, l.cfg.DB, id.Commit, l.cfg.Default, l.cfg.Proposals); err != nil {
 			return err
 		}
+		if f.record.Commit == "" && len(f.proposals) > 0 {
+			f.record.Diagnostics = f.proposals[0].Diagnostics // it was there before the first look
+		}
 		if f.unread, err = unread(ctx, l.cfg.DB, l.cfg.Repo, id.Commit); err != nil {
 			return err
 		}
@@ -60,7 +71,6 @@ func (l *Runs) loadCommit(ctx context.Context, id pipeline.Head) error {
 		f.runs[r.ID] = r
 	}
 	l.commits[id] = f
-	l.dropCommit(id)
 	return nil
 }
 
@@ -195,18 +205,16 @@ func proposalsOf(ctx context.Context, db *store.DB, id pipeline.CommitID, main p
 	return list, unplanned, err
 }
 
-// Restate tells the status of a commit of the ops repository anew, from the record: what it proposes is
-// another thing now. A commit of which nothing is unfinished is left to the caller.
-// Queues.
+// Restate tells the status of a commit of the ops repository anew, from the record:
+// what it proposes is another thing now. That a caller has written the status as well
+// is not enough: a run that ended meanwhile may have written it over, by what was
+// proposed before. Queues.
 func (l *Runs) Restate(id pipeline.CommitID) {
 	l.queue(message{restate: pipeline.Head{Commit: id}})
 }
 
 func (l *Runs) restated(ctx context.Context, p *pass, id pipeline.Head) {
-	if l.commits[id] == nil {
-		return
-	}
-	if err := l.loadCommit(ctx, id); err != nil {
+	if err := l.readCommit(ctx, id); err != nil {
 		p.failed = err
 		return
 	}
