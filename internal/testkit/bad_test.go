@@ -235,9 +235,9 @@ func TestPluginsThatAreNotWhatTheManifestSaysDoNotRun(t *testing.T) {
 	}) {
 		t.Errorf("verdicts = %+v", answer.Verdicts)
 	}
-	found, err := exec.Command("find", filepath.Dir(a.Dir), "-name", "escaped").Output()
-	if err != nil || len(found) > 0 {
-		t.Errorf("a file escaped: %s, %v", found, err)
+	// Folders of other tests go away meanwhile, of which find complains.
+	if found, _ := exec.Command("find", filepath.Dir(a.Dir), "-name", "escaped").Output(); len(found) > 0 {
+		t.Errorf("a file escaped: %s", found)
 	}
 }
 
