@@ -68,6 +68,9 @@ func TestAgentIsPausedAndDrainedByItsOperator(t *testing.T) {
 	if out := list(); !strings.Contains(out, "online, drained until") || !strings.Contains(out, "(new disk)") {
 		t.Errorf("agents:\n%s", out)
 	}
+	if html := page(t, s, "/agents"); !strings.Contains(html, "drained until") {
+		t.Errorf("the page of agents does not say so:\n%s", html)
+	}
 	commit := repo.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("waits", wait, "")))
 	testkit.Eventually(t, "the run waits, and says why", func() (bool, string) {
 		out, _ := testkit.Run(t, "reconciler", "why", "waits", "--server", s.Web)

@@ -2,6 +2,8 @@ package testkit_test
 
 import (
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -58,6 +60,21 @@ func traced(t *testing.T, file string) string {
 		t.Fatal(err)
 	}
 	return strings.Join(strings.Fields(string(b)), " ")
+}
+
+// page is what a browser is shown.
+func page(t *testing.T, s *testkit.Server, path string) string {
+	t.Helper()
+	resp, err := http.Get(s.Web + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s, %v\n%s", path, resp.Status, err, b)
+	}
+	return string(b)
 }
 
 // awaitRun waits until a run by its number is as it should be.
@@ -117,6 +134,12 @@ func TestPeopleSteerRunsThroughGit(t *testing.T) {
 		b.Reused == nil || b.Reused.Run != again.Resumes.Run || !strings.Contains(b.Reason, "taken over from release#1") {
 		t.Errorf("%+v, build %+v", again.Resumes, b)
 	}
+	if html := page(t, s, "/c/release/2"); !strings.Contains(html, ">release#1</a>, asked for by eve") {
+		t.Errorf("the run's page does not say what it goes on from:\n%s", html)
+	}
+	if html := page(t, s, "/c/release/2/t/build"); !strings.Contains(html, "<dt>result of</dt>") {
+		t.Errorf("the task's page does not say whose result it has:\n%s", html)
+	}
 	ask(eve, "retry", "release#2")
 	awaitNote(t, repo, "requests", commit, "eve: not done: release#2 has ended as success")
 
@@ -128,6 +151,9 @@ func TestPeopleSteerRunsThroughGit(t *testing.T) {
 	r := awaitRun(t, s, "risky", 1, "is in doubt", is(pipeline.InDoubt))
 	if why := r.Task("work").Reason; !strings.Contains(why, "agent risky was silent") || !strings.Contains(why, "reconciler request resolve risky#1/work success, failure or rerun") {
 		t.Errorf("in doubt: %s", why)
+	}
+	if html := page(t, s, "/c/risky/1/t/work"); !strings.Contains(html, "reconciler request resolve risky#1/work rerun</pre>") {
+		t.Errorf("the task's page does not say what ends the doubt:\n%s", html)
 	}
 	ask(eve, "resolve", "risky#1/work", "success")
 	awaitNote(t, repo, "requests", commit, "eve: not done: the policy lets only ops resolve risky")
