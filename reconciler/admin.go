@@ -66,6 +66,7 @@ func (s *server) adminHandler() http.Handler {
 	mux.HandleFunc("POST /gc", s.gc)
 	mux.HandleFunc("POST /accept-rollback", s.acceptRollback)
 	mux.HandleFunc("POST /agents/pause", s.pauseAgent)
+	mux.HandleFunc("POST /agents/revoke", s.revokeAgent)
 	return mux
 }
 
@@ -135,6 +136,31 @@ func (s *server) pauseAgent(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.log.Info("agent paused or resumed", "agent_id", a.ID, "name", a.Name, "pause", a.Pause)
+	answerJSON(w, a)
+}
+
+// revokeRequest ends an agent's right to connect, for ever.
+type revokeRequest struct {
+	// Agent is an id or a name.
+	Agent string `json:"agent"`
+}
+
+func (s *server) revokeAgent(w http.ResponseWriter, r *http.Request) {
+	var req revokeRequest
+	if err := json.NewDecoder(io.LimitReader(r.Body, 8<<10)).Decode(&req); err != nil {
+		http.Error(w, "not a request about an agent: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	a, err := s.findAgent(r.Context(), req.Agent)
+	if err == nil {
+		err = s.db.RevokeAgent(r.Context(), a.ID) // its session ends with the next heartbeat
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	s.log.Info("agent revoked", "audit", true, "agent_id", a.ID, "name", a.Name)
+	a.Revoked = true
 	answerJSON(w, a)
 }
 

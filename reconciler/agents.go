@@ -41,7 +41,38 @@ func newAgents() *cobra.Command {
 	}
 	serverFlag(cmd, &c)
 	o.flags(cmd)
-	cmd.AddCommand(newInvite(), newPause("pause"), newPause("drain"), newPause("resume"))
+	cmd.AddCommand(newInvite(), newPause("pause"), newPause("drain"), newPause("resume"), newRevoke())
+	return cmd
+}
+
+func newRevoke() *cobra.Command {
+	var data string
+	cmd := &cobra.Command{
+		Use: "revoke AGENT", Short: "End an agent's right to connect, for ever", Args: cobra.ExactArgs(1),
+		Long: `End an agent's right to connect: it is turned out within seconds, and its key is never
+let in again. What it runs counts as lost after lostAfter; to let that end first, drain
+it. The machine may come back with a new identity and a new invitation. AGENT is a name
+or an id, as "reconciler agents" lists them. Run it on the reconciler's machine, as its
+user.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := fromEnvironment(cmd, "RECONCILER_"); err != nil {
+				return err
+			}
+			if data == "" {
+				var err error
+				if data, err = runningData(cmd.Context()); err != nil {
+					return err
+				}
+			}
+			var a pipeline.Agent
+			if err := askAdmin(cmd.Context(), data, "/agents/revoke", revokeRequest{args[0]}, &a); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s (%s) is revoked\n", oneLine(a.Name), a.ID)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&data, "data", "", "data folder of the running server (the one that runs, by serve or dev)")
 	return cmd
 }
 
@@ -49,6 +80,8 @@ func newAgents() *cobra.Command {
 func stateOf(a *pipeline.Agent, running int) string {
 	s := string(a.State)
 	switch {
+	case a.Revoked:
+		return "revoked"
 	case a.Pause == nil:
 		return s
 	case a.Pause.Drain && running > 0:

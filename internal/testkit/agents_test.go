@@ -95,3 +95,26 @@ func TestAgentIsPausedAndDrainedByItsOperator(t *testing.T) {
 		t.Errorf("exit %d\n%s", exit, out)
 	}
 }
+
+func TestRevokedAgentIsTurnedOutForEver(t *testing.T) {
+	real(t)
+	repo := testkit.NewRepo(t)
+	s := testkit.Serve(t, repo.Bare, nil)
+	a := s.StartAgent(t, "one", "default", "")
+	if out, exit := agents(t, s, "revoke", "one"); exit != 0 || !strings.Contains(out, "is revoked") {
+		t.Fatalf("exit %d\n%s", exit, out)
+	}
+	testkit.Eventually(t, "agentd ends and says why", func() (bool, string) {
+		return a.Ended() && strings.Contains(a.Said(), "was revoked"), a.Said()
+	})
+	a.Restart(t)
+	testkit.Eventually(t, "and again", func() (bool, string) {
+		return a.Ended() && strings.Contains(a.Said(), "was revoked"), a.Said()
+	})
+	out, exit := testkit.Run(t, "reconciler", "agents", "--server", s.Web)
+	if exit != 0 || !strings.Contains(out, "revoked") {
+		t.Errorf("exit %d\n%s", exit, out)
+	}
+	commit := repo.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("waits", "true", "")))
+	s.AwaitTask(t, commit, "waits", "work", pipeline.Ready)
+}
