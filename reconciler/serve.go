@@ -64,7 +64,8 @@ func newDev() *cobra.Command {
 		Use: "dev --repo REPOSITORY", Short: "Control plane, agents and web view on this machine", Args: cobra.NoArgs,
 		Long: `Run the control plane and one agent as processes on this machine, for trying
 things out. Unlike serve it runs the newest commit at the first start, and takes
-another port when one is in use. Each agent is an ordinary agentd.
+another port when one is in use, and reads source repositories at any path of this
+machine. Each agent is an ordinary agentd.
 
 Each repository has a record of its own: --data is a folder that is named after the
 repository, unless another is given.`,

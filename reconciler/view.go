@@ -124,9 +124,16 @@ func (v *view) repository(ctx context.Context) (web.Repository, error) {
 		return r, err
 	}
 	problems, err := v.s.db.RepositoryProblems(ctx)
+	if err != nil {
+		return r, err
+	}
 	r.Problem = problems[v.s.opt.repo]
+	unposted, err := v.s.db.Unposted(ctx)
 	for _, d := range v.s.sources.inForce() {
 		s := web.SourceRepository{Name: d.Name, URL: d.URL, Problem: problems[loop.SourceKey(&d)]}
+		if why := unposted[d.Name]; why != "" && s.Problem == "" {
+			s.Problem = "its statuses cannot be written: " + why
+		}
 		if x := v.s.sources.watch(d.Name); x != nil {
 			if at := x.seenAt.Load(); at != 0 {
 				s.SeenAt = time.Unix(0, at).UTC()

@@ -539,3 +539,26 @@ func TestGuideToSourcesRuns(t *testing.T) {
 		push.repo.AwaitStatus(commit, "maestro", "success")
 	}
 }
+
+func TestSourceThatTakesNoStatusesIsShownAndGetsThemLater(t *testing.T) {
+	real(t)
+	ops, app := testkit.NewRepo(t), testkit.NewRepo(t)
+	app.Push("main", map[string]string{"src/a": "1"})
+	server := testkit.ServeGit(t, app.Bare, "robot", "password-of-robot")
+	app.Git(app.Bare, "config", "http.receivepack", "false") // as for a token that may only read
+	s := testkit.Serve(t, ops.Bare, []string{"LIB=robot:password-of-robot"}, "--allow-source", server.URL)
+	s.StartAgent(t, "one", "default", "")
+	ops.Push("main", testkit.Files(testkit.Ops(), composition("lint", lints), declare(
+		"repositories: lib: credentials: secret: \"lib\"\nsecrets: lib: from: env: \"LIB\"\n", "lib", server.URL,
+	)))
+	awaitSource(t, s, "lib", "")
+	head := app.Push("main", map[string]string{"src/a": "2"})
+	if r := s.AwaitRuns(t, head, 1)[0]; r.State != pipeline.Success {
+		t.Errorf("%s: %s", r.State, r.Reason)
+	}
+	awaitSource(t, s, "lib", "its statuses cannot be written: ")
+	app.Git(app.Bare, "config", "http.receivepack", "true")
+	app.AwaitStatus(head, "maestro/run/lint", "success")
+	app.AwaitStatus(head, "maestro", "success")
+	awaitSource(t, s, "lib", "")
+}

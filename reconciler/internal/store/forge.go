@@ -58,6 +58,14 @@ func (r Register) DueStatuses(ctx context.Context, now time.Time, limit int) ([]
 	return list, r.read(err, "due statuses")
 }
 
+// Unposted returns for each repository, named as in Register, why one of its statuses
+// could not be posted twice in a row.
+func (db *DB) Unposted(ctx context.Context) (map[string]string, error) {
+	list, err := query(ctx, db.file.reader, scanPair, `SELECT source, max(problem) FROM forge_desired
+		WHERE posted_digest <> digest AND tries >= 2 GROUP BY source`)
+	return asMap[string, string](list), db.read(err, "statuses that are not posted")
+}
+
 // StatusesOf returns the statuses that the forge should show on a commit, sorted by context.
 func (db *DB) StatusesOf(ctx context.Context, commit pipeline.CommitID) ([]pipeline.Status, error) {
 	list, err := query(ctx, db.file.reader, func(row scanner) (s pipeline.Status, err error) {
