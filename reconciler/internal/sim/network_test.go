@@ -14,8 +14,9 @@ import (
 // network joins one server with its agents. It carries bytes in order, as TCP does,
 // and frames as often as it is told to.
 type network struct {
-	// sent is told each data frame that either side writes, before it goes anywhere.
-	sent func(d direction, payload []byte)
+	// sent is told each data frame that either side writes, before it goes anywhere, and
+	// reports whether it is the last that the cable carries.
+	sent func(d direction, payload []byte, on *cable) (last bool)
 
 	mu    sync.Mutex
 	ln    *listener // nil while the server is down
@@ -62,7 +63,7 @@ func (w *cable) cut() {
 	})
 }
 
-func newNetwork(agents int, sent func(direction, []byte)) *network {
+func newNetwork(agents int, sent func(direction, []byte, *cable) bool) *network {
 	n := &network{sent: sent, sides: map[int]*side{}}
 	for i := range agents {
 		n.sides[i] = &side{
@@ -113,12 +114,12 @@ func (n *network) serve() *listener {
 	return n.ln
 }
 
-// cutServer ends every connection; dials are refused until serve.
-func (n *network) cutServer() {
+// cutServer ends every connection but one, which may be nil; dials are refused until serve.
+func (n *network) cutServer(except *cable) {
 	n.mu.Lock()
 	var cables []*cable
 	for _, s := range n.sides {
-		cables = append(cables, s.cables...)
+		cables = append(cables, slices.DeleteFunc(s.cables, func(w *cable) bool { return w == except })...)
 		s.cables = nil
 	}
 	ln := n.ln
@@ -230,12 +231,16 @@ func (n *network) carry(agent int, d direction, w *cable, from, to net.Conn) {
 	for {
 		k, err := from.Read(buf)
 		for _, piece := range f.take(buf[:k]) {
-			for _, b := range n.play(agent, d, &f, piece) {
+			out, last := n.play(agent, d, &f, piece, w)
+			for _, b := range out {
 				select {
 				case queue <- b:
 				case <-w.gone:
 					return
 				}
+			}
+			if last {
+				return
 			}
 		}
 		if err != nil {
@@ -274,16 +279,16 @@ func (n *network) pass(agent int, d direction, w *cable) bool {
 }
 
 // play returns what goes on its way for one piece of a stream.
-func (n *network) play(agent int, d direction, f *framer, p piece) [][]byte {
+func (n *network) play(agent int, d direction, f *framer, p piece, w *cable) (out [][]byte, last bool) {
 	if !p.data {
-		return [][]byte{p.bytes}
+		return [][]byte{p.bytes}, false
 	}
-	n.sent(d, p.payload)
+	last = n.sent(d, p.payload, w)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := n.sides[agent]
 	t := s.tamed[d]
-	out := [][]byte{p.bytes}
+	out = [][]byte{p.bytes}
 	switch {
 	case t.twice > 0:
 		t.twice--
@@ -291,10 +296,10 @@ func (n *network) play(agent int, d direction, f *framer, p piece) [][]byte {
 	case t.replay > 0 && d == toServer && len(s.old) > 0:
 		t.replay--
 		out = append(out, s.old[t.replay%len(s.old)])
-	case t.swap > 0 && f.held == nil:
+	case t.swap > 0 && f.held == nil && !last:
 		t.swap--
 		f.held = p.bytes
-		return nil
+		return nil, false
 	}
 	if d == toServer {
 		const most = 24
@@ -304,7 +309,7 @@ func (n *network) play(agent int, d direction, f *framer, p piece) [][]byte {
 	if f.held != nil {
 		out, f.held = append(out, f.held), nil
 	}
-	return out
+	return out, last
 }
 
 // framer cuts a stream into the head of its HTTP request or answer and frames.

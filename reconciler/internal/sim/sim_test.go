@@ -298,7 +298,7 @@ func (s *sim) start() {
 			s.srv = srv
 			return
 		}
-		s.net.cutServer()
+		s.net.cutServer(nil)
 		if tries > 2000 {
 			s.fail(fmt.Errorf("the server does not start: %w", err))
 			return
@@ -355,14 +355,15 @@ func (s *sim) seen(commit pipeline.CommitID) bool {
 }
 
 // sent is told each message that somebody writes to a socket. What the server says
-// must be in the files of one that is killed now.
-func (s *sim) sent(d direction, payload []byte) {
+// must be in the files of one that is killed now. Killed in a message, the server says
+// that one and no other.
+func (s *sim) sent(d direction, payload []byte, on *cable) (last bool) {
 	if payload == nil {
-		return
+		return false
 	}
 	m, err := wire.Decode(payload)
 	if err != nil {
-		return
+		return false
 	}
 	s.mu.Lock()
 	switch m := m.(type) {
@@ -381,20 +382,22 @@ func (s *sim) sent(d direction, payload []byte) {
 		fire = s.countdown == 0
 	}
 	s.mu.Unlock()
-	if fire {
-		select {
-		case s.turn <- struct{}{}:
-		default:
-			return // it is being killed already
-		}
-		s.world.note("the server is killed as it says %T", m)
-		s.crash(down, 0)
+	if !fire {
+		return false
 	}
+	select {
+	case s.turn <- struct{}{}:
+	default:
+		return false // it is being killed already
+	}
+	s.world.note("the server is killed as it says %T", m)
+	s.crash(down, 0, on)
+	return true
 }
 
 // crash kills the server at this instant and brings it back. The caller has the turn,
-// which is given up when it is back.
-func (s *sim) crash(down, jump time.Duration) {
+// which is given up when it is back. The last message is still on one cable, or on none.
+func (s *sim) crash(down, jump time.Duration, on *cable) {
 	srv := s.srv
 	if srv == nil {
 		<-s.turn
@@ -402,7 +405,7 @@ func (s *sim) crash(down, jump time.Duration) {
 	}
 	s.srv = nil
 	// After the cut, for what was written before it may have been told to others.
-	s.net.cutServer()
+	s.net.cutServer(on)
 	then := writtenIn(s.dir)
 	s.disk <- struct{}{}
 	to, err := srv.image(then)
@@ -447,7 +450,7 @@ func (s *sim) strike(f *mishap) {
 			jump = []time.Duration{time.Hour, -time.Hour}[f.N%2]
 		}
 		s.turn <- struct{}{}
-		s.crash(f.For.duration(), jump)
+		s.crash(f.For.duration(), jump, nil)
 	case killServerMid:
 		s.mu.Lock()
 		s.countdown, s.downFor = f.N, f.For.duration()
@@ -648,7 +651,7 @@ func (s *sim) left() string {
 // end stops everything.
 func (s *sim) end() {
 	s.later.Wait()
-	s.net.cutServer()
+	s.net.cutServer(nil)
 	for _, n := range s.nodes {
 		s.net.cutAgent(n.i, true)
 		if n.agent != nil {
