@@ -7,7 +7,7 @@ SOAK    ?= 30m
 KILLS   ?= 500
 TASKS   ?= 20000
 
-.PHONY: all build demo run test quick soak chaos lint fmt cross bench update needs clean
+.PHONY: all build demo run test quick soak chaos mutants lint fmt cross bench update needs clean
 
 all: build
 
@@ -35,6 +35,9 @@ soak: ## drawn schedules of faults in the simulation, for SOAK
 chaos: needs ## KILLS of real processes over TASKS, and faults of their disk
 	$(GO) test -count=1 -v -timeout 0 -run '^TestKilledAtRandomLosesNothing$$' ./internal/testkit -chaos.kills=$(KILLS) -chaos.tasks=$(TASKS)
 	$(GO) test -count=1 -timeout 0 -run 'WhereverTheDiskFails|CutOrGarbled' ./reconciler/internal/store -store.injections=$(KILLS) -store.cuts=$(TASKS)
+
+mutants: ## breaks the protocol one rule at a time; a test has to notice each
+	$(GO) test -count=1 -v -timeout 0 -run '^TestEveryMutant' ./internal/mutants -mutants=all
 
 lint:
 	@test -z "$$($(TOOLS) gofumpt -extra -l .)" || { echo "gofumpt: run 'make fmt' for:"; $(TOOLS) gofumpt -extra -l .; exit 1; }

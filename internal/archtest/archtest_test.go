@@ -86,6 +86,7 @@ var rooms = map[string][]string{
 	"agentd":     {"*"},
 
 	"internal/archtest": {},
+	"internal/mutants":  {},
 	"internal/testkit":  {"*"},
 }
 
