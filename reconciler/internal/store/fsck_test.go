@@ -86,7 +86,6 @@ func TestEachInvariantThatIsBrokenIsFound(t *testing.T) {
 		"attempt without":     {"I1", []string{`DROP TRIGGER tasks_terminal`, `UPDATE tasks SET attempt_id = 'other' WHERE state = 'running'`}},
 		"epoch falls":         {"I2", []string{`DROP TRIGGER tasks_epoch`, `UPDATE tasks SET epoch = 7 WHERE state = 'running'`}},
 		"no reason":           {"I3", []string{`DROP TRIGGER tasks_terminal`, `UPDATE tasks SET reason = '', attempt_id = NULL WHERE state = 'success'`}},
-		"unknown commit":      {"I6", []string{`DELETE FROM commits`}},
 		"state of a run":      {"I7", []string{`UPDATE runs SET state = 'held' WHERE state = 'running'`}},
 		"end of a run":        {"I7", []string{`DROP TRIGGER runs_complete`, `UPDATE runs SET state = 'success', finished_at = 1 WHERE state = 'running'`}},
 		"gap":                 {"I9", []string{`DROP TRIGGER changes_kept`, `DELETE FROM changes WHERE seq = 2`}},
@@ -210,4 +209,17 @@ func TestFolderWithoutARecordIsNotChecked(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "data folder") {
 		t.Errorf("got %v", err)
 	}
+}
+
+func TestRunOfACommitThatIsNotRecordedIsAWarning(t *testing.T) {
+	t.Parallel()
+	dir := soundFolder(t)
+	raw := rawDB(t, dir, "maestro.db")
+	run(t, raw, `DELETE FROM commits`)
+	raw.Close()
+	report, err := store.Fsck(t.Context(), dir)
+	if err != nil || report.Broken() || len(report.Findings) == 0 || report.Findings[0].Rule != "I6" {
+		t.Errorf("got %+v, %v", report, err)
+	}
+	backUp(t, dir)
 }

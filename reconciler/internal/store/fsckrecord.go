@@ -48,7 +48,8 @@ var recordRules = []rule{
 				ON b.run_id = a.run_id AND b.task = a.task AND b.epoch > a.epoch
 			WHERE a.state = 'done' AND a.outcome = 'success'`,
 	}, {
-		name: "I6", what: "a run is of a commit that was never recorded", next: defectAdvice,
+		name: "I6", what: "a run is of a commit that was never recorded", warning: true,
+		next: "none is needed when it is of a pull request, whose head may be on no branch that is followed",
 		query: `SELECT r.id || ' of commit ' || r.commit_id FROM runs r
 			WHERE NOT EXISTS (SELECT 1 FROM commits c WHERE c.commit_id = r.commit_id)`,
 	}, {
