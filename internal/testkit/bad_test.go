@@ -391,7 +391,7 @@ func TestFullDiskLosesNothingAndRecovers(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = exec.Command("umount", "-l", data).Run() })
 	repo := testkit.NewRepo(t)
-	s := testkit.ServeIn(t, data, repo.Bare, nil)
+	s := testkit.ServeIn(t, data, repo.Bare, nil, "--low-water", "1KiB") // so that it is met at all
 	t.Cleanup(s.Kill)
 	s.StartAgent(t, "one", "default", "")
 	gate := filepath.Join(t.TempDir(), "gate")
