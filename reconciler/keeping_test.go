@@ -132,6 +132,7 @@ func TestFsckOfABrokenRecordSaysWhatAndExits1(t *testing.T) {
 	if err := os.WriteFile(db, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	s.Spoilt = true
 	says(t, s, 1, []string{"fsck", "--data", s.Data}, "✗ file", "reconciler restore")
 	says(t, s, 2, []string{"fsck", "--data", t.TempDir()}, "is not there")
 }

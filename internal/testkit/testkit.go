@@ -261,6 +261,8 @@ type Server struct {
 	Web  string
 	// Intake is where agents connect.
 	Intake string
+	// Spoilt: the test has damaged the record, which is not checked when it ends.
+	Spoilt bool
 	env    []string
 	args   []string
 }
@@ -278,9 +280,20 @@ func ServeIn(t testing.TB, data, repo string, env []string, more ...string) *Ser
 	s.args = append([]string{
 		"reconciler", "serve", "--repo", repo, "--data", s.Data, "--listen", "127.0.0.1:0", "--intake", "127.0.0.1:0", "--poll", "1s",
 	}, more...)
+	t.Cleanup(func() { s.checkRecord(t) }) // after the process has ended
 	s.begin(t)
 	s.Await(t)
 	return s
+}
+
+// checkRecord fails a test that leaves a record behind which breaks an invariant.
+func (s *Server) checkRecord(t testing.TB) {
+	if t.Failed() || t.Skipped() || s.Spoilt {
+		return
+	}
+	if out, exit := Run(t, "reconciler", "fsck", "--data", s.Data); exit == 1 {
+		t.Errorf("the record that the server leaves behind: exit %d\n%s", exit, out)
+	}
 }
 
 // ShortDir is t.TempDir with a short path: a Unix socket's path has little room.
