@@ -94,8 +94,8 @@ func (m *Machine) Running() int {
 	return n
 }
 
-// KillShim ends the n-th shim that has a task, as SIGKILL does. What it ran goes on
-// until the agent finds it.
+// KillShim ends the n-th shim that has a task, as SIGKILL does. What it ran goes on for
+// a while, unless the agent finds it.
 func (m *Machine) KillShim(n int) bool {
 	m.mu.Lock()
 	var all []*process
@@ -111,6 +111,15 @@ func (m *Machine) KillShim(n int) bool {
 	p := all[n%len(all)]
 	delete(m.procs, p.id.PID)
 	m.strays[p.cfg.Attempt] = p
+	p.all.Go(func() { // ends with the program
+		t := time.NewTimer(5 * time.Second)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			p.kill()
+		case <-p.life.Done():
+		}
+	})
 	m.mu.Unlock()
 	close(p.shot)
 	return true

@@ -100,7 +100,7 @@ func drawSchedule(t *rapid.T) schedule {
 
 func drawTask(t *rapid.T, i int) task {
 	k := task{
-		For:       seconds(rapid.SampledFrom([]float64{0, 0.05, 0.5, 2, 10, 40}).Draw(t, "for")),
+		For:       seconds(rapid.SampledFrom([]float64{0, 0.05, 0.5, 2, 10, 40, 200}).Draw(t, "for")),
 		Lines:     rapid.SampledFrom([]int{0, 1, 7, 40, 3000}).Draw(t, "lines"),
 		Once:      rapid.IntRange(0, 3).Draw(t, "once") == 0,
 		LostAfter: seconds(rapid.SampledFrom([]float64{90, 120, 600}).Draw(t, "lost after")),
