@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"reflect"
 	"regexp"
 	"strings"
 	"time"
@@ -84,8 +85,9 @@ func (v *voice) answer(ctx context.Context, head, ref string) error {
 }
 
 // judged waits until a server has read the review of a change, and says whether it
-// counts. Without a server that answers there is nothing to say.
-func (v *voice) judged(ctx context.Context, c *client, branch, head, user string, since time.Time) error {
+// counts. before is what it made of an earlier one of the same person, nil for none.
+// Without a server that answers there is nothing to say.
+func (v *voice) judged(ctx context.Context, c *client, branch, head, user string, before *pipeline.Opinion) error {
 	if v.dry || v.wait <= 0 {
 		return nil
 	}
@@ -96,12 +98,8 @@ func (v *voice) judged(ctx context.Context, c *client, branch, head, user string
 		if p, err = c.proposal(ctx, branch); err != nil {
 			return false, err
 		}
-		for i := range p.Reviews {
-			if o := &p.Reviews[i]; o.By == user && string(p.Head) == head && !o.At.Before(since.Truncate(time.Second)) {
-				mine = o
-			}
-		}
-		return mine != nil, nil
+		mine = opinionOf(&p, head, user)
+		return mine != nil && (before == nil || !reflect.DeepEqual(mine, before)), nil
 	})
 	switch {
 	case fault.Is(err, fault.Unavailable):
@@ -115,6 +113,16 @@ func (v *voice) judged(ctx context.Context, c *client, branch, head, user string
 		return &exitError{code: exitFailed, err: fault.New(fault.Conflict, "it does not count: %s", oneLine(mine.Why))}
 	}
 	fmt.Fprintln(v.cmd.OutOrStdout(), oneLine("it counts: "+p.Sentence))
+	return nil
+}
+
+// opinionOf is what the server makes of somebody's review of a head, nil for none.
+func opinionOf(p *pipeline.Proposal, head, user string) *pipeline.Opinion {
+	for i := range p.Reviews {
+		if o := &p.Reviews[i]; o.By == user && string(p.Head) == head {
+			return o
+		}
+	}
 	return nil
 }
 

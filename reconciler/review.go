@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -54,14 +53,19 @@ server makes of it is printed; a review that does not count is exit code 1.`,
 			if isGate { // it is no failure that nobody can be asked
 				before, _ = gateTask(ctx, &c, run, task)
 			}
-			since := time.Now()
+			// The times of tags are in seconds, so a review is not told from an earlier
+			// one by its time.
+			var earlier *pipeline.Opinion
+			if p, err := c.proposal(ctx, args[0]); err == nil {
+				earlier = opinionOf(&p, head, user)
+			}
 			if err := v.say(ctx, head, message, fmt.Sprintf("refs/reviews/%s/%s", head, user)); err != nil {
 				return err
 			}
 			if isGate {
 				return v.gateJudged(ctx, &c, before, run, task, user)
 			}
-			return v.judged(ctx, &c, args[0], head, user, since)
+			return v.judged(ctx, &c, args[0], head, user, earlier)
 		},
 	}
 	v.flags(cmd)
