@@ -3,6 +3,7 @@ package place
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -35,7 +36,7 @@ func (b *Board) Why(run *pipeline.Run, t *pipeline.RunTask) Wait {
 		return Wait{Blocked: true, Sentence: "no agent fits: " + b.lacks(run, t)}
 	}
 	var declined []string
-	var away tally
+	away := tally{}
 	for i, fits := range c.fits {
 		if !fits {
 			continue
@@ -45,40 +46,36 @@ func (b *Board) Why(run *pipeline.Run, t *pipeline.RunTask) Wait {
 		switch {
 		case refusal != "":
 			declined = append(declined, refusal)
-			away.add("declined")
+			away["declined"]++
 		case !pinned(run, t, a.ID):
-			away.add("without the files that it reads")
+			away["without the files that it reads"]++
 		case !a.Usable || a.Drains && !b.workedOn(run, i):
-			away.add(cmp.Or(a.Away, "not connected"))
+			away[cmp.Or(a.Away, "not connected")]++
 		case b.holder[i] != "" && b.holder[i] != run.ID:
-			away.add("busy")
+			away["busy"]++
 		}
 	}
 	if len(declined) == c.count {
 		return Wait{Sentence: "every agent that fits declined and is asked again: " + strings.Join(declined, "; ")}
 	}
-	return Wait{Sentence: b.waiting(run, t, c, &away)}
+	return Wait{Sentence: b.waiting(run, t, c, away)}
 }
 
-// tally counts words in the order in which they came.
-type tally struct {
-	words []string
-	count map[string]int
-}
+// tally counts words.
+type tally map[string]int
 
-func (c *tally) add(word string) {
-	if c.count == nil {
-		c.count = map[string]int{}
-	}
-	if c.count[word] == 0 {
-		c.words = append(c.words, word)
-	}
-	c.count[word]++
+// words are those that were counted, the most frequent first: in an order that does
+// not depend on the ids of the agents, so that a sentence changes only when it says
+// something else.
+func (c tally) words() []string {
+	return slices.SortedFunc(maps.Keys(c), func(x, y string) int {
+		return cmp.Or(-cmp.Compare(c[x], c[y]), strings.Compare(x, y))
+	})
 }
 
 // lacks says clause by clause how many agents a task excludes.
 func (b *Board) lacks(run *pipeline.Run, t *pipeline.RunTask) string {
-	var all tally
+	all := tally{}
 	for i := range b.agents {
 		a := &b.agents[i]
 		why := Excluded(a, &t.Spec)
@@ -86,26 +83,26 @@ func (b *Board) lacks(run *pipeline.Run, t *pipeline.RunTask) string {
 			why = append(why, "leave of the policy to run "+string(run.Composition))
 		}
 		for _, w := range why {
-			all.add(w)
+			all[w]++
 		}
 	}
-	slices.SortStableFunc(all.words, func(x, y string) int { return -cmp.Compare(all.count[x], all.count[y]) })
 	const most = 5
+	words := all.words()
 	parts := make([]string, 0, most)
-	for _, w := range all.words[:min(most, len(all.words))] {
-		parts = append(parts, fmt.Sprintf("%d of %d lack %s", all.count[w], len(b.agents), w))
+	for _, w := range words[:min(most, len(words))] {
+		parts = append(parts, fmt.Sprintf("%d of %d lack %s", all[w], len(b.agents), w))
 	}
 	return strings.Join(parts, ", ")
 }
 
 // waiting says what the agents do that could take the task, and where it stands.
-func (b *Board) waiting(run *pipeline.Run, t *pipeline.RunTask, c *class, away *tally) string {
+func (b *Board) waiting(run *pipeline.Run, t *pipeline.RunTask, c *class, away tally) string {
 	var parts []string
 	if out := len(b.agents) - c.count; out > 0 {
 		parts = append(parts, fmt.Sprintf("%d of %d excluded", out, len(b.agents)))
 	}
-	for _, w := range away.words {
-		parts = append(parts, fmt.Sprintf("%d %s", away.count[w], w))
+	for _, w := range away.words() {
+		parts = append(parts, fmt.Sprintf("%d %s", away[w], w))
 	}
 	s := "no free agent" + demanded(&t.Spec)
 	if len(parts) > 0 {
