@@ -115,9 +115,6 @@ func (c *chaos) checkTask(r *pipeline.Run, k *pipeline.RunTask, attempts []pipel
 			}
 		case a.State == pipeline.AttemptDeclined && s == nil:
 		case a.State == pipeline.AttemptLost && (c.shims[a.ID] || *chaosAway):
-		case a.Outcome == pipeline.Failure && c.shims[a.ID] && s == nil && strings.Contains(a.Reason, "SIGKILL"):
-			// What was killed was the child of the shim, which looks like it until it
-			// becomes the task's program.
 		default:
 			c.wrong(duplicated, "%s was started again after attempt %+v with trace %+v, whose shim was not killed", name, a, s)
 		}

@@ -2,6 +2,7 @@ package testkit
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -60,8 +61,9 @@ func (a *Agent) Shims() map[int]pipeline.AttemptID {
 			told[p.PID] = pipeline.AttemptID(filepath.Base(filepath.Dir(f)))
 		}
 	}
-	found := map[int]pipeline.AttemptID{}
+	found, parents := map[int]pipeline.AttemptID{}, map[int]int{}
 	for _, p := range Procs() {
+		parents[p.PID] = p.Parent
 		if !strings.HasSuffix(p.Cmdline, "agentd\x00shim\x00") {
 			continue
 		}
@@ -72,6 +74,10 @@ func (a *Agent) Shims() map[int]pipeline.AttemptID {
 			found[p.PID] = id
 		}
 	}
+	// The child of a shim looks like it until it becomes the task's program.
+	children := maps.Clone(found)
+	maps.DeleteFunc(children, func(pid int, _ pipeline.AttemptID) bool { return found[parents[pid]] == "" })
+	maps.DeleteFunc(found, func(pid int, _ pipeline.AttemptID) bool { return children[pid] != "" })
 	return found
 }
 
