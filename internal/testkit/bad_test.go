@@ -6,7 +6,9 @@ import (
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -235,9 +237,20 @@ func TestPluginsThatAreNotWhatTheManifestSaysDoNotRun(t *testing.T) {
 	}) {
 		t.Errorf("verdicts = %+v", answer.Verdicts)
 	}
-	// Folders of other tests go away meanwhile, of which find complains.
-	if found, _ := exec.Command("find", filepath.Dir(a.Dir), "-name", "escaped").Output(); len(found) > 0 {
-		t.Errorf("a file escaped: %s", found)
+	if _, err := os.Lstat(filepath.Join(filepath.Dir(a.Dir), "escaped")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file escaped from the agent's folder: %v", err)
+	}
+	err := filepath.WalkDir(a.Dir, func(path string, _ fs.DirEntry, err error) error {
+		if filepath.Base(path) == "escaped" {
+			t.Errorf("a file escaped: %s", path)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // the agent cleans up
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 
