@@ -210,11 +210,15 @@ func launch(t testing.TB, name string, env []string, cmd *exec.Cmd) *Process {
 	return p
 }
 
-// tell shows what the process said when the test has failed.
+// tell shows what the process said last when the test has failed: no more than leaves
+// the failure itself to be found.
 func (p *Process) tell() {
-	if p.t.Failed() {
-		p.t.Logf("%s said:\n%s", p.name, p.Said())
+	if !p.t.Failed() {
+		return
 	}
+	const most = 40
+	lines := strings.SplitAfter(p.Said(), "\n")
+	p.t.Logf("%s said:\n%s", p.name, strings.Join(lines[max(0, len(lines)-most):], ""))
 }
 
 // Said returns all that the process printed so far.
