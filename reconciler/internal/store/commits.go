@@ -55,13 +55,15 @@ func (tx *Tx) RecordCommit(repo string, c pipeline.CommitRecord) error {
 
 // RecordVerdicts keeps why a commit did or did not start each composition; a later
 // verdict on the same commit, reference, composition and kind of event replaces the
-// earlier one.
+// earlier one. A manual event that started nothing does not replace one that did:
+// whoever asked in vain has the answer, and the run must stay explained.
 // A run that a verdict names must be there when the transaction is committed.
 func (tx *Tx) RecordVerdicts(list []pipeline.Verdict) error {
 	for _, v := range list {
 		if _, err := tx.exec(`INSERT INTO verdicts (commit_id, composition, ref, kind, outcome, sentence, run_id, source)
-			VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO UPDATE SET outcome = ?5, sentence = ?6, run_id = ?7`,
-			string(v.Commit), string(v.Composition), string(v.Ref), v.Kind, v.Outcome, v.Sentence, orNull(v.Run), v.Repo); err != nil {
+			VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO UPDATE SET outcome = ?5, sentence = ?6, run_id = ?7
+			WHERE excluded.kind <> ?9 OR excluded.run_id IS NOT NULL OR verdicts.run_id IS NULL`,
+			string(v.Commit), string(v.Composition), string(v.Ref), v.Kind, v.Outcome, v.Sentence, orNull(v.Run), v.Repo, pipeline.EventManual); err != nil {
 			return fmt.Errorf("record the verdict on commit %s for %s: %w", v.Commit, v.Composition, err)
 		}
 	}

@@ -123,6 +123,31 @@ func TestVerdictsAreReplacedByKindAndNameRunsOfTheSameTransaction(t *testing.T) 
 	}
 }
 
+func TestARefusedRequestLeavesTheVerdictOfOneThatStarted(t *testing.T) {
+	t.Parallel()
+	db := open(t, t.TempDir())
+	c := composition("release", 1)
+	r, again := newRun(c, 1), newRun(c, 2)
+	refused := pipeline.Verdict{Commit: "c1", Ref: "refs/heads/main", Composition: "release", Kind: pipeline.EventManual, Outcome: pipeline.VerdictRejected, Sentence: "eve may not"}
+	started := refused
+	started.Outcome, started.Sentence, started.Run = pipeline.VerdictRun, "asked for by ana", r.ID
+	later := started
+	later.Run = again.ID
+	write(t, db, func(tx *store.Tx) error {
+		if err := tx.CreateRun(r, c); err != nil {
+			return err
+		}
+		return tx.CreateRun(again, c)
+	})
+	for _, step := range []struct{ asked, want pipeline.Verdict }{{refused, refused}, {started, started}, {refused, started}, {later, later}} {
+		write(t, db, func(tx *store.Tx) error { return tx.RecordVerdicts([]pipeline.Verdict{step.asked}) })
+		got, err := db.Verdicts(t.Context(), "c1")
+		if d := cmp.Diff([]pipeline.Verdict{step.want}, got); d != "" || err != nil {
+			t.Errorf("%v: want - got +\n%s", err, d)
+		}
+	}
+}
+
 func TestObservedRefsFollow(t *testing.T) {
 	t.Parallel()
 	db := open(t, t.TempDir())
