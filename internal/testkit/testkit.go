@@ -13,8 +13,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -133,6 +135,8 @@ type Process struct {
 	cmd  *exec.Cmd
 	log  *output
 	done chan struct{}
+	// killed: the test has ended it, so that what it said last tells little.
+	killed bool
 }
 
 // output keeps what a process said, for failures.
@@ -158,8 +162,11 @@ func start(t testing.TB, name string, env []string, args ...string) *Process {
 	t.Helper()
 	p := launch(t, name, env, exec.Command(filepath.Join(Programs(t), args[0]), args[1:]...))
 	t.Cleanup(func() {
+		told := p.killed
 		p.Kill()
-		p.tell()
+		if !told {
+			p.tell()
+		}
 	})
 	return p
 }
@@ -216,7 +223,7 @@ func (p *Process) tell() {
 	if !p.t.Failed() {
 		return
 	}
-	const most = 40
+	const most = 20
 	lines := strings.SplitAfter(p.Said(), "\n")
 	p.t.Logf("%s said:\n%s", p.name, strings.Join(lines[max(0, len(lines)-most):], ""))
 }
@@ -229,6 +236,7 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Kill ends the process with SIGKILL and waits for that.
 func (p *Process) Kill() {
+	p.killed = true
 	_ = p.cmd.Process.Kill()
 	<-p.done
 }
@@ -281,13 +289,27 @@ func Serve(t testing.TB, repo string, env []string, more ...string) *Server {
 func ServeIn(t testing.TB, data, repo string, env []string, more ...string) *Server {
 	t.Helper()
 	s := &Server{Data: data, env: env}
+	at := loopback()
 	s.args = append([]string{
-		"reconciler", "serve", "--repo", repo, "--data", s.Data, "--listen", "127.0.0.1:0", "--intake", "127.0.0.1:0", "--poll", "1s",
+		"reconciler", "serve", "--repo", repo, "--data", s.Data, "--listen", at, "--intake", at, "--poll", "1s",
 	}, more...)
 	t.Cleanup(func() { s.checkRecord(t) }) // after the process has ended
 	s.begin(t)
 	s.Await(t)
 	return s
+}
+
+var loopbacks atomic.Int32
+
+// loopback is an address of this machine with a port of the system's choice. Where all
+// of 127/8 is there, nobody else uses it: a server that comes back finds its port free,
+// though other tests opened sockets meanwhile.
+func loopback() string {
+	if runtime.GOOS != "linux" {
+		return "127.0.0.1:0"
+	}
+	pid := os.Getpid()
+	return fmt.Sprintf("127.%d.%d.%d:0", 1+pid>>8%250, 1+pid%250, 1+loopbacks.Add(1)%250)
 }
 
 // checkRecord fails a test that leaves a record behind which breaks an invariant.
