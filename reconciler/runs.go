@@ -101,8 +101,11 @@ func showRun(w io.Writer, c *client, r *shownRun) error {
 	}
 	fmt.Fprintf(w, "%s\n\n", c.runURL(&r.Run))
 	err := print(w, output{format: "table"}, "TASK\tSTATE\tAGENT\tTRY\tTOOK\tWHY", r.Tasks, func(t *shownTask) []string {
-		agent := cmp.Or(t.AgentName, string(t.Agent))
-		return []string{string(t.Name), shown(t.Shown), oneLine(agent), fmt.Sprint(t.Epoch), took(t.StartedAt, t.FinishedAt), oneLine(t.Sentence)}
+		agent, try := cmp.Or(t.AgentName, string(t.Agent)), ""
+		if t.Epoch > 0 {
+			try = fmt.Sprint(t.Epoch)
+		}
+		return []string{string(t.Name), shown(t.Shown), oneLine(agent), try, took(t.StartedAt, t.FinishedAt), oneLine(t.Sentence)}
 	}, func(t *shownTask) string { return string(t.Name) })
 	if err != nil {
 		return err

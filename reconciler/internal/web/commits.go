@@ -86,7 +86,7 @@ func (s *server) commit(r *http.Request) (view, error) {
 			row.URL = compositionURL(d.Composition)
 		}
 		if d.Run != "" {
-			row.RunURL = "/run/" + string(d.Run)
+			row.RunURL = permanentURL(d.Run)
 		}
 		v.Verdicts = append(v.Verdicts, row)
 	}

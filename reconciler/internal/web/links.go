@@ -25,6 +25,21 @@ func (t TaskRef) URL() string { return taskURL(t.Composition, t.Number, t.Task) 
 // RunURL is the page of the task's run.
 func (t TaskRef) RunURL() string { return runURL(t.Composition, t.Number) }
 
+// otherRun is the page of the run that a call started, that a wait found or that the
+// task's result is from, "" when there is none.
+func otherRun(t *pipeline.RunTask) string {
+	switch {
+	case t.Child != "":
+		return permanentURL(t.Child)
+	case t.Reused != nil:
+		return permanentURL(t.Reused.Run)
+	}
+	return ""
+}
+
+// permanentURL is the page of a run by its id, which outlives its composition's name.
+func permanentURL(id pipeline.RunID) string { return "/run/" + string(id) }
+
 func agentURL(id pipeline.AgentID) string { return "/agents/" + string(id) }
 
 func commitURL(id pipeline.CommitID) string { return "/commits/" + string(id) }

@@ -385,6 +385,38 @@ func TestTwoThousandTasksAreShownAtOnce(t *testing.T) {
 	}
 }
 
+func TestTasksLinkTheRunsThatTheirResultsAreFrom(t *testing.T) {
+	t.Parallel()
+	src := sample()
+	run := &src.runs[0]
+	called, found, taken, gate := &run.Tasks[0], &run.Tasks[1], &run.Tasks[2], &run.Tasks[3]
+	for i, k := range []*pipeline.RunTask{called, found, taken, gate} {
+		k.State, k.Reason, k.ReadyAt = pipeline.Success, "said of "+string(k.Name), time.Time{}
+		k.StartedAt, k.FinishedAt = ago(time.Duration(300-i)*time.Second), ago(200*time.Second)
+	}
+	called.Spec.Plugin, called.Spec.Call, called.Child = pipeline.CorePlugin, &pipeline.Call{Composition: "hello"}, runIDOf(57)
+	found.Spec.Plugin, found.Spec.Wait, found.Child = pipeline.CorePlugin, &pipeline.WaitFor{Composition: "hello"}, runIDOf(57)
+	taken.Reused = &pipeline.Origin{Run: runIDOf(127), Number: 127}
+	gate.Spec.Plugin, gate.Spec.Gate = pipeline.CorePlugin, &pipeline.Gate{}
+	src.attempts = nil
+	h := handler(t, src)
+	_, whole := get(t, h, "/c/acceptance/128")
+	for _, c := range []struct {
+		task  *pipeline.RunTask
+		run   pipeline.RunID
+		drawn string
+	}{{called, runIDOf(57), "seg-run"}, {found, runIDOf(57), "seg-wait"}, {taken, runIDOf(127), ""}, {gate, "", "seg-wait"}} {
+		row := regexp.MustCompile(`(?s)<tr data-key="` + string(c.task.Name) + `".*?</tr>`).FindString(whole)
+		link := fmt.Sprintf(`<a href="/run/%s">said of %s</a>`, c.run, c.task.Name)
+		if (c.run != "") != strings.Contains(row, link) || (c.drawn != "") != strings.Contains(row, `class="seg `) || !strings.Contains(row, c.drawn) {
+			t.Errorf("want the link %s and a %q in\n%s", link, c.drawn, row)
+		}
+		if _, page := get(t, h, "/c/acceptance/128/t/"+string(c.task.Name)); c.run != "" && !strings.Contains(page, `href="/run/`+string(c.run)) {
+			t.Errorf("the page of %s has no link to %s", c.task.Name, c.run)
+		}
+	}
+}
+
 func TestRunIsFoundByItsID(t *testing.T) {
 	t.Parallel()
 	res, _ := get(t, handler(t, sample()), "/run/"+string(runIDOf(128)))

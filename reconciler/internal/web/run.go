@@ -54,6 +54,9 @@ type taskRow struct {
 	Now     *pipeline.Note
 	Percent int
 	Links   []crumb
+	// Other is the run that a call started, that a wait found, or that the result is
+	// from, "" when there is none.
+	Other string
 }
 
 // segment is a part of a task's line in the timeline, in thousandths of the
@@ -207,7 +210,7 @@ func (v *runView) addTasks(say teller, attempts []pipeline.Attempt) {
 		if row.Now != nil && row.Now.Progress != nil {
 			row.Percent = int(100 * *row.Now.Progress)
 		}
-		row.Links = linksOf(t, row.Now)
+		row.Links, row.Other = linksOf(t, row.Now), otherRun(t)
 		row.Waited, row.Ran = durationsOf(t, v.Now)
 		row.Segments = line.segments(t, by[t.Name])
 		v.Tasks[i] = row

@@ -62,7 +62,8 @@ func (l timeline) axis() []tick {
 }
 
 // segments draws a task: waiting in the queue, being handed to an agent, running,
-// and so again for each attempt.
+// and so again for each attempt. What the control plane does itself has none: a call
+// runs, a gate or a wait waits.
 func (l timeline) segments(t *pipeline.RunTask, attempts []pipeline.Attempt) []segment {
 	var out []segment
 	add := func(kind string, state pipeline.State, from, to time.Time) {
@@ -94,8 +95,13 @@ func (l timeline) segments(t *pipeline.RunTask, attempts []pipeline.Attempt) []s
 		}
 		waitFrom = a.FinishedAt
 	}
-	if t.State == pipeline.Ready {
+	switch {
+	case t.State == pipeline.Ready:
 		add("wait", "", waitFrom, time.Time{})
+	case t.Spec.Call != nil:
+		add("run", t.State, t.StartedAt, t.FinishedAt)
+	case t.Spec.BuiltIn():
+		add("wait", "", t.StartedAt, t.FinishedAt)
 	}
 	return out
 }
