@@ -115,6 +115,9 @@ func TestReserveIsGivenUpWhenTheDiskIsFull(t *testing.T) {
 	if failures != 1 {
 		t.Errorf("the disk was never full")
 	}
+	if s, err := store.SpaceOf(dir); err != nil || s.Free != 0 {
+		t.Errorf("got %+v, %v: nobody has made room", s, err)
+	}
 	free()
 }
 

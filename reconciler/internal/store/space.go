@@ -22,19 +22,28 @@ const (
 
 // Space is the room of a file system.
 type Space struct {
-	// Free is what this user may still take.
+	// Free is what this user may still take, without what the reserve lacks.
 	Free  int64 `json:"free"`
 	Total int64 `json:"total"`
 }
 
-// SpaceOf returns the room of the file system that holds dir.
+// SpaceOf returns the room of the file system that holds the data folder dir. A reserve
+// that was given up counts as taken: else giving it up would look as if somebody had made
+// room.
 func SpaceOf(dir string) (Space, error) {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(dir, &st); err != nil {
 		return Space{}, fmt.Errorf("room of %s: %w", dir, err)
 	}
 	block := int64(st.Bsize)
-	return Space{Free: int64(st.Bavail) * block, Total: int64(st.Blocks) * block}, nil
+	s := Space{Free: int64(st.Bavail) * block, Total: int64(st.Blocks) * block}
+	switch _, err := os.Stat(filepath.Join(dir, reserveName)); {
+	case errors.Is(err, fs.ErrNotExist):
+		s.Free = max(0, s.Free-reserveBytes)
+	case err != nil:
+		return Space{}, fmt.Errorf("room of %s: %w", dir, err)
+	}
+	return s, nil
 }
 
 // Reserve makes the file of 16 MiB that is given up when the disk is full, when it is not
