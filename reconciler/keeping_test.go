@@ -62,6 +62,53 @@ func TestBackupOfARunningServerIsRestored(t *testing.T) {
 	}
 }
 
+// TestResultThatABackupLacksIsToldAgain: the record is put back to the middle of a task
+// that has ended since. What really happened is in it again, and nothing happens twice.
+func TestResultThatABackupLacksIsToldAgain(t *testing.T) {
+	real(t)
+	repo := testkit.NewRepo(t)
+	s := testkit.Serve(t, repo.Bare, nil)
+	a := s.StartAgent(t, "one", "default", "")
+	dir := t.TempDir()
+	gate, effects := filepath.Join(dir, "go"), filepath.Join(dir, "effects")
+	commit := repo.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("long",
+		"echo begun; while [ ! -e "+gate+" ]; do sleep 0.05; done; echo done >> "+effects+"; echo ended; exit 3", "")))
+	run := s.AwaitTask(t, commit, "long", "work", pipeline.Running)
+	testkit.Eventually(t, "the log begins", func() (bool, string) {
+		log := s.Log(t, run.Tasks[0].Attempt)
+		return log == "begun\n", log
+	})
+	var made struct{ Path string }
+	if err := json.Unmarshal([]byte(says(t, s, 0, []string{"backup", "--data", s.Data, "--json"})), &made); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.AwaitRuns(t, commit, 1)
+	testkit.Eventually(t, "the agent forgets the log", func() (bool, string) {
+		left, err := os.ReadDir(filepath.Join(a.Dir, "attempts"))
+		return err == nil && len(left) == 0, fmt.Sprint(left, err)
+	})
+	s.Kill()
+	a.Kill()
+	says(t, s, 0, []string{"restore", made.Path, "--data", s.Data}, "incarnation 2")
+	s.Start(t)
+	a.Restart(t)
+	task := s.AwaitRuns(t, commit, 1)[0].Tasks[0]
+	if task.State != pipeline.Failure || task.Epoch != 1 || task.Attempt != run.Tasks[0].Attempt || *task.Exit != 3 ||
+		!strings.Contains(task.Reason, "the last 6 bytes of its log were lost") {
+		t.Errorf("after the restore: %s: %s; %+v", task.State, task.Reason, task)
+	}
+	if b, err := os.ReadFile(effects); string(b) != "done\n" || err != nil {
+		t.Errorf("it took effect so often: %q, %v", b, err)
+	}
+	if log := s.Log(t, task.Attempt); log != "begun\n" {
+		t.Errorf("log = %q", log)
+	}
+	says(t, s, 0, []string{"fsck", "--data", s.Data}, "incarnation 2", "0 problems")
+}
+
 func TestBackupOfAStoppedServer(t *testing.T) {
 	real(t)
 	s, _, _ := helloServer(t)

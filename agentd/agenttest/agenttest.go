@@ -88,7 +88,7 @@ func (a *Agent) Kill() error {
 }
 
 // Held lists what the agent holds.
-func (a *Agent) Held() []wire.Held { return a.runner.Held() }
+func (a *Agent) Held() []wire.Held { return a.runner.Held(0) }
 
 // noPlugins has every program, and needs no folder for it.
 type noPlugins struct{}

@@ -73,6 +73,9 @@ type (
 	Challenge struct {
 		Nonce  string `json:"nonce"`
 		Server string `json:"server"` // identity of the record
+		// Incarnation of the record. Results that an earlier one acknowledged may be
+		// missing in it, so that the agent holds them again.
+		Incarnation int64 `json:"incarnation,omitempty"`
 	}
 	// Hello proves the agent's identity and tells what it still holds.
 	Hello struct {
@@ -98,7 +101,8 @@ type (
 		Incarnation int64        `json:"incarnation"`
 		Seq         pipeline.Seq `json:"seq"`
 	}
-	// Held is an attempt that the agent has accepted and not yet seen acknowledged.
+	// Held is an attempt that the agent has accepted and not yet seen acknowledged by
+	// this incarnation of the record.
 	Held struct {
 		Attempt pipeline.AttemptID `json:"attempt"`
 		Token   pipeline.Token     `json:"token"`

@@ -29,6 +29,10 @@ const (
 	// keepAcked is how long an acknowledged attempt is remembered, so that a late
 	// duplicate of its offer is recognised. A tombstone is about 150 bytes.
 	keepAcked = 24 * time.Hour
+	// keepResults bounds the bytes of results that are remembered beyond their
+	// acknowledgement, the newest of them, in case the control plane loses them: some
+	// ten thousand of the usual size.
+	keepResults = 8 << 20
 	// slack is how much the file may grow beyond twice what is live before it is
 	// rewritten: some thousands of small tasks.
 	slack = 4 << 20
@@ -181,6 +185,7 @@ func (j *Journal) rewriteLocked() error {
 	maps.DeleteFunc(j.entries, func(_ pipeline.AttemptID, e *Entry) bool {
 		return !e.AckedAt.IsZero() && time.Since(e.AckedAt) > keepAcked
 	})
+	j.dropResultsLocked()
 	var b []byte
 	for _, id := range slices.Sorted(maps.Keys(j.entries)) {
 		for _, r := range j.entries[id].records() {
@@ -211,6 +216,46 @@ func (j *Journal) rewriteLocked() error {
 		return fmt.Errorf("rewrite journal: %w", err)
 	}
 	return nil
+}
+
+// dropResultsLocked forgets the oldest acknowledged results beyond keepResults.
+func (j *Journal) dropResultsLocked() {
+	size := 0
+	for _, e := range j.acknowledgedLocked() {
+		size += len(e.Result.Outputs) + len(e.Result.Records) + len(e.Result.Reason) + aResult
+		if size > keepResults {
+			e.Result = nil
+		}
+	}
+}
+
+// aResult is what a result takes besides what a task makes as large as it likes.
+const aResult = 400
+
+// acknowledgedLocked lists the tombstones that have a result, newest first.
+func (j *Journal) acknowledgedLocked() []*Entry {
+	var all []*Entry
+	for _, e := range j.entries {
+		if !e.AckedAt.IsZero() && e.Result != nil {
+			all = append(all, e)
+		}
+	}
+	slices.SortFunc(all, func(a, b *Entry) int { return b.AckedAt.Compare(a.AckedAt) })
+	return all
+}
+
+// AckedBefore returns the newest attempts, at most so many, whose results were
+// acknowledged by an earlier incarnation of the record and are still remembered.
+func (j *Journal) AckedBefore(incarnation int64, most int) []Entry {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var out []Entry
+	for _, e := range j.acknowledgedLocked() {
+		if e.AckedBy < incarnation && len(out) < most {
+			out = append(out, *e)
+		}
+	}
+	return out
 }
 
 // Close makes all that was written safe and releases the file.

@@ -149,6 +149,56 @@ func TestTombstoneIsForgottenAfterADay(t *testing.T) {
 	}
 }
 
+func TestAcknowledgedResultIsRememberedForALaterRecord(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "journal")
+	j := open(t, path)
+	by := func(n int, incarnation int64) journal.Record {
+		r := acked(n, time.Now().Add(time.Duration(n)*time.Second).UTC().Round(0))
+		r.Incarnation = incarnation
+		return r
+	}
+	fenced := journal.Record{Kind: journal.Fenced, Attempt: attempt(4), Token: token}
+	promise(t, j, accepted(1), ended(1), by(1, 1), accepted(2), ended(2), by(2, 1), accepted(3), ended(3), by(3, 2),
+		accepted(4), ended(4), fenced, by(4, 1))
+	for _, again := range []func() *journal.Journal{func() *journal.Journal { return j }, func() *journal.Journal { return open(t, path) }} {
+		got := again().AckedBefore(2, 10)
+		if len(got) != 2 || got[0].Attempt != attempt(2) || got[1].Attempt != attempt(1) || got[0].Result == nil || string(got[0].Result.Outputs) != `{"x":1}` {
+			t.Errorf("acknowledged before incarnation 2: %+v", got)
+		}
+		if got := again().AckedBefore(3, 1); len(got) != 1 || got[0].Attempt != attempt(3) {
+			t.Errorf("the newest before incarnation 3: %+v", got)
+		}
+	}
+	promise(t, j, by(2, 2))
+	if got := j.AckedBefore(2, 10); len(got) != 1 || got[0].Attempt != attempt(1) {
+		t.Errorf("after the acknowledgement of incarnation 2: %+v", got)
+	}
+}
+
+func TestOldestAcknowledgedResultsAreForgottenBeforeTheyTakeMuchRoom(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "journal")
+	j := open(t, path)
+	large := fmt.Appendf(nil, `{"x":"%s"}`, bytes.Repeat([]byte("x"), 1<<20))
+	began := time.Now()
+	for i := range 12 {
+		r := ended(i)
+		r.Result.Outputs = large
+		a := acked(i, began.Add(time.Duration(i)*time.Second))
+		a.Incarnation = 1
+		promise(t, j, accepted(i), r, a)
+	}
+	j = open(t, path)
+	kept := j.AckedBefore(2, 100)
+	if len(kept) != 7 || kept[0].Attempt != attempt(11) {
+		t.Errorf("%d results are kept, from %v", len(kept), kept[0].Attempt)
+	}
+	if all := j.Entries(); len(all) != 12 {
+		t.Errorf("%d entries, want all tombstones", len(all))
+	}
+}
+
 func TestLargeJournalIsRewrittenWithoutLosingARecord(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "journal")

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
@@ -25,7 +26,8 @@ const (
 	// Fenced: the control plane disowned the attempt; it is to be killed and forgotten.
 	Fenced Kind = "fenced"
 	// Acked: the control plane has the result, or disowned the attempt and nothing
-	// of it runs any more. What remains of it is a tombstone.
+	// of it runs any more. What remains of it is a tombstone, and for a while the
+	// result. Carries Incarnation, and Result when it is the first record of the attempt.
 	Acked Kind = "acked"
 )
 
@@ -49,6 +51,8 @@ type Record struct {
 	Result  *pipeline.Result   `json:"result,omitempty"`
 	// Lost says why it cannot be known how the attempt ended.
 	Lost string `json:"lost,omitempty"`
+	// Incarnation of the record that acknowledged.
+	Incarnation int64 `json:"incarnation,omitempty"`
 }
 
 // Entry is all that the journal knows of one attempt.
@@ -60,10 +64,12 @@ type Entry struct {
 	AcceptedAt time.Time
 	StartedAt  time.Time
 	AckedAt    time.Time
-	Process    *Process
-	Result     *pipeline.Result
-	Lost       string
-	Fenced     bool
+	// AckedBy is the incarnation of the record that acknowledged last.
+	AckedBy int64
+	Process *Process
+	Result  *pipeline.Result
+	Lost    string
+	Fenced  bool
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -139,6 +145,9 @@ func apply(entries map[pipeline.AttemptID]*Entry, r Record) {
 		entries[r.Attempt] = e
 	}
 	if !e.AckedAt.IsZero() {
+		if r.Kind == Acked {
+			e.AckedBy = max(e.AckedBy, r.Incarnation)
+		}
 		return
 	}
 	switch r.Kind {
@@ -153,7 +162,11 @@ func apply(entries map[pipeline.AttemptID]*Entry, r Record) {
 	case Fenced:
 		e.Fenced = true
 	case Acked:
-		*e = Entry{Attempt: r.Attempt, Token: r.Token, AckedAt: r.At}
+		result := cmp.Or(r.Result, e.Result)
+		if e.Fenced {
+			result = nil // nobody wanted it
+		}
+		*e = Entry{Attempt: r.Attempt, Token: r.Token, AckedAt: r.At, AckedBy: r.Incarnation, Result: result}
 		if e.AckedAt.IsZero() {
 			e.AckedAt = time.Unix(0, 0).UTC()
 		}
@@ -172,7 +185,7 @@ func (e *Entry) records() []Record {
 		return r
 	}
 	if !e.AckedAt.IsZero() {
-		return []Record{with(Acked, e.AckedAt, nil)}
+		return []Record{with(Acked, e.AckedAt, func(r *Record) { r.Incarnation, r.Result = e.AckedBy, e.Result })}
 	}
 	all := []Record{with(Accepted, e.AcceptedAt, func(r *Record) { r.Spec = &e.Spec })}
 	if !e.StartedAt.IsZero() {

@@ -38,7 +38,7 @@ func TestRestartedRunnerFindsEverythingAgain(t *testing.T) {
 
 	h.open()
 	phases := map[pipeline.AttemptID]string{}
-	for _, a := range h.r.Held() {
+	for _, a := range h.r.Held(0) {
 		phases[a.Attempt] = a.Phase
 		if a.Token != running.Token {
 			t.Errorf("token of %s is %v", a.Attempt, a.Token)
@@ -54,13 +54,63 @@ func TestRestartedRunnerFindsEverythingAgain(t *testing.T) {
 	h.mu.Unlock()
 	h.connect()
 	h.r.Handle(&wire.Go{Attempt: accepted.Attempt, Token: accepted.Token})
-	h.eventually("all three are acknowledged", func() bool { return len(h.r.Held()) == 0 })
+	h.eventually("all three are acknowledged", func() bool { return len(h.r.Held(0)) == 0 })
 	for o, log := range map[*wire.Offer]string{accepted: "a\n", running: "b\nb2\n", ended: "c\n"} {
 		want(t, h.result(o), pipeline.Success, "")
 		if h.log(o.Attempt) != log {
 			t.Errorf("log of %s = %q, want %q", o.Spec.Task, h.log(o.Attempt), log)
 		}
 	}
+}
+
+// The record is put back to before the end of a task whose result was acknowledged: the
+// agent, restarted or not, tells it again, and of the log what became of it.
+func TestAcknowledgedResultIsToldAgainToARecordThatWasPutBack(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.record = 1
+	h.open().connect()
+	o := job(`echo begun; echo ended; echo '{"output":{"name":"x","value":1}}' >> "$MAESTRO_EVENTS"`)
+	o.Spec.Outputs = pipeline.Type{Open: true}
+	h.start(o)
+	first := h.result(o)
+	gone := func() { h.eventually("nothing is held", func() bool { return len(h.r.Held(h.record)) == 0 }) }
+	gone()
+	h.connect()
+	if held := h.r.Held(1); len(held) != 0 {
+		t.Errorf("held for the record that acknowledged: %v", held)
+	}
+
+	h.close()
+	h.open().putBack(o.Attempt, len("begun\n"))
+	again := h.result(o)
+	want(t, again, first.Outcome, "the last 6 bytes of its log were lost")
+	if again.LogBytes != 6 || string(again.Outputs) != `{"x":1}` || *again.Exit != *first.Exit {
+		t.Errorf("told again: %+v, first: %+v", again, first)
+	}
+	gone()
+
+	// A second time, and that record does not want it; a third one may.
+	h.mu.Lock()
+	h.deaf = true
+	h.mu.Unlock()
+	h.putBack(o.Attempt, 0)
+	h.result(o)
+	h.r.Handle(&wire.Fenced{Attempt: o.Attempt, Token: o.Token, Reason: "no such assignment"})
+	gone()
+	h.close()
+	h.open()
+	if held := h.r.Held(h.record); len(held) != 0 {
+		t.Errorf("held for the record that did not want it: %v", held)
+	}
+	h.mu.Lock()
+	h.deaf = false
+	h.mu.Unlock()
+	h.putBack(o.Attempt, 0)
+	if r := h.result(o); r.Outcome != first.Outcome {
+		t.Errorf("told the third record: %+v", r)
+	}
+	gone()
 }
 
 func TestTaskIsCancelledAfterARestart(t *testing.T) {
@@ -83,7 +133,7 @@ func TestFencedTaskDiesEvenIfTheAgentIsRestartedMeanwhile(t *testing.T) {
 	h.r.Handle(&wire.Fenced{Attempt: o.Attempt, Token: o.Token, Reason: "given up"})
 	h.close()
 	h.open()
-	if held := h.r.Held(); len(held) > 0 {
+	if held := h.r.Held(0); len(held) > 0 {
 		t.Errorf("a disowned attempt is held: %v", held)
 	}
 	h.connect()
@@ -194,7 +244,7 @@ func TestShimThatWasNeverToldIsStartedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.open()
-	if held := h.r.Held(); len(held) != 1 || held[0].Phase != wire.HeldAccepted {
+	if held := h.r.Held(0); len(held) != 1 || held[0].Phase != wire.HeldAccepted {
 		t.Fatalf("held = %v", held)
 	}
 	h.connect()

@@ -47,6 +47,7 @@ type attempt struct {
 	spec    wire.Spec
 	dir     string // the agent's files of it
 	scratch string // the task's files of it
+	revived bool   // it was acknowledged before; its files are gone
 
 	gos      chan map[string]wire.Redacted // go was said; room for one
 	stopped  chan struct{}                 // closed when it was cancelled or fenced off
@@ -69,6 +70,7 @@ type attempt struct {
 	reason    string // why it was stopped; "" when it was not
 	disowned  bool   // fenced off
 	acked     bool
+	ackedBy   int64 // incarnation of the record
 	result    *pipeline.Result
 	told      bool // the result was sent over this link, and its log before
 	log       shipment
@@ -110,7 +112,7 @@ func (a *attempt) restore(e journal.Entry) {
 		a.phase = wire.HeldAccepted
 	}
 	if e.Fenced {
-		a.stop("fenced off before the agent was restarted", true)
+		a.stop("fenced off before the agent was restarted", true, 0)
 	}
 }
 
@@ -472,7 +474,9 @@ func (a *attempt) toTell() (res *pipeline.Result, done bool) {
 
 // bury removes what is left of the attempt.
 func (a *attempt) bury() {
-	err := a.r.journal.Note(journal.Record{Kind: journal.Acked, Attempt: a.id, Token: a.token, At: time.Now().UTC()})
+	err := a.r.journal.Note(journal.Record{
+		Kind: journal.Acked, Attempt: a.id, Token: a.token, At: time.Now().UTC(), Incarnation: a.settledBy(),
+	})
 	if err != nil {
 		// The next agentd sends the result again, and is told again to forget it.
 		a.r.cfg.Log.Warn("acknowledgement not noted", "attempt_id", a.id, "err", err)
@@ -482,6 +486,13 @@ func (a *attempt) bury() {
 		a.r.cfg.Log.Error("files of attempt not removed", "attempt_id", a.id, "err", err)
 	}
 	a.r.left(a)
+}
+
+// settledBy is the incarnation of the record that wants no more of the attempt.
+func (a *attempt) settledBy() int64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.ackedBy
 }
 
 // renew rewrites the lease of a task that stops when nothing is heard.

@@ -32,6 +32,7 @@ type control struct {
 	silent   map[pipeline.AttemptID]bool // logs that are not acknowledged
 	forgets  bool                        // the next frame but the first is lost, and all but 10 bytes before it
 	deaf     bool                        // results are not acknowledged
+	record   int64                       // incarnation
 	answer   func(wire.Message)          // to the agent of the moment
 	changed  chan struct{}
 }
@@ -282,17 +283,28 @@ func (h *host) connect() *host {
 		h.link.cut()
 	}
 	h.link = &link{c: h.control, done: make(chan struct{})}
-	held := h.r.Held()
+	held := h.r.Held(h.record)
 	h.mu.Lock()
 	h.answer = h.r.Handle
 	h.mu.Unlock()
-	h.r.Connected(h.link, wire.Welcome{Version: 1}, time.Now())
+	h.r.Connected(h.link, wire.Welcome{Version: 1, Incarnation: h.record}, time.Now())
 	for _, a := range held {
 		if a.Phase != wire.HeldAccepted {
 			h.r.Handle(&wire.LogAck{Attempt: a.Attempt, Token: a.Token, Length: int64(len(h.log(a.Attempt))), Resend: true})
 		}
 	}
 	return h
+}
+
+// putBack makes the control plane an earlier one, which has that much of the log of an
+// attempt, and connects the agent to it.
+func (h *host) putBack(id pipeline.AttemptID, length int) *host {
+	h.mu.Lock()
+	h.record++
+	h.messages = nil
+	h.logs[id] = h.logs[id][:length]
+	h.mu.Unlock()
+	return h.connect()
 }
 
 // close ends the runner; what runs goes on.

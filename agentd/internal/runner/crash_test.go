@@ -91,7 +91,7 @@ func standIn(dir, address string) int {
 			return err
 		}
 		f := &frames{Conn: conn, done: make(chan struct{})}
-		hello, err := json.Marshal(r.Held())
+		hello, err := json.Marshal(r.Held(0))
 		if err != nil {
 			return err
 		}

@@ -40,5 +40,5 @@ func TestTaskThatFillsTheDiskIsReportedWithItsOutputs(t *testing.T) {
 	if log := h.log(o.Attempt); !strings.HasPrefix(log, "begun\n") || !strings.Contains(log, "are missing here") {
 		t.Errorf("log = %q", log)
 	}
-	h.eventually("it is acknowledged", func() bool { return len(h.r.Held()) == 0 })
+	h.eventually("it is acknowledged", func() bool { return len(h.r.Held(0)) == 0 })
 }

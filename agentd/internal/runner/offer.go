@@ -147,7 +147,7 @@ func (r *Runner) refuseLocked(m *wire.Offer) string {
 		case phase == wire.HeldEnded || phase == phaseGone:
 		case same && phase != wire.HeldRunning:
 			// The control plane has moved on from it, and it has not started.
-			a.fenced("another attempt of the task was offered")
+			a.fenced("another attempt of the task was offered", r.incarnation)
 		case same:
 			return fmt.Sprintf("attempt %s of the same task still runs here", a.id)
 		default:

@@ -90,9 +90,11 @@ type Runner struct {
 	mu       sync.Mutex
 	attempts map[pipeline.AttemptID]*attempt
 	link     Link // nil before the first connection
-	draining bool
-	heard    time.Duration // last sign of the control plane, on the machine's clock
-	changed  chan struct{} // closed and replaced when an attempt has left
+	// incarnation is that of the record at the other end of link.
+	incarnation int64
+	draining    bool
+	heard       time.Duration // last sign of the control plane, on the machine's clock
+	changed     chan struct{} // closed and replaced when an attempt has left
 }
 
 // Open reads the journal in cfg.Dir and goes on with what it tells: tasks that run
@@ -213,8 +215,11 @@ func (r *Runner) Stop(ctx context.Context) error {
 	}
 }
 
-// Held lists what was accepted and not yet acknowledged, sorted by attempt.
-func (r *Runner) Held() []wire.Held {
+// Held lists what was accepted and not yet acknowledged by that incarnation of the
+// record, sorted by attempt. What an earlier one acknowledged may be missing in it, and
+// is held again; 0 asks for none of that.
+func (r *Runner) Held(incarnation int64) []wire.Held {
+	r.revive(incarnation)
 	var all []wire.Held
 	for _, a := range r.list() {
 		if phase := a.held(); phase != "" {
@@ -222,6 +227,34 @@ func (r *Runner) Held() []wire.Held {
 		}
 	}
 	return all
+}
+
+// mostRevived bounds the results that are held again at a time: they have to fit into
+// one message.
+const mostRevived = 1000
+
+// revive holds again what an earlier incarnation of the record has acknowledged.
+func (r *Runner) revive(incarnation int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.journal.AckedBefore(incarnation, mostRevived) {
+		if r.attempts[e.Attempt] == nil {
+			r.reviveLocked(e.Attempt, e.Token, e.Result)
+		}
+	}
+	for id, a := range r.attempts {
+		if result := a.ackedBefore(incarnation); result != nil { // its files are about to be removed
+			r.reviveLocked(id, a.token, result)
+		}
+	}
+}
+
+func (r *Runner) reviveLocked(id pipeline.AttemptID, token pipeline.Token, result *pipeline.Result) {
+	r.cfg.Log.Info("result is held again", "attempt_id", id)
+	a := newAttempt(r, id, token, wire.Spec{})
+	a.revived, a.phase, a.result = true, wire.HeldEnded, result
+	r.attempts[id] = a
+	r.spawnLocked(a.live)
 }
 
 // list returns the attempts, sorted.
@@ -243,9 +276,9 @@ func (r *Runner) find(id pipeline.AttemptID) *attempt {
 
 // Connected goes on over a new link: results that wait are sent again, logs from
 // where the control plane says.
-func (r *Runner) Connected(link Link, _ wire.Welcome, asked time.Time) {
+func (r *Runner) Connected(link Link, w wire.Welcome, asked time.Time) {
 	r.mu.Lock()
-	r.link = link
+	r.link, r.incarnation = link, w.Incarnation
 	// The handshake proves contact as a heartbeat does.
 	r.heard = max(r.heard, r.cfg.Machine.Heard(asked))
 	r.mu.Unlock()
@@ -303,9 +336,11 @@ func (r *Runner) Handle(m wire.Message) {
 	case *wire.Cancel:
 		r.with(m.Attempt, m.Token, "cancel", func(a *attempt) { a.cancel(m.Reason) })
 	case *wire.Ack:
-		r.with(m.Attempt, m.Token, "ack", func(a *attempt) { a.acknowledged() })
+		by := r.connectedTo()
+		r.with(m.Attempt, m.Token, "ack", func(a *attempt) { a.acknowledged(by) })
 	case *wire.Fenced:
-		r.with(m.Attempt, m.Token, "fenced", func(a *attempt) { a.fenced(m.Reason) })
+		by := r.connectedTo()
+		r.with(m.Attempt, m.Token, "fenced", func(a *attempt) { a.fenced(m.Reason, by) })
 	case *wire.LogAck:
 		r.with(m.Attempt, m.Token, "log_ack", func(a *attempt) { a.logAcked(m.Length, m.Resend) })
 	case *wire.Forget:
@@ -324,6 +359,13 @@ func (r *Runner) with(id pipeline.AttemptID, token pipeline.Token, kind string, 
 		return
 	}
 	f(a)
+}
+
+// connectedTo is the incarnation of the record at the other end.
+func (r *Runner) connectedTo() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.incarnation
 }
 
 // spawnLocked starts a goroutine that Run waits for, unless the agent has ended.

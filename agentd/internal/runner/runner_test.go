@@ -63,7 +63,7 @@ func TestTaskGoesFromOfferToAcknowledgedResult(t *testing.T) {
 	if string(r.Outputs) != `{"n":3}` || r.Exit == nil || *r.Exit != 0 || h.log(o.Attempt) != "hello\n" {
 		t.Errorf("result %+v, log %q", r, h.log(o.Attempt))
 	}
-	h.eventually("nothing is held", func() bool { return len(h.r.Held()) == 0 })
+	h.eventually("nothing is held", func() bool { return len(h.r.Held(0)) == 0 })
 	h.eventually("its files are gone", func() bool {
 		_, err1 := os.Stat(h.attemptDir(o))
 		_, err2 := os.Stat(filepath.Join(h.dir, "scratch", string(o.Attempt)))
@@ -80,7 +80,7 @@ func TestNothingStartsBeforeGo(t *testing.T) {
 	o := job("echo ran")
 	h.r.Handle(o)
 	expect[*wire.Accept](h.control, o.Attempt)
-	if held := h.r.Held(); len(held) != 1 || held[0].Phase != wire.HeldAccepted {
+	if held := h.r.Held(0); len(held) != 1 || held[0].Phase != wire.HeldAccepted {
 		t.Errorf("held = %v", held)
 	}
 	// Another one goes from its offer to its end meanwhile.
@@ -121,7 +121,7 @@ func TestRepeatedMessagesStartNothingTwice(t *testing.T) {
 		say()
 	}
 	want(t, h.result(o), pipeline.Success, "")
-	h.eventually("it is forgotten", func() bool { return len(h.r.Held()) == 0 })
+	h.eventually("it is forgotten", func() bool { return len(h.r.Held(0)) == 0 })
 	say() // late duplicates after the acknowledgement
 	if d := expect[*wire.Decline](h.control, o.Attempt); !strings.Contains(d.Reason, "has ended here") {
 		t.Errorf("declined because %q", d.Reason)
@@ -182,7 +182,7 @@ func TestOfferThatCannotBeTakenIsDeclinedWithTheReason(t *testing.T) {
 			if d := expect[*wire.Decline](h.control, o.Attempt); !strings.Contains(d.Reason, c.want) {
 				t.Errorf("declined because %q, want %q", d.Reason, c.want)
 			}
-			if len(h.r.Held()) > 0 {
+			if len(h.r.Held(0)) > 0 {
 				t.Error("it is held all the same")
 			}
 		})
@@ -238,7 +238,7 @@ func TestAcceptedAttemptGivesWayToALaterOneOfItsTask(t *testing.T) {
 	h.start(second)
 	want(t, h.result(second), pipeline.Success, "")
 	h.r.Handle(&wire.Go{Attempt: first.Attempt, Token: first.Token})
-	h.eventually("nothing is held", func() bool { return len(h.r.Held()) == 0 })
+	h.eventually("nothing is held", func() bool { return len(h.r.Held(0)) == 0 })
 	if count[*wire.Started](h.control, first.Attempt) > 0 {
 		t.Error("both started")
 	}

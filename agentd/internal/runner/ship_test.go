@@ -30,7 +30,7 @@ func TestLogThatWasNotTakenIsSentAgainAndTheResultToo(t *testing.T) {
 	h.deaf = false
 	h.mu.Unlock()
 	h.r.Handle(&wire.LogAck{Attempt: o.Attempt, Token: o.Token, Length: 1000, Resend: true})
-	h.eventually("it is acknowledged", func() bool { return len(h.r.Held()) == 0 })
+	h.eventually("it is acknowledged", func() bool { return len(h.r.Held(0)) == 0 })
 	if h.log(o.Attempt) != whole {
 		t.Errorf("log of %d bytes, want %d", len(h.log(o.Attempt)), len(whole))
 	}

@@ -1,7 +1,11 @@
 package runner
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/maestro-cd/maestro/agentd/internal/journal"
+	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/wire"
 )
 
@@ -20,23 +24,24 @@ func (a *attempt) goAhead(secrets map[string]wire.Redacted) {
 	}
 }
 
-func (a *attempt) cancel(reason string) { a.stop(reason, false) }
+func (a *attempt) cancel(reason string) { a.stop(reason, false, 0) }
 
-// fenced stops the attempt and has it forgotten: its token is not the record's.
-func (a *attempt) fenced(reason string) {
+// fenced stops the attempt and has it forgotten: its token is not that of the record,
+// of that incarnation.
+func (a *attempt) fenced(reason string, by int64) {
 	a.r.cfg.Log.Warn("attempt fenced off", "attempt_id", a.id, "reason", reason)
 	// A note will do: after a power cut nothing of it runs.
 	err := a.r.journal.Note(journal.Record{Kind: journal.Fenced, Attempt: a.id, Token: a.token})
 	if err != nil {
 		a.r.cfg.Log.Warn("fence not noted", "attempt_id", a.id, "err", err)
 	}
-	a.stop(reason, true)
+	a.stop(reason, true, by)
 }
 
-func (a *attempt) stop(reason string, disown bool) {
+func (a *attempt) stop(reason string, disown bool, by int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.disowned = a.disowned || disown
+	a.disowned, a.ackedBy = a.disowned || disown, max(a.ackedBy, by)
 	poke(a.news)
 	select {
 	case <-a.stopped:
@@ -46,14 +51,26 @@ func (a *attempt) stop(reason string, disown bool) {
 	}
 }
 
-func (a *attempt) acknowledged() {
+func (a *attempt) acknowledged(by int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	// Only a result can be acknowledged; anything else is a mistake of the sender.
 	if a.phase == wire.HeldEnded {
-		a.acked = true
+		a.acked, a.ackedBy = true, by
 		poke(a.news)
 	}
+}
+
+// ackedBefore returns the result of an attempt that only an earlier incarnation of the
+// record has settled, nil otherwise.
+func (a *attempt) ackedBefore(incarnation int64) *pipeline.Result {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	settled := a.acked && !a.disowned || a.revived && a.disowned
+	if !settled || a.ackedBy >= incarnation {
+		return nil
+	}
+	return a.result
 }
 
 // logAcked moves the window of the log.
@@ -64,12 +81,29 @@ func (a *attempt) logAcked(length int64, resend bool) {
 		return
 	}
 	a.log.acknowledge(length, resend)
+	if a.revived {
+		a.result = without(a.result, length)
+	}
 	if resend {
 		// A result that came before its log was not taken.
 		a.told = false
 	}
 	poke(a.shipNews)
 	poke(a.news)
+}
+
+// without says of a result that its log ends after length bytes, where more were
+// written and are not here any more.
+func without(res *pipeline.Result, length int64) *pipeline.Result {
+	lost := res.LogBytes - length
+	if lost <= 0 {
+		return res
+	}
+	out := *res
+	out.LogBytes = length
+	said := fmt.Sprintf("the last %d bytes of its log were lost when the server's record was put back to a backup", lost)
+	out.Reason = strings.TrimPrefix(res.Reason+"; "+said, "; ")
+	return &out
 }
 
 // connected goes on over a new link.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -123,9 +124,9 @@ func (s *fakeServer) connect(w http.ResponseWriter, r *http.Request) {
 	}()
 	ctx := context.Background()
 	s.mu.Lock()
-	record := s.record
+	record, incarnation := s.record, s.incarnation
 	s.mu.Unlock()
-	if c.Send(ctx, &wire.Challenge{Nonce: "nonce", Server: record}) != nil {
+	if c.Send(ctx, &wire.Challenge{Nonce: "nonce", Server: record, Incarnation: incarnation}) != nil {
 		return
 	}
 	f, err := c.Receive(ctx)
@@ -197,6 +198,7 @@ func (s *fakeServer) next(t *testing.T) *served {
 // fakeRunner takes what the session hands on.
 type fakeRunner struct {
 	held    []wire.Held
+	heldFor atomic.Int64
 	links   chan session.Link
 	welcome chan wire.Welcome
 	got     chan wire.Message
@@ -211,7 +213,11 @@ func newRunner() *fakeRunner {
 	}
 }
 
-func (r *fakeRunner) Held() []wire.Held { return r.held }
+func (r *fakeRunner) Held(incarnation int64) []wire.Held {
+	r.heldFor.Store(incarnation)
+	return r.held
+}
+
 func (r *fakeRunner) Warm() []pipeline.CompositionName {
 	return []pipeline.CompositionName{"warm"}
 }

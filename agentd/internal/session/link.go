@@ -108,7 +108,7 @@ func (s *Session) greet(ctx context.Context, conn *wsconn.Conn, facts json.RawMe
 		Versions: [2]int{wire.MinVersion, wire.Version}, Build: s.cfg.Build,
 		PublicKey: s.id.PublicKey(), Signature: s.id.sign(wire.SignedHello(challenge.Nonce, challenge.Server)),
 		Name: s.cfg.Name, OS: runtime.GOOS, Arch: runtime.GOARCH, BootID: strings.TrimSpace(string(boot)),
-		Facts: facts, Attempts: s.cfg.Runner.Held(), Warm: s.cfg.Runner.Warm(), Seen: s.seen(challenge.Server),
+		Facts: facts, Attempts: s.cfg.Runner.Held(challenge.Incarnation), Warm: s.cfg.Runner.Warm(), Seen: s.seen(challenge.Server),
 	}
 	asked = time.Now()
 	if err := conn.Send(ctx, hello); err != nil {

@@ -47,8 +47,9 @@ type Link = wire.Link
 
 // Runner is what runs the tasks.
 type Runner interface {
-	// Held lists the attempts that were accepted and not yet acknowledged.
-	Held() []wire.Held
+	// Held lists the attempts that were accepted and not yet acknowledged by that
+	// incarnation of the server's record.
+	Held(incarnation int64) []wire.Held
 	// Warm lists the compositions that have a workspace.
 	Warm() []pipeline.CompositionName
 	// Connected hands over the link of a new connection; the one before is dead. The

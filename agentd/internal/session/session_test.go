@@ -62,6 +62,9 @@ func TestAgentAnswersTheChallengeAndIsWelcomed(t *testing.T) {
 	if d := cmp.Diff(runner.held, c.hello.Attempts); d != "" {
 		t.Errorf("held (-want +told):\n%s", d)
 	}
+	if n := runner.heldFor.Load(); n != 1 {
+		t.Errorf("what is held was asked for incarnation %d", n)
+	}
 	if w := <-r.runner.welcome; w.Server != "record-1" || w.Seq != 10 {
 		t.Errorf("the runner was connected with %+v", w)
 	}

@@ -123,7 +123,8 @@ func (f *Fleet) handshake(conn *wsconn.Conn, log *slog.Logger, host string) (*se
 	defer cancel()
 	// The nonce lives in this call only, so that no signature serves twice.
 	nonce := rand.Text() + rand.Text()
-	if err := conn.Send(ctx, &wire.Challenge{Nonce: nonce, Server: f.cfg.Server}); err != nil {
+	incarnation, _ := f.cfg.Reached()
+	if err := conn.Send(ctx, &wire.Challenge{Nonce: nonce, Server: f.cfg.Server, Incarnation: incarnation}); err != nil {
 		return nil, nil, err
 	}
 	frame, err := conn.Receive(ctx)

@@ -157,6 +157,9 @@ func (l *Runs) heldAttempt(ctx context.Context, p *pass, id pipeline.AgentID, h 
 		l.sendGo(p, a)
 	case h.Phase == wire.HeldAccepted && a.State == pipeline.AttemptLost:
 		l.notStarted(p, a)
+	case a.State == pipeline.AttemptOffered:
+		// It has started, so the record that let it was put back to a moment before.
+		l.apply(p, a.Run, engine.Accepted{Attempt: a.ID, Token: a.Token})
 	case a.State == pipeline.AttemptLost:
 		l.apply(p, a.Run, engine.Back{Attempt: a.ID, Token: a.Token, Agent: l.nameOf(id)})
 	}

@@ -402,6 +402,24 @@ func TestRestartGoesOnWhereTheRecordIs(t *testing.T) {
 	expect[*wire.Ack](w, a.ID) // the first one may have been lost
 }
 
+// TestResultEndsATaskThatTheRecordHoldsAsOffered: only a record that was put back does.
+func TestResultEndsATaskThatTheRecordHoldsAsOffered(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	a := w.agent("one")
+	w.push(w.commit("c1", pipeline.Task{Name: "a"}))
+	o := expect[*wire.Offer](w, a.ID)
+	w.restart()
+	w.agent("one", wire.Held{Attempt: o.Attempt, Token: o.Token, Phase: wire.HeldEnded})
+	expect[*wire.LogAck](w, a.ID)
+	w.runs.Message(a.ID, success(o, `{}`))
+	expect[*wire.Ack](w, a.ID)
+	if r := w.await(pipeline.Success); r.Tasks[0].Epoch != 1 {
+		t.Errorf("the task was started %d times", r.Tasks[0].Epoch)
+	}
+}
+
 func TestAcceptThatWasLostIsMadeUpForAtTheNextConnection(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
