@@ -38,6 +38,39 @@ type ending struct {
 	alone bool
 }
 
+// life is how far a task's processes have lived. Its process puts in the ending and
+// closes gone; its reaper is the goroutine that does so.
+type life struct {
+	exited chan ending   // one, when the task's own process has ended
+	gone   chan struct{} // closed when nothing of the task is left that can be waited for
+	reaper sync.WaitGroup
+}
+
+func newLife() life {
+	return life{exited: make(chan ending, 1), gone: make(chan struct{})}
+}
+
+// end returns how the task's own process ended, or that it did not.
+func (l *life) end() ending {
+	select {
+	case e := <-l.exited:
+		return e
+	default:
+		return ending{signal: "nothing: it could not be killed"}
+	}
+}
+
+func (l *life) waitGone(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-l.gone:
+		return true
+	case <-t.C:
+		return false
+	}
+}
+
 func newSupervisor(cfg Config, log *os.File) *supervisor {
 	return &supervisor{
 		cfg:  cfg,

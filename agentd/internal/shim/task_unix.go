@@ -10,19 +10,15 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // process is the task's process and all that descends from it.
 type process struct {
-	pid    int
-	exited chan ending   // one, when the task's own process has ended
-	gone   chan struct{} // closed when no child of the shim is left
-	reaper sync.WaitGroup
+	pid int
+	life
 }
 
 // start runs the program at path in a process group of its own. The caller's
@@ -38,7 +34,7 @@ func start(path string, argv []string, dir string, env []string, in, out *os.Fil
 	if err != nil {
 		return nil, err
 	}
-	p := &process{pid: pid, exited: make(chan ending, 1), gone: make(chan struct{})}
+	p := &process{pid: pid, life: newLife()}
 	p.reaper.Go(p.reap) // ends with the last child
 	return p, nil
 }
@@ -84,27 +80,6 @@ func endingOf(ws syscall.WaitStatus, alone bool) ending {
 		text += " (often the system, for want of memory)"
 	}
 	return ending{signal: text, alone: alone}
-}
-
-// end returns how the task's own process ended, or that it did not.
-func (p *process) end() ending {
-	select {
-	case e := <-p.exited:
-		return e
-	default:
-		return ending{signal: "nothing: it could not be killed"}
-	}
-}
-
-func (p *process) waitGone(d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-p.gone:
-		return true
-	case <-t.C:
-		return false
-	}
 }
 
 // release waits for the reaper when it can end. One that waits for a process that

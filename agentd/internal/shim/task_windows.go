@@ -8,7 +8,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 	"unsafe"
@@ -20,11 +19,9 @@ import (
 
 // process is the task's process and, through its job object, all that descends from it.
 type process struct {
-	proc   *os.Process
-	job    windows.Handle
-	exited chan ending
-	gone   chan struct{} // closed when the task's own process has ended and the job was told to end
-	reaper sync.WaitGroup
+	proc *os.Process
+	job  windows.Handle
+	life
 }
 
 // start runs the program in a job object that dies with the shim.
@@ -43,7 +40,7 @@ func start(path string, argv []string, dir string, env []string, in, out *os.Fil
 	if err := assign(job, proc.Pid); err != nil {
 		return nil, errors.Join(err, proc.Kill(), windows.CloseHandle(job))
 	}
-	p := &process{proc: proc, job: job, exited: make(chan ending, 1), gone: make(chan struct{})}
+	p := &process{proc: proc, job: job, life: newLife()}
 	p.reaper.Go(p.reap) // ends with the task's own process
 	return p, nil
 }
@@ -82,26 +79,6 @@ func (p *process) reap() {
 	// What the program left behind cannot be asked to end here, only ended.
 	_ = windows.TerminateJobObject(p.job, 1)
 	p.exited <- ending{exit: &code, alone: true}
-}
-
-func (p *process) end() ending {
-	select {
-	case e := <-p.exited:
-		return e
-	default:
-		return ending{signal: "nothing: it could not be killed"}
-	}
-}
-
-func (p *process) waitGone(d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-p.gone:
-		return true
-	case <-t.C:
-		return false
-	}
 }
 
 func (p *process) release() {
