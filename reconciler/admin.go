@@ -226,6 +226,17 @@ func runningData(ctx context.Context) (string, error) {
 	return "", fault.New(fault.Invalid, "several servers run; say which with --data: %s", strings.Join(running, ", "))
 }
 
+// askRunning is askAdmin with the only server that runs when no folder is named.
+func askRunning(ctx context.Context, data, path string, req, resp any) error {
+	if data == "" {
+		var err error
+		if data, err = runningData(ctx); err != nil {
+			return err
+		}
+	}
+	return askAdmin(ctx, data, path, req, resp)
+}
+
 // askAdmin posts a request to the server that runs on the data folder.
 func askAdmin(ctx context.Context, data, path string, req, resp any) error {
 	answer, err := openAdmin(ctx, data, path, req)

@@ -58,14 +58,8 @@ user.`,
 			if err := fromEnvironment(cmd, "RECONCILER_"); err != nil {
 				return err
 			}
-			if data == "" {
-				var err error
-				if data, err = runningData(cmd.Context()); err != nil {
-					return err
-				}
-			}
 			var a pipeline.Agent
-			if err := askAdmin(cmd.Context(), data, "/agents/revoke", revokeRequest{args[0]}, &a); err != nil {
+			if err := askRunning(cmd.Context(), data, "/agents/revoke", revokeRequest{args[0]}, &a); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s (%s) is revoked\n", oneLine(a.Name), a.ID)
@@ -108,15 +102,9 @@ Run it on the reconciler's machine, as its user.`,
 			if err := fromEnvironment(cmd, "RECONCILER_"); err != nil {
 				return err
 			}
-			if data == "" {
-				var err error
-				if data, err = runningData(cmd.Context()); err != nil {
-					return err
-				}
-			}
 			req.Agent, req.Drain, req.Resume, req.For = args[0], verb == "drain", verb == "resume", pipeline.Duration(d)
 			var a pipeline.Agent
-			if err := askAdmin(cmd.Context(), data, "/agents/pause", req, &a); err != nil {
+			if err := askRunning(cmd.Context(), data, "/agents/pause", req, &a); err != nil {
 				return err
 			}
 			if asJSON {
@@ -159,14 +147,8 @@ folder, which it finds when one server runs. The token is good for 15 minutes an
 			if err := fromEnvironment(cmd, "RECONCILER_"); err != nil {
 				return err
 			}
-			if data == "" {
-				var err error
-				if data, err = runningData(cmd.Context()); err != nil {
-					return err
-				}
-			}
 			var resp inviteResponse
-			if err := askAdmin(cmd.Context(), data, "/invite", req, &resp); err != nil {
+			if err := askRunning(cmd.Context(), data, "/invite", req, &resp); err != nil {
 				return err
 			}
 			if resp.Warning != "" {
