@@ -32,6 +32,7 @@ var rooms = map[string][]string{
 	"internal/wsconn":   {"internal/wire", "internal/fault", "internal/pipeline"},
 	"internal/gitrepo":  {"internal/pipeline", "internal/fault"},
 	"internal/sshsig":   {"internal/fault"},
+	"internal/sops":     {"internal/fault"},
 
 	"internal/wsconn/wsconntest": {},
 
@@ -105,7 +106,8 @@ var homes = map[string][]string{
 	"github.com/bmatcuk/doublestar/v4": {"reconciler/internal/plan"},
 	"github.com/spf13/cobra":           {"reconciler", "agentd"},
 	"github.com/shirou/gopsutil/v4":    {"agentd/internal/facts"},
-	"gopkg.in/yaml.v3":                 {"agentd/internal/facts"},
+	"gopkg.in/yaml.v3":                 {"agentd/internal/facts", "internal/sops"},
+	"filippo.io/age":                   {"internal/sops"},
 	"github.com/oklog/ulid/v2":         {"reconciler/internal/loop"},
 }
 
