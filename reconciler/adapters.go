@@ -27,7 +27,6 @@ import (
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/gitrepo"
 	"github.com/maestro-cd/maestro/internal/pipeline"
-	"github.com/maestro-cd/maestro/internal/redact"
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
 
@@ -86,41 +85,6 @@ func (r *repository) Fill(
 	return r.evaluator.Fill(ctx, req)
 }
 
-// secrets reads the values of the secrets that the live configuration declares.
-type secrets struct {
-	mu       sync.Mutex
-	declared map[pipeline.SecretName]pipeline.Secret // nil until a configuration is live
-}
-
-func (s *secrets) declare(cfg pipeline.Config) {
-	m := make(map[pipeline.SecretName]pipeline.Secret, len(cfg.Secrets))
-	for _, d := range cfg.Secrets {
-		m[d.Name] = d
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.declared = m
-}
-
-func (s *secrets) Secret(name pipeline.SecretName) (string, error) {
-	s.mu.Lock()
-	known := s.declared != nil
-	d, ok := s.declared[name]
-	s.mu.Unlock()
-	switch {
-	case !known:
-		return "", fault.New(fault.Unavailable, "secret %s: no configuration is live yet", name)
-	case !ok:
-		return "", fault.New(fault.Invalid, "secret %s is not declared on the default branch", name)
-	}
-	v, err := valueOf(d)
-	if err != nil {
-		return "", err
-	}
-	// A short value cannot be masked without masking half of every log.
-	return v, redact.Check(redact.Secret{Name: string(name), Value: v})
-}
-
 // hookSecret returns the secret of the webhook in force under the id. One that two
 // triggers share has one secret, or its configuration would not be in force.
 func (s *server) hookSecret(id string) (string, error) {
@@ -136,21 +100,6 @@ func (s *server) hookSecret(id string) (string, error) {
 		}
 	}
 	return "", fault.New(fault.NotFound, "no trigger in force is of webhook %s", id)
-}
-
-func valueOf(d pipeline.Secret) (string, error) {
-	if d.Env == "" {
-		v, err := secretFile(d.File)
-		if err != nil {
-			return "", fmt.Errorf("secret %s: %w", d.Name, err)
-		}
-		return v, nil
-	}
-	v := os.Getenv(d.Env)
-	if v == "" {
-		return "", fault.New(fault.Invalid, "secret %s: there is no environment variable %s; the reconciler's own environment must have it", d.Name, d.Env)
-	}
-	return v, nil
 }
 
 // bundles keeps the folders of plugins as tar files by tree digest, and what the

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -13,7 +12,6 @@ import (
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/gitrepo"
 	"github.com/maestro-cd/maestro/internal/pipeline"
-	"github.com/maestro-cd/maestro/internal/redact"
 	"github.com/maestro-cd/maestro/reconciler/internal/forge"
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
@@ -129,44 +127,43 @@ func checkForge(ctx context.Context, opt options, _ *client) []finding {
 // checkRepository evaluates the tip and looks at what its secrets name.
 func checkRepository(ctx context.Context, opt options, _ *client) []finding {
 	f := finding{what: "configuration"}
-	cfg, err := evaluateTip(ctx, opt)
+	found := []finding{f}
+	err := atTip(ctx, opt, func(cfg pipeline.Config, values *secrets) {
+		f.result = describe(&cfg)
+		if n := count(cfg.Diagnostics, pipeline.SeverityError); n > 0 {
+			f.err = fault.New(fault.Invalid, "%s; see with: reconciler vet, in a working copy", counted(n, "error"))
+		}
+		for i := range cfg.Secrets {
+			found = append(found, checkSecret(&cfg.Secrets[i], values))
+		}
+	})
 	if err != nil {
 		f.err, f.warning = err, fault.Is(err, fault.NotFound)
-		return []finding{f}
 	}
-	f.result = describe(&cfg)
-	if n := count(cfg.Diagnostics, pipeline.SeverityError); n > 0 {
-		f.err = fault.New(fault.Invalid, "%s; see with: reconciler vet, in a working copy", counted(n, "error"))
-	}
-	found := []finding{f}
-	for _, d := range cfg.Secrets {
-		f := finding{what: "secret", result: fmt.Sprintf("%s from %s", d.Name, cmp.Or(d.File, d.Env))}
-		if v, err := valueOf(d); err != nil {
-			// The server may have another environment than this shell; a file is the same.
-			f.err, f.warning = err, d.Env != ""
-		} else {
-			f.err = redact.Check(redact.Secret{Name: string(d.Name), Value: v})
-		}
-		found = append(found, f)
-	}
+	found[0] = f
 	return found
 }
 
+// checkSecret reads a secret, as a task that names it would get it.
+func checkSecret(d *pipeline.Secret, values *secrets) finding {
+	f := finding{what: "secret", result: fmt.Sprintf("%s from %s", d.Name, d.Source())}
+	if _, f.err = values.Secret(d.Name); f.err != nil && d.Env != "" {
+		f.warning = os.Getenv(d.Env) == "" // the server may have another environment
+	}
+	return f
+}
+
 // checkSources looks whether each source repository of the tip can be read.
-func checkSources(ctx context.Context, opt options, _ *client) []finding {
-	cfg, err := evaluateTip(ctx, opt)
-	if err != nil {
-		return nil // said of the configuration
-	}
-	s := &server{opt: opt, log: slog.New(slog.DiscardHandler), secrets: &secrets{}}
-	s.secrets.declare(cfg)
-	found := make([]finding, 0, len(cfg.Repositories))
-	for i := range cfg.Repositories {
-		r := &cfg.Repositories[i]
-		f := finding{what: "source", result: fmt.Sprintf("%s at %s", r.Name, r.URL)}
-		f.err = s.reachSource(ctx, r)
-		found = append(found, f)
-	}
+func checkSources(ctx context.Context, opt options, _ *client) (found []finding) {
+	_ = atTip(ctx, opt, func(cfg pipeline.Config, values *secrets) { // its error is said of the configuration
+		s := &server{opt: opt, log: slog.New(slog.DiscardHandler), secrets: values}
+		for i := range cfg.Repositories {
+			r := &cfg.Repositories[i]
+			f := finding{what: "source", result: fmt.Sprintf("%s at %s", r.Name, r.URL)}
+			f.err = s.reachSource(ctx, r)
+			found = append(found, f)
+		}
+	})
 	return found
 }
 
@@ -192,25 +189,33 @@ func (s *server) reachSource(ctx context.Context, r *pipeline.Repository) error 
 	return nil
 }
 
-func evaluateTip(ctx context.Context, opt options) (pipeline.Config, error) {
+// atTip evaluates what the branch has, and shows it with the values of its secrets.
+func atTip(ctx context.Context, opt options, use func(pipeline.Config, *secrets)) error {
 	repo, refs, err := openForCheck(ctx, opt)
 	if repo != nil {
 		defer closeForCheck(repo)
 	}
 	tip, ok := refs.Tips[opt.ref()]
 	if err != nil || !ok {
-		return pipeline.Config{}, fault.New(fault.NotFound, "not looked at: there is no commit to evaluate")
+		return fault.New(fault.NotFound, "not looked at: there is no commit to evaluate")
 	}
 	tree, err := repo.Tree(ctx, tip)
 	if err != nil {
-		return pipeline.Config{}, err
+		return err
 	}
 	e, err := newEvaluator(slog.New(slog.DiscardHandler))
 	if err != nil {
-		return pipeline.Config{}, err
+		return err
 	}
 	defer e.Close()
-	return e.Evaluate(ctx, tip, tree)
+	cfg, err := e.Evaluate(ctx, tip, tree)
+	if err != nil {
+		return err
+	}
+	values := newSecrets(repo, opt)
+	values.declare(cfg)
+	use(cfg, values)
+	return nil
 }
 
 func describe(cfg *pipeline.Config) string {

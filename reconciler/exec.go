@@ -32,8 +32,9 @@ func newExec() *cobra.Command {
 		Long: `Run one composition from the working copy, committed or not, on this machine: in a
 temporary folder it is pushed to a repository of its own, which a control plane and
 one agentd for each pool serve, as they would anywhere. No other composition starts,
-and the repository itself is not touched. Secrets are read from this environment and
-reach the tasks that name them; agents and tasks inherit nothing else of it.
+and the repository itself is not touched. Secrets are read from this environment, and
+encrypted ones opened with your own age key; they reach the tasks that name them, and
+agents and tasks inherit nothing else.
 
 The exit code is 0 when the run succeeded, 1 when it did not, 4 when it has come to a
 gate, which nobody can open here, and 6 when no agent on this machine can take a task.
@@ -45,6 +46,7 @@ Interrupting cancels the run.`,
 		},
 	}
 	cmd.Flags().StringArrayVar(&x.given, "param", nil, "NAME=VALUE, as often as needed; VALUE is JSON, or text")
+	x.keys.secretsFlag(cmd.Flags())
 	cmd.Flags().BoolVar(&x.keep, "keep", false, "keep the temporary folder")
 	return cmd
 }
@@ -54,6 +56,7 @@ type trial struct {
 	name      pipeline.CompositionName
 	given     []string
 	keep      bool
+	keys      options // only for the key of encrypted secrets
 	out, errs io.Writer
 
 	params json.RawMessage
@@ -212,6 +215,7 @@ func (x *trial) serve(ctx context.Context, clone *checkout) error {
 	opt := options{
 		repo: x.world.bare, branch: "main", data: filepath.Join(x.world.dir, "reconciler"), listen: "127.0.0.1:0", intake: "127.0.0.1:0",
 		forge: "none", poll: time.Second, runTip: true, only: &only{x.name, x.params},
+		secretsKeyFile: x.keys.secretsKeyFile, personal: true,
 	}
 	// An interrupted run is cancelled, which needs the server a little longer.
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))

@@ -23,6 +23,7 @@ type options struct {
 	repo, branch    string
 	gitUser         string
 	gitTokenFile    string
+	secretsKeyFile  string
 	allowSource     []string
 	data            string
 	listen, intake  string
@@ -44,6 +45,7 @@ type options struct {
 	runTip          bool
 	unsignedReviews bool
 	lenientPorts    bool // take another port when one is in use
+	personal        bool // the age keys of whoever runs it will do
 	// only is what exec runs; nil runs what the triggers say.
 	only *only
 }
@@ -53,6 +55,7 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.branch, "branch", "main", "the branch that holds the desired state")
 	f.StringVar(&o.gitUser, "git-user", "maestro", "user name for an https:// repository")
 	f.StringVar(&o.gitTokenFile, "git-token-file", "", "file with the password or token for an https:// repository")
+	o.secretsFlag(f)
 	f.StringSliceVar(&o.allowSource, "allow-source", nil, "a folder, or the beginning of an address, below which source repositories may be; for more than one give it again. Without it they are at public https:// addresses")
 	f.StringVar(&o.data, "data", defaultData(), "folder for the record, logs and caches")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:8420", "address of the read-only web view")
@@ -73,6 +76,10 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.Var(&o.lowWater, "low-water", "room on the disk of the data folder below which nothing is given to agents, as 2GiB (512MiB or 2%, whichever is more)")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json, on standard error")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log every step")
+}
+
+func (o *options) secretsFlag(f *pflag.FlagSet) {
+	f.StringVar(&o.secretsKeyFile, "secrets-key-file", "", "file with the private age key that opens the encrypted files of the repository (SOPS_AGE_KEY, or the file that SOPS_AGE_KEY_FILE names)")
 }
 
 // fromEnvironment sets the flags that were not given from RECONCILER_… variables.

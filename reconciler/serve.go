@@ -83,7 +83,7 @@ repository, unless another is given.`,
 			if opt.data == "" {
 				opt.data = devData(opt.repo)
 			}
-			opt.runTip, opt.lenientPorts = true, true
+			opt.runTip, opt.lenientPorts, opt.personal = true, true, true
 			if !cmd.Flags().Changed("allow-source") {
 				opt.allowSource = []string{"/"}
 			}

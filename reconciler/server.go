@@ -151,7 +151,10 @@ func (s *server) credentials() (user, secret string) {
 }
 
 func (s *server) openRooms(late *lateFleet) error {
-	s.secrets, s.sources = &secrets{}, newSourceSet(s)
+	if _, err := s.opt.secretKeys(); err != nil {
+		return err
+	}
+	s.secrets, s.sources = newSecrets(s.repo, s.opt), newSourceSet(s)
 	repository := &repository{repo: s.repo, evaluator: s.evaluator, bundles: s.bundles}
 	wake, github, err := s.openForge()
 	if err != nil {

@@ -36,7 +36,7 @@ var rooms = map[string][]string{
 
 	"internal/wsconn/wsconntest": {},
 
-	"internal/config": {"internal/pipeline", "internal/fault", "internal/bundle", "schema", "plugins"},
+	"internal/config": {"internal/pipeline", "internal/fault", "internal/bundle", "internal/sops", "schema", "plugins"},
 	"schema":          {},
 	"plugins":         {},
 	"ui":              {},

@@ -287,15 +287,21 @@ func (c *checker) secrets() {
 		}
 		s := pipeline.Secret{Name: pipeline.SecretName(name), Pos: pos}
 		s.Env, s.File = text(get(v, "from", "env")), text(get(v, "from", "file"))
-		if (s.Env == "") == (s.File == "") {
+		if s.Sops = text(get(v, "from", "sops")); s.Sops != "" {
+			s.Key = cmp.Or(text(get(v, "from", "key")), name)
+		}
+		if cmp.Or(s.Env, s.File, s.Sops) == "" {
 			d := diag(codeRequired, pos, "secret %q does not say where it is read", name)
-			d.Help = `write from: env: "NAME", or from: file: "/path"`
+			d.Help = helpFrom
 			c.complain(d)
 			return
 		}
 		c.res.Secrets = append(c.res.Secrets, s)
 	})
 }
+
+// helpFrom says what a secret's from may be.
+const helpFrom = `write from: env: "NAME", from: file: "/path", or from: sops: "secrets/NAME.sops.yaml"`
 
 // secretErrors collapses the alternatives of from to one diagnostic.
 func (c *checker) secretErrors(name string, err error) []pipeline.Diagnostic {
@@ -309,9 +315,9 @@ func (c *checker) secretErrors(name string, err error) []pipeline.Diagnostic {
 	if !exact {
 		pos, _ = c.all.value("secrets", name)
 	}
-	d := diag(codeValue, pos, "secret %q: from must be exactly one of env and file", name)
-	d.Note = "the repository holds names of secrets, never their values"
-	d.Help = `write from: env: "NAME", or from: file: "/path"`
+	d := diag(codeValue, pos, "secret %q: from must be exactly one of env, file and sops", name)
+	d.Note = "the repository holds names of secrets, and their values only encrypted"
+	d.Help = helpFrom
 	return []pipeline.Diagnostic{d}
 }
 

@@ -60,6 +60,8 @@ const (
 	codeIdle        = "RC0307" // nothing starts a composition
 	codeSourceRepo  = "RC0308" // a trigger on a repository that is not declared
 	codeAddress     = "RC0309" // an address of a source repository that is refused
+	codeSealed      = "RC0310" // an encrypted file that a secret cannot be read from
+	codeStranger    = "RC0311" // an encrypted file that somebody unknown can open
 
 	// Compositions that name each other, and the policy.
 	codeCall     = "RC0501" // a composition that there is not

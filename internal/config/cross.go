@@ -62,6 +62,9 @@ func assemble(commit pipeline.CommitID, s *survey, results map[string]*unitResul
 		}
 	}
 	r.checkRepositories()
+	if err := r.checkSealed(s.tree); err != nil {
+		return pipeline.Config{}, err
+	}
 	r.checkPolicy()
 	r.checkWebhooks()
 	r.checkCalls()

@@ -276,7 +276,7 @@ func (s *survey) readDir(dir string) (*dirInfo, error) {
 			d.problem(name, codeUnreadable, "%s is a symbolic link or a submodule, which is not followed", name)
 			continue
 		case !e.IsDir() && !isCUE:
-			if ext := path.Ext(name); ext == ".yaml" || ext == ".yml" {
+			if ext := path.Ext(name); (ext == ".yaml" || ext == ".yml") && !strings.Contains(name, ".sops.") {
 				d.yaml = name
 			}
 			continue

@@ -494,13 +494,28 @@ type Pool struct {
 	Untrusted bool `json:"untrusted,omitempty"`
 }
 
-// Secret is a reference; its value is never in Git, in the record or in a log.
+// Secret is a reference; its value is never in the record or in a log, and in Git only
+// encrypted.
 type Secret struct {
 	Name SecretName `json:"name"`
 	Pos  Position   `json:"pos"`
-	// Exactly one of Env and File is set; the reconciler reads it when a task starts.
+	// Exactly one of Env, File and Sops is set; the reconciler reads it when a task
+	// starts. Sops is a path in the ops repository, and Key what is read there.
 	Env  string `json:"env,omitempty"`
 	File string `json:"file,omitempty"`
+	Sops string `json:"sops,omitempty"`
+	Key  string `json:"key,omitempty"`
+}
+
+// Source is where the secret is read, in words.
+func (s *Secret) Source() string {
+	switch {
+	case s.Env != "":
+		return "environment variable " + s.Env
+	case s.File != "":
+		return "file " + s.File
+	}
+	return "key " + s.Key + " of " + s.Sops
 }
 
 // Repository is a source repository: another one than the ops repository, whose pushes

@@ -163,9 +163,6 @@ func jsonValue(d *json.Decoder, depth int) (*yaml.Node, error) {
 		} else {
 			return nil, errors.New("a number is too large; write it in quotes")
 		}
-	case string:
-		// Not as put has it: what is no text in YAML would be marked as binary.
-		n.Tag, n.Value = "!!str", t
 	default:
 		put(n, t)
 	}

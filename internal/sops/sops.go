@@ -57,7 +57,7 @@ func Parse(name string, text []byte) (*File, error) {
 		doc.FootComment = strings.TrimPrefix(doc.FootComment+"\n"+above, "\n")
 	}
 	if meta == nil {
-		return nil, fault.New(fault.Invalid, "%s is not encrypted: it has no part named sops; encrypt it with: reconciler secrets edit %s, or sops encrypt --in-place %s. What it holds in the clear is known to everybody who can read the repository, so replace the values first", name, name, name)
+		return nil, fault.New(fault.Invalid, "%s is not encrypted: it has no part named sops. Everybody who reads the repository knows what it holds: replace that, and encrypt it with: reconciler secrets edit %s", name, name)
 	}
 	f.doc = doc
 	if f.meta, err = readMetadata(name, meta); err != nil {
@@ -186,11 +186,10 @@ func (f *File) changed(what string) error {
 }
 
 // Value returns the text of a key. Within others a key has dots, as "aws.token"; a name
-// that has dots itself goes before. Errors are those of Check, and fault.Invalid for a
-// value that was in the clear.
+// that has dots itself goes before. All errors are fault.Invalid.
 func (o *Opened) Value(key string) (string, error) {
 	if err := o.file.Check(key); err != nil {
-		return "", err
+		return "", fault.New(fault.Invalid, "%w", err)
 	}
 	n, _ := find(root(o.doc), key, nil)
 	v, err := valueOf(n)

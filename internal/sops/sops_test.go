@@ -168,7 +168,7 @@ func TestWhatWasTamperedWithIsRefused(t *testing.T) {
 		"two rules":                      {text: strings.Replace(all, "unencrypted_suffix: _unencrypted", "unencrypted_suffix: _x\n    encrypted_suffix: _y", 1), says: []string{"more than one rule"}},
 		"a rule that is none":            {text: strings.Replace(all, "unencrypted_suffix: _unencrypted", "encrypted_regex: '('", 1), says: []string{"no regular expression"}},
 		"the sum of less":                {text: strings.Replace(all, "    version:", "    mac_only_encrypted: true\n    version:", 1), says: []string{"checksum"}},
-		"no metadata":                    {text: all[:strings.Index(all, "\nsops:")+1], says: []string{"not encrypted", "replace the values"}},
+		"no metadata":                    {text: all[:strings.Index(all, "\nsops:")+1], says: []string{"not encrypted", "replace that"}},
 		"a stranger among the keys":      {text: stranger, opens: true},
 		"a comment changed":              {text: strings.Replace(all, "type:comment]", "type:str]", 1), opens: true},
 	} {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
 )
@@ -161,10 +162,19 @@ func valueOf(n *yaml.Node) (any, error) {
 
 // put makes a scalar say v, and leaves its comments.
 func put(n *yaml.Node, v any) {
-	var to yaml.Node
-	_ = to.Encode(v) // plain values always encode
-	n.Kind, n.Tag, n.Value, n.Style = yaml.ScalarNode, to.Tag, to.Value, to.Style
-	if text, ok := v.(string); ok && n.Style == yaml.LiteralStyle && !literal(text) {
+	n.Kind = yaml.ScalarNode
+	text, isText := v.(string)
+	if !isText || !utf8.ValidString(text) {
+		var to yaml.Node
+		_ = to.Encode(v) // plain values always encode
+		n.Tag, n.Value, n.Style = to.Tag, to.Value, to.Style
+		return
+	}
+	n.Tag, n.Value, n.Style = "!!str", text, 0
+	switch {
+	case strings.Contains(text, "\n") && literal(text):
+		n.Style = yaml.LiteralStyle
+	case strings.TrimSpace(text) != text:
 		n.Style = yaml.DoubleQuotedStyle
 	}
 }

@@ -8,23 +8,38 @@ import (
 	"testing"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/internal/sops"
 	"github.com/maestro-cd/maestro/internal/testkit"
 )
 
 func TestSecretsReachTheirTaskAndNothingElse(t *testing.T) {
 	real(t)
-	const byEnv, byFile, public = "canary-env-5a7c9e1b3d", "canary-file-8f6d4b2a0c", "marker-that-is-public"
+	const byEnv, byFile, sealed, public = "canary-env-5a7c9e1b3d", "canary-file-8f6d4b2a0c", "canary-sealed-2c4e6f8a1b", "marker-that-is-public"
+	const unused = "canary-neighbour-7d5b3f1e9c"
 	file := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(file, []byte(byFile+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	private, to, err := sops.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(key, []byte(private), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const encrypted = "secrets/all.sops.yaml"
+	text, err := sops.Seal(encrypted, []byte("three: "+sealed+"\nfour: "+unused+"\n"), sops.How{Recipients: []string{to}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	m := newMarks(t)
 	repo := testkit.NewRepo(t)
-	s := testkit.Serve(t, repo.Bare, []string{"CANARY=" + byEnv}, "--verbose")
+	s := testkit.Serve(t, repo.Bare, []string{"CANARY=" + byEnv}, "--verbose", "--secrets-key-file", key)
 	a := s.StartAgent(t, "one", "default", "")
-	script := fmt.Sprintf(`printf '%%s %%s' "$ONE" "$TWO" > %s
-echo %s "plain $ONE $TWO"
-for v in "$ONE" "$TWO"; do
+	script := fmt.Sprintf(`printf '%%s %%s %%s' "$ONE" "$TWO" "$THREE" > %s
+echo %s "plain $ONE $TWO $THREE"
+for v in "$ONE" "$TWO" "$THREE"; do
 	printf %%s "$v" | base64
 	printf 'user:%%s' "$v" | base64
 	printf 'us:%%s\n' "$v" | base64
@@ -36,18 +51,19 @@ printf %%.9s "$ONE"; sleep 0.3; printf %%s\\n "${ONE#canary-en}"
 "$MAESTRO_AGENTD" emit link Leak "https://example.com/?token=$ONE"
 echo "$TWO" >&2
 exit 3`, m, public)
-	commit := repo.Push("main", testkit.Files(testkit.Ops(), map[string]string{"secrets/all.cue": fmt.Sprintf(`package ops
+	commit := repo.Push("main", testkit.Files(testkit.Ops(), map[string]string{encrypted: string(text), "secrets/all.cue": fmt.Sprintf(`package ops
 
 secrets: {
 	"by-env": from: env: "CANARY"
 	"by-file": from: file: %q
+	sealed: from: {sops: %q, key: "three"}
 }
-`, file)}, workflow("open", fmt.Sprintf(`
+`, file, encrypted)}, workflow("open", fmt.Sprintf(`
 tasks: {
 	tell: shell.#Run & {
 		fields: {
 			script: %q
-			env: {ONE: secret: "by-env", TWO: secret: "by-file"}
+			env: {ONE: secret: "by-env", TWO: secret: "by-file", THREE: secret: "sealed"}
 		}
 		outputs: leak: string
 		onFailure: "continue"
@@ -58,15 +74,16 @@ tasks: {
 	if got := states(&r); got != "tell:failure other:success" {
 		t.Errorf("tasks are %s: %s", got, r.Task("tell").Reason)
 	}
-	if got := strings.Join(m.lines(t), " "); got != byEnv+" "+byFile {
+	if got := strings.Join(m.lines(t), " "); got != byEnv+" "+byFile+" "+sealed {
 		t.Errorf("the task got %q", got)
 	}
 	log := s.Log(t, r.Task("tell").Attempt)
 	if !strings.Contains(log, public) || strings.Contains(log, "canary-env-5") {
 		t.Errorf("log is %q", log)
 	}
-	s.CheckNoLeak(t, byEnv, a)
-	s.CheckNoLeak(t, byFile, a)
+	for _, canary := range []string{byEnv, byFile, sealed, unused, private} {
+		s.CheckNoLeak(t, canary, a)
+	}
 }
 
 func TestSecretsAreRefusedToOtherBranches(t *testing.T) {

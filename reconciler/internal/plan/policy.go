@@ -108,7 +108,7 @@ type reachKey struct {
 // reach is a secret that a composition gets, with where it is read.
 type reach struct {
 	Reach
-	from [2]string
+	from string
 }
 
 // reachable lists the secrets that the policy of a configuration lets the default
@@ -118,9 +118,9 @@ func reachable(cfg *pipeline.Config) map[reachKey]reach {
 	if cfg == nil {
 		return out
 	}
-	from := map[pipeline.SecretName][2]string{}
-	for _, s := range cfg.Secrets {
-		from[s.Name] = [2]string{s.Env, s.File}
+	from := map[pipeline.SecretName]string{}
+	for i := range cfg.Secrets {
+		from[cfg.Secrets[i].Name] = cfg.Secrets[i].Source()
 	}
 	for i := range cfg.Compositions {
 		c := &cfg.Compositions[i]
