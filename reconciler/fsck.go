@@ -18,7 +18,8 @@ func newFsck() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "fsck", Short: "Check record and logs, or a backup of them", Args: cobra.NoArgs,
 		Long: `Check that the files of a data folder or of a backup are whole, and that what they
-say is consistent. Nothing is changed, and the server may run meanwhile.
+say is consistent, and compare every packed log with its digest. Nothing is changed,
+and the server may run meanwhile.
 The exit code is 1 when something is broken.
 
 A server whose record is older than agents or the folder know it to have been gives

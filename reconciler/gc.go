@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -43,6 +44,8 @@ type collector struct {
 	// followed returns the change up to which what follows from ended runs was done.
 	followed func() pipeline.Seq
 	log      *slog.Logger
+
+	damaged atomic.Pointer[string] // that logs could not be packed
 
 	mu sync.Mutex // one collection at a time
 }
@@ -105,18 +108,49 @@ func (c *collector) pack(ctx context.Context) {
 	}
 }
 
-// packAll makes the logs smaller of all attempts that have ended.
+// packAll makes the logs smaller of all attempts that have ended. One that is damaged
+// stays as it is.
 func (c *collector) packAll(ctx context.Context, _ store.Keep, done *collected) error {
-	for {
-		id, err := c.logs.Pack(ctx)
-		if err != nil || id == "" {
+	var damaged []pipeline.AttemptID
+	for after := int64(0); ; {
+		id, next, err := c.logs.Pack(ctx, after)
+		switch {
+		case store.IsDamaged(err) && id != "":
+			damaged = append(damaged, id)
+		case err != nil:
 			return err
+		case id == "":
+			c.tellDamaged(damaged)
+			return nil
+		default:
+			done.Packed++
 		}
-		done.Packed++
+		after = next
 		if err := pause(ctx); err != nil {
 			return err
 		}
 	}
+}
+
+// tellDamaged makes a notice of the logs that could not be packed, none for none.
+func (c *collector) tellDamaged(ids []pipeline.AttemptID) {
+	if len(ids) == 0 {
+		c.damaged.Store(nil)
+		return
+	}
+	said := fmt.Sprintf("%s cannot be packed for damage, the first is that of attempt %s. The rest of it can be read, and nothing else is touched; "+
+		"what is damaged is told by: reconciler fsck", counted(len(ids), "log"), ids[0])
+	if before := c.damaged.Swap(&said); before == nil || *before != said {
+		c.log.Error("logs are damaged and not packed", "attempts", len(ids), "attempt_id", ids[0])
+	}
+}
+
+// notices are sentences on what needs a person.
+func (c *collector) notices() []string {
+	if said := c.damaged.Load(); said != nil {
+		return []string{*said}
+	}
+	return nil
 }
 
 // collect removes, or with dry only counts, what the policy in force does not keep. It

@@ -51,7 +51,7 @@ func (v *view) Board(ctx context.Context) (web.Board, error) {
 	if b.Repository, err = v.repository(ctx); err != nil {
 		return b, err
 	}
-	b.Notices = v.s.keeper.notices()
+	b.Notices = append(v.s.keeper.notices(), v.s.collector.notices()...)
 	agents, err := v.Agents(ctx)
 	if err != nil {
 		return b, err

@@ -108,7 +108,7 @@ func makeBackup(ctx context.Context, dir, to, why string, told Progress) (_ Back
 			return info, err
 		}
 	}
-	report, err := Fsck(ctx, tmp)
+	report, err := check(ctx, tmp, true)
 	if err != nil {
 		return info, err
 	}

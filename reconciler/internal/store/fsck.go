@@ -54,6 +54,12 @@ func (r *Report) Broken() bool {
 // may be running. A file that is damaged is a finding; the error is a fault.NotFound when
 // there is no record, a fault.Invalid when it is of a newer program.
 func Fsck(ctx context.Context, dir string) (Report, error) {
+	return check(ctx, dir, false)
+}
+
+// check is Fsck. The quick one does not read what is in the logs, which may take as long
+// as all the rest; a log that is damaged is no reason to do without a backup.
+func check(ctx context.Context, dir string, quick bool) (Report, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return Report{}, fmt.Errorf("check the record: %w", err)
@@ -64,9 +70,9 @@ func Fsck(ctx context.Context, dir string) (Report, error) {
 	if err != nil {
 		return report, fmt.Errorf("check %s: %w", dir, err)
 	}
-	open, err := fsckFile(ctx, &report, dir, recordName, "record", (*fsck).record)
-	if err == nil {
-		_, err = fsckFile(ctx, &report, dir, logsName, "logs", func(c *fsck) error { return c.logs(open) })
+	c := &fsck{ctx: ctx, report: &report, quick: quick, done: map[pipeline.AttemptID]int64{}}
+	if err = c.file(dir, recordName, "record", c.record); err == nil {
+		err = c.file(dir, logsName, "logs", c.logs)
 	}
 	if err != nil {
 		return report, fmt.Errorf("check %s: %w", dir, err)
@@ -93,31 +99,31 @@ func (r *Report) rollback(known Watermark) {
 	})
 }
 
-// fsck is the check of one file under way.
+// fsck is a check under way, of one file after the other.
 type fsck struct {
 	ctx    context.Context
 	r      *reading
 	report *Report
+	quick  bool
+	// hosts are the agents that tasks under way are on.
+	hosts map[pipeline.AgentID]*pipeline.Host
 	// done are the attempts whose result was accepted, with the length of their logs.
 	done map[pipeline.AttemptID]int64
 }
 
-// fsckFile runs the checks of one file, when SQLite can read it at all. It returns the
-// finished attempts that the file names.
-func fsckFile(ctx context.Context, report *Report, dir, name, steps string, check func(*fsck) error) (map[pipeline.AttemptID]int64, error) {
-	c := &fsck{ctx: ctx, report: report, done: map[pipeline.AttemptID]int64{}}
-	var err error
-	if c.r, err = openReading(ctx, dir, name, steps); err != nil {
-		return nil, c.damaged(name, err)
+// file runs the checks of one file, when SQLite can read it at all.
+func (c *fsck) file(dir, name, steps string, check func() error) (err error) {
+	if c.r, err = openReading(c.ctx, dir, name, steps); err != nil {
+		return c.damaged(name, err)
 	}
 	err = c.whole()
 	if err == nil {
-		err = check(c)
+		err = check()
 	}
 	if closeErr := c.r.close(); err == nil {
 		err = closeErr
 	}
-	return c.done, c.damaged(name, err)
+	return c.damaged(name, err)
 }
 
 // damaged makes a finding of an error that says that the file is.

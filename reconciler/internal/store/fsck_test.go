@@ -211,6 +211,28 @@ func TestFolderWithoutARecordIsNotChecked(t *testing.T) {
 	}
 }
 
+func TestTaskOnAnAgentThatLacksWhatItAsksForIsAWarning(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	db := open(t, dir)
+	record(t, db)
+	agent := enrol(t, db, "one").ID
+	for i, pool := range []pipeline.PoolName{"linux", "prod"} {
+		c := composition("build"+string(pool), 1)
+		c.Tasks[0].Requirement.Pool = pool
+		c.Digest = pipeline.Digest("sha256:" + pool)
+		r := newRun(c, i)
+		r.Group = ""
+		create(t, db, r, c)
+		bringWithAttempts(t, db, r, pipeline.Running, agent)
+	}
+	openLogs(t, dir, store.LogOptions{})
+	report, err := store.Fsck(t.Context(), dir)
+	if err != nil || report.Broken() || len(report.Findings) != 1 || report.Findings[0].Rule != "I10" || !strings.Contains(report.Findings[0].What, "pool prod") {
+		t.Errorf("got %+v, %v", report, err)
+	}
+}
+
 func TestRunOfACommitThatIsNotRecordedIsAWarning(t *testing.T) {
 	t.Parallel()
 	dir := soundFolder(t)

@@ -1,6 +1,8 @@
 package store
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"fmt"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
@@ -21,7 +23,7 @@ var logRules = []rule{
 }
 
 // logs checks logs.db, and that every accepted result of the record has its whole log.
-func (c *fsck) logs(done map[pipeline.AttemptID]int64) error {
+func (c *fsck) logs() error {
 	if c.report.Broken() {
 		return nil
 	}
@@ -44,17 +46,87 @@ func (c *fsck) logs(done map[pipeline.AttemptID]int64) error {
 	}
 	c.report.Logs = len(list)
 	for _, l := range list {
-		if want, ok := done[l.attempt]; ok && l.received < want {
+		if want, ok := c.done[l.attempt]; ok && l.received < want {
 			c.find("I4", fmt.Sprintf("a result was accepted with %d bytes of log, and %d are here", want, l.received), string(l.attempt), restoreAdvice)
 		}
-		delete(done, l.attempt)
+		delete(c.done, l.attempt)
 	}
 	missing := 0
-	for id, want := range done {
+	for id, want := range c.done {
 		if missing++; missing > mostFindings {
 			break
 		}
 		c.find("I4", fmt.Sprintf("a result was accepted with %d bytes of log, and none is here", want), string(id), restoreAdvice)
 	}
+	if c.quick {
+		return nil
+	}
+	return c.packed()
+}
+
+// packed compares what was packed with its checksums: each row, and each log as a whole.
+func (c *fsck) packed() error {
+	const since = 3 // the migration that brought packing
+	if c.r.step < since {
+		return nil
+	}
+	p, err := newPacker()
+	if err != nil {
+		return err
+	}
+	type log struct {
+		id      int64
+		attempt pipeline.AttemptID
+		digest  []byte
+	}
+	list, err := query(c.ctx, c.r.conn, func(row scanner) (l log, err error) {
+		err = row.Scan(&l.id, &l.attempt, &l.digest)
+		return l, err
+	}, `SELECT id, attempt, digest FROM logs l
+		WHERE removed = 0 AND EXISTS (SELECT 1 FROM chunks c WHERE c.log_id = l.id AND c.size IS NOT NULL) ORDER BY id`)
+	if err != nil {
+		return err
+	}
+	found := 0
+	for _, l := range list {
+		damage, digest, err := c.unpack(p, l.id)
+		if err != nil {
+			return err
+		}
+		if len(damage) == 0 && l.digest != nil && !bytes.Equal(digest, l.digest) {
+			damage = []string{"as a whole, which has another digest than when it was packed"}
+		}
+		for _, where := range damage {
+			if found++; found > mostFindings {
+				c.find("I4", "bytes of a log are not what was written", "and more", damagedLogAdvice)
+				return nil
+			}
+			c.find("I4", "bytes of a log are not what was written", fmt.Sprintf("%s %s", l.attempt, where), damagedLogAdvice)
+		}
+	}
 	return nil
+}
+
+const damagedLogAdvice = "the rest of the log can be read, and nothing else is touched; a backup that was made before may have it whole"
+
+// unpack reads a log, and returns where it is damaged, and the digest of what was read.
+func (c *fsck) unpack(p packer, log int64) (damage []string, digest []byte, err error) {
+	rows, err := c.r.conn.QueryContext(c.ctx, `SELECT `+chunkColumns+` FROM chunks WHERE log_id = ? ORDER BY off`, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer rows.Close()
+	h := sha256.New()
+	for rows.Next() {
+		row, err := scanChunk(rows)
+		if err != nil {
+			return nil, nil, err
+		}
+		data, err := p.unpack(row)
+		if err != nil {
+			damage = append(damage, fmt.Sprintf("at bytes %d to %d", row.off, row.off+row.size))
+		}
+		h.Write(data)
+	}
+	return damage, h.Sum(nil), rows.Err()
 }

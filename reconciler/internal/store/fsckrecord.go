@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
@@ -116,6 +117,9 @@ const fsckPage = 500
 // runs checks what takes a whole run and its composition to decide. It reads of each only
 // what it goes by: there may be a million tasks.
 func (c *fsck) runs() error {
+	if err := c.agents(); err != nil {
+		return err
+	}
 	known := map[pipeline.Digest]*pipeline.Composition{}
 	for after := pipeline.RunID(""); ; {
 		runs, err := query(c.ctx, c.r.conn, func(row scanner) (r *pipeline.Run, err error) {
@@ -158,7 +162,7 @@ func (c *fsck) tasks(runs []*pipeline.Run, after, last pipeline.RunID) error {
 		var t pipeline.RunTask
 		var id pipeline.RunID
 		var started bool
-		err := row.Scan(&id, &t.Name, &t.State, &t.Epoch, &started)
+		err := row.Scan(&id, &t.Name, &t.State, &t.Epoch, &started, &t.Agent)
 		if started {
 			t.StartedAt = time.Unix(0, 0) // when does not matter
 		}
@@ -166,7 +170,7 @@ func (c *fsck) tasks(runs []*pipeline.Run, after, last pipeline.RunID) error {
 			r.Tasks = append(r.Tasks, t)
 		}
 		return struct{}{}, err
-	}, `SELECT run_id, name, state, epoch, started_at IS NOT NULL FROM tasks WHERE run_id > ? AND run_id <= ?`, string(after), string(last))
+	}, `SELECT run_id, name, state, epoch, started_at IS NOT NULL, coalesce(agent_id, '') FROM tasks WHERE run_id > ? AND run_id <= ?`, string(after), string(last))
 	return err
 }
 
@@ -181,6 +185,40 @@ func (c *fsck) composition(d pipeline.Digest) (*pipeline.Composition, error) {
 		return nil, fmt.Errorf("composition %s: %w", d, err)
 	}
 	return out, nil
+}
+
+// agents reads the agents that have a task.
+func (c *fsck) agents() error {
+	c.hosts = map[pipeline.AgentID]*pipeline.Host{}
+	_, err := query(c.ctx, c.r.conn, func(row scanner) (struct{}, error) {
+		var id pipeline.AgentID
+		var facts sql.NullString
+		h := new(pipeline.Host)
+		err := row.Scan(&id, &h.Pool, &h.Untrusted, &facts)
+		if err == nil && facts.Valid {
+			h.Facts, err = pipeline.DecodeJSON([]byte(facts.String))
+		}
+		c.hosts[id] = h
+		return struct{}{}, err
+	}, `SELECT id, pool, untrusted, facts FROM agents
+		WHERE id IN (SELECT agent_id FROM attempts WHERE state IN ('offered', 'running'))`)
+	return err
+}
+
+// fits warns of a task that its agent is not for, as far as that can be known: the record
+// has neither the facts nor the configuration in force of when it was offered.
+func (c *fsck) fits(r *pipeline.Run, t *pipeline.RunTask) {
+	h := c.hosts[t.Agent]
+	if h == nil { // the references tell of one that is not there
+		return
+	}
+	if lacks := t.Spec.Lacks(h); len(lacks) > 0 {
+		c.report.Findings = append(c.report.Findings, Finding{
+			Rule: "I10", Warning: true, What: "a task is on an agent that lacks what it asks for: " + strings.Join(lacks, "; "),
+			Where: fmt.Sprintf("%s %s on %s", r.ID, t.Name, t.Agent),
+			Next:  "none is needed when the agent, or what the task asks for, has changed since it was offered",
+		})
+	}
 }
 
 func (c *fsck) run(r *pipeline.Run, of *pipeline.Composition) {
@@ -201,6 +239,7 @@ func (c *fsck) run(r *pipeline.Run, of *pipeline.Composition) {
 		if t.Spec.BuiltIn() || t.State != pipeline.Offered && t.State != pipeline.Running {
 			continue
 		}
+		c.fits(r, t)
 		for _, name := range t.Spec.Needs {
 			need := r.Task(name)
 			held := need != nil && need.Spec.Gate != nil && need.State != pipeline.Success && t.Spec.When == pipeline.OnSuccess

@@ -36,18 +36,36 @@ func newPacker() (packer, error) {
 
 // scan reads a row as it was written. Bytes that differ from their checksum are an error
 // that IsDamaged knows.
-func (p packer) scan(row scanner) (c chunk, err error) {
-	var size sql.NullInt64
-	if err := row.Scan(&c.id, &c.off, &c.line, &c.data, &size); err != nil || !size.Valid {
-		return c, err
+func (p packer) scan(row scanner) (chunk, error) {
+	c, err := scanChunk(row)
+	if err == nil {
+		c.data, err = p.unpack(c)
 	}
-	c.packed = true
-	c.data, err = p.dec.DecodeAll(c.data, make([]byte, 0, min(size.Int64, 2*chunkBytes)))
-	if err == nil && int64(len(c.data)) != size.Int64 {
-		err = fmt.Errorf("%d bytes, not %d", len(c.data), size.Int64)
+	return c, err
+}
+
+// unpack returns what a row as it is stored holds, with the errors of scan.
+func (p packer) unpack(c chunk) ([]byte, error) {
+	if !c.packed {
+		return c.data, nil
+	}
+	data, err := p.dec.DecodeAll(c.data, make([]byte, 0, min(c.size, 2*chunkBytes)))
+	if err == nil && int64(len(data)) != c.size {
+		err = fmt.Errorf("%d bytes, not %d", len(data), c.size)
 	}
 	if err != nil {
 		err = fmt.Errorf("%w: packed bytes at %d: %w", errDamagedLog, c.off, err)
+	}
+	return data, err
+}
+
+// scanChunk reads a row as it is stored.
+func scanChunk(row scanner) (c chunk, err error) {
+	var size sql.NullInt64
+	err = row.Scan(&c.id, &c.off, &c.line, &c.data, &size)
+	c.size, c.packed = int64(len(c.data)), size.Valid
+	if size.Valid {
+		c.size = size.Int64
 	}
 	return c, err
 }
@@ -56,26 +74,29 @@ var errDamagedLog = errors.New("the log is not what was written")
 
 // Pack makes the log of one attempt smaller that has ended and is not packed yet, and
 // keeps the digest of the whole. It is done in small transactions and goes on where it
-// was cut off. It returns the attempt, "" when all logs are packed.
-func (l *Logs) Pack(ctx context.Context) (pipeline.AttemptID, error) {
-	var id pipeline.AttemptID
-	var log int64
-	err := l.file.reader.QueryRowContext(ctx, `SELECT id, attempt FROM logs
-		WHERE sealed = 1 AND removed = 0 AND digest IS NULL ORDER BY id LIMIT 1`).Scan(&log, &id)
+// was cut off. It returns the attempt, "" when all logs are packed, and a cursor to go on
+// with, also past a log that is damaged, which IsDamaged knows; 0 begins.
+func (l *Logs) Pack(ctx context.Context, after int64) (id pipeline.AttemptID, next int64, err error) {
+	err = l.file.reader.QueryRowContext(ctx, `SELECT id, attempt FROM logs
+		WHERE sealed = 1 AND removed = 0 AND digest IS NULL AND id > ? ORDER BY id LIMIT 1`, after).Scan(&next, &id)
 	if err != nil {
-		return "", l.read(ignoreNoRows(err), "those that are not packed")
+		return "", after, l.read(ignoreNoRows(err), "those that are not packed")
 	}
+	if err := l.pack(ctx, next); err != nil {
+		return id, next, fmt.Errorf("pack the log of %s: %w", id, l.file.explain(err))
+	}
+	return id, next, nil
+}
+
+func (l *Logs) pack(ctx context.Context, log int64) (err error) {
 	h := sha256.New()
 	for off, more := int64(0), true; more; {
 		if off, more, err = l.packSome(ctx, log, off, h); err != nil {
-			return id, fmt.Errorf("pack the log of %s: %w", id, l.file.explain(err))
+			return err
 		}
 	}
 	_, err = l.file.writer.ExecContext(ctx, `UPDATE logs SET digest = ? WHERE id = ? AND removed = 0`, h.Sum(nil), log)
-	if err != nil {
-		return id, fmt.Errorf("pack the log of %s: %w", id, l.file.explain(err))
-	}
-	return id, nil
+	return err
 }
 
 // packSome packs the rows from off on, and adds what they hold to the digest.

@@ -18,8 +18,9 @@ import (
 // packAll packs until nothing is left, and returns what was packed.
 func packAll(t testing.TB, l *store.Logs) (ids []pipeline.AttemptID) {
 	t.Helper()
-	for {
-		id, err := l.Pack(t.Context())
+	for after := int64(0); ; {
+		id, next, err := l.Pack(t.Context(), after)
+		after = next
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -136,7 +137,7 @@ func TestPackingGoesOnWhereItWasCutOff(t *testing.T) {
 	l = openLogs(t, dir, store.LogOptions{})
 	stopped, stop := context.WithCancel(t.Context())
 	stop()
-	if _, err := l.Pack(stopped); err == nil {
+	if _, _, err := l.Pack(stopped, 0); err == nil {
 		t.Error("packed although it was stopped")
 	}
 	packAll(t, l)
@@ -178,6 +179,46 @@ func TestPackedLogThatWasChangedIsNotShownAsIfItWereNot(t *testing.T) {
 			if _, err := l.Copy(t.Context(), "a1", 0, io.Discard); !store.IsDamaged(err) {
 				t.Errorf("got %v", err)
 			}
+			open(t, dir)
+			report, err := store.Fsck(t.Context(), dir)
+			if err != nil || len(report.Findings) != 1 || report.Findings[0].Rule != "I4" || !strings.HasPrefix(report.Findings[0].Where, "a1 ") {
+				t.Errorf("got %+v, %v", report, err)
+			}
+			backUp(t, dir) // one log is no reason to do without
 		})
+	}
+}
+
+// TestDamagedLogKeepsNoOtherFromBeingPacked: a kill in the middle of packing has left
+// packed rows and no digest, and the disk has changed one.
+func TestDamagedLogKeepsNoOtherFromBeingPacked(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l := openLogs(t, dir, store.LogOptions{})
+	for _, id := range []pipeline.AttemptID{"a1", "a2"} {
+		appendAll(t, l, id, 0, bytes.Repeat([]byte("0123456789abcde\n"), 1<<10))
+		if err := l.Seal(t.Context(), id, 16<<10); err != nil {
+			t.Fatal(err)
+		}
+	}
+	packAll(t, l)
+	l.Close()
+	raw := rawDB(t, dir, "logs.db")
+	run(t, raw, `UPDATE logs SET digest = NULL`)
+	run(t, raw, `UPDATE chunks SET data = x'5a5a5a5a' WHERE log_id = 1`)
+	raw.Close()
+	l = openLogs(t, dir, store.LogOptions{})
+	id, after, err := l.Pack(t.Context(), 0)
+	if id != "a1" || !store.IsDamaged(err) {
+		t.Fatalf("got %q, %v", id, err)
+	}
+	for _, want := range []pipeline.AttemptID{"a2", ""} {
+		if id, after, err = l.Pack(t.Context(), after); id != want || err != nil {
+			t.Errorf("after the damaged one: %q, %v", id, err)
+		}
+	}
+	var whole bytes.Buffer
+	if n, err := l.Copy(t.Context(), "a2", 0, &whole); n != 16<<10 || err != nil {
+		t.Errorf("copied %d bytes, %v", n, err)
 	}
 }

@@ -86,7 +86,8 @@ func (l *Logs) readLog(ctx context.Context, q querier, log, off int64, length in
 // chunk is a row.
 type chunk struct {
 	id, off, line int64
-	data          []byte // as it was written
+	data          []byte // as it was written, unless said otherwise
+	size          int64  // of what was written
 	packed        bool
 }
 

@@ -114,7 +114,7 @@ func verify(ctx context.Context, path string, told Progress) (BackupInfo, error)
 				want.Name, got.Bytes, got.SHA256, want.Bytes, want.SHA256)
 		}
 	}
-	report, err := Fsck(ctx, path)
+	report, err := check(ctx, path, true)
 	if err == nil && report.Broken() {
 		err = fault.New(fault.Invalid, "the backup does not pass the checks; see: reconciler fsck --data %s", path)
 	}
