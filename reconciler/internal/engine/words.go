@@ -35,7 +35,7 @@ func Sentence(r *pipeline.Run) string {
 			done += n
 		}
 	}
-	progress := fmt.Sprintf("%d of %d tasks", done, len(r.Tasks))
+	progress := fmt.Sprintf("%d of %s", done, plural(len(r.Tasks), "task"))
 	switch {
 	case len(bad) > 0:
 		return strings.Join(bad, "; ")

@@ -50,5 +50,5 @@ func TestStatusTellsOfABlockedTaskAndOfTheOneThatRuns(t *testing.T) {
 	described("blocked: a: no agent is enrolled")
 	a := w.agent("one")
 	w.accept(a)
-	described("running: 0 of 1 tasks, running a")
+	described("running: 0 of 1 task, running a")
 }

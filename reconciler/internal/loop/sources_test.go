@@ -65,7 +65,7 @@ func TestSourceStartsRunsOfWhatIsInForce(t *testing.T) {
 	if r.Commit != "c1" || r.Ref != "refs/sources/app/heads/main" || r.Event.Config != "c1" || r.Head() != (pipeline.Head{Repo: "app", Commit: "s2"}) {
 		t.Errorf("the run is of %s on %s: %+v", r.Commit, r.Ref, r.Event)
 	}
-	if s := w.statusesOf("app", "s2"); s["maestro"] != "success: 1 run succeeded" || s["maestro/run/c"] != "success: #1 success: 1 of 1 tasks" {
+	if s := w.statusesOf("app", "s2"); s["maestro"] != "success: 1 run succeeded" || s["maestro/run/c"] != "success: #1 success: 1 of 1 task" {
 		t.Errorf("its statuses are %v", s)
 	}
 	if s := w.statusesOf("", "c1"); len(s) != 1 {
