@@ -73,7 +73,7 @@ func (r *Repo) fetchOnce(ctx context.Context) (Refs, error) {
 func (r *Repo) wanted(adv advertisement) (map[pipeline.Ref]rawRef, error) {
 	raw := map[pipeline.Ref]rawRef{}
 	for name, h := range adv.all {
-		if !inSpaces(name, watchedSpaces) || !validRef(name) {
+		if !inSpaces(name, watchedSpaces) || inSpaces(name, ownSpaces) || !validRef(name) {
 			continue
 		}
 		if len(raw) >= r.limits.Refs {

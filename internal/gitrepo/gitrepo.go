@@ -52,7 +52,7 @@ type Options struct {
 type Limits struct {
 	Blob        int64         // bytes of a file that may be read; 1 MiB
 	Refs        int           // branches and tags; 50,000
-	Own         int           // refs under refs/reviews/ and refs/maestro/; 20,000
+	Own         int           // refs of Maestro's own; 20,000
 	Entries     int           // files and directories looked at in one tree; 200,000
 	Changed     int           // paths that ChangedPaths returns; 10,000
 	PackBytes   int64         // bytes of one fetch; 1 GiB

@@ -19,7 +19,7 @@ import (
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
 
-// noteSpace is where notes live; beside them only refs/maestro/ is ever written.
+// noteSpace is where notes live; beside them only writableSpaces are ever written.
 const noteSpace = "refs/notes/"
 
 // Notes returns the text that ref, a full name under refs/notes/, attaches to a

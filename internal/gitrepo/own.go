@@ -16,13 +16,17 @@ import (
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
 
+// GateBranches holds the branches of Maestro's own: forges ask for branches where
+// something is to be reviewed.
+const GateBranches = "refs/heads/maestro-gate/"
+
 // ownSpaces hold what people and Maestro say to each other: reviews, requests
 // and gates. They are told apart from branches and tags, so that nothing in them
 // can look like a push.
-var ownSpaces = []string{"refs/reviews/", "refs/maestro/"}
+var ownSpaces = []string{"refs/reviews/", "refs/maestro/", GateBranches}
 
-// writableSpace holds all refs but notes that are ever made or removed here.
-const writableSpace = "refs/maestro/"
+// writableSpaces hold all refs but notes that are ever made or removed here.
+var writableSpaces = []string{"refs/maestro/", GateBranches}
 
 // ownRefs picks Maestro's own refs; truncated when there are more than allowed.
 func (r *Repo) ownLocal() (map[pipeline.Ref]string, bool, error) {
@@ -177,13 +181,15 @@ func signatureStart(message string) int {
 	return found
 }
 
-// Draft is a commit of a few files without a parent. Its id depends on nothing
-// else, so whoever makes it again gets the same.
+// Draft is a commit of a few files. Its id depends on nothing else, so whoever makes
+// it again gets the same.
 type Draft struct {
 	// Files are names without a directory, with their content.
 	Files   map[string]string
 	Message string
 	At      time.Time
+	// Onto is its parent, nil for none. It is written with it.
+	Onto *Draft
 }
 
 // ID returns the id that the commit has.
@@ -194,6 +200,13 @@ func (d Draft) ID() (pipeline.CommitID, error) {
 }
 
 func (d Draft) write(m *maker) (plumbing.Hash, error) {
+	parent := plumbing.ZeroHash
+	if d.Onto != nil {
+		var err error
+		if parent, err = d.Onto.write(m); err != nil {
+			return parent, err
+		}
+	}
 	var entries []entry
 	for name, text := range d.Files {
 		if why := suspicious(name); why != "" {
@@ -209,10 +222,10 @@ func (d Draft) write(m *maker) (plumbing.Hash, error) {
 	if err != nil {
 		return plumbing.ZeroHash, err
 	}
-	return m.put(plumbing.CommitObject, encodeCommit(tree, plumbing.ZeroHash, d.At, d.Message))
+	return m.put(plumbing.CommitObject, encodeCommit(tree, parent, d.At, d.Message))
 }
 
-// Publish makes ref, which must be below refs/maestro/, point at the draft,
+// Publish makes ref, which must be below refs/maestro/ or GateBranches, point at the draft,
 // wherever it pointed before; at a server by a push. fault.Conflict when somebody
 // moved it meanwhile.
 func (r *Repo) Publish(ctx context.Context, ref pipeline.Ref, d Draft) (pipeline.CommitID, error) {
@@ -245,7 +258,7 @@ func (r *Repo) Publish(ctx context.Context, ref pipeline.Ref, d Draft) (pipeline
 	return id, r.remote.talk().push(ctx, string(ref), tip, h, pack)
 }
 
-// Remove deletes ref, which must be below refs/maestro/, if it points at the
+// Remove deletes ref, which must be one that Publish makes, if it points at the
 // object of that id; one that is gone already is no error. fault.Conflict when it
 // points elsewhere.
 func (r *Repo) Remove(ctx context.Context, ref pipeline.Ref, id string) error {
@@ -278,8 +291,8 @@ func (r *Repo) Remove(ctx context.Context, ref pipeline.Ref, id string) error {
 }
 
 func checkWritable(ref pipeline.Ref) error {
-	if !strings.HasPrefix(string(ref), writableSpace) || !validRef(string(ref)) {
-		return fault.New(fault.Invalid, "%s is not a ref of Maestro's own: it must begin with %s", quote(string(ref)), writableSpace)
+	if !inSpaces(string(ref), writableSpaces) || !validRef(string(ref)) {
+		return fault.New(fault.Invalid, "%s is not a ref of Maestro's own: it must begin with %s", quote(string(ref)), strings.Join(writableSpaces, " or "))
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package gitrepo_test
 import (
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -26,6 +27,7 @@ func TestReviewsAndRequestsAreApartFromBranchesAndTags(t *testing.T) {
 		"refs/reviews/" + pipeline.Ref(head) + "/ana": tag,
 		"refs/reviews/" + pipeline.Ref(head) + "/bo":  string(head),
 		"refs/maestro/requests/ana/1":                 tag,
+		"refs/heads/maestro-gate/release/7/confirm":   string(head),
 	}
 	for name, id := range refs {
 		g.run("update-ref", string(name), id)
@@ -35,12 +37,16 @@ func TestReviewsAndRequestsAreApartFromBranchesAndTags(t *testing.T) {
 	g.run("update-ref", "refs/maestro/requests/bo/2", string(head))
 	refs["refs/maestro/requests/bo/2"] = string(head)
 	r := open(t, gitrepo.Options{URL: g.dir})
-	got := fetch(t, r)
-	if !maps.Equal(got.Own, refs) || got.OwnTruncated {
-		t.Errorf("own refs %v, want %v", got.Own, refs)
-	}
-	if names := got.Names(); !slices.Equal(names, []pipeline.Ref{"refs/heads/main"}) {
-		t.Errorf("branches and tags: %v", names)
+	bare := git{t, filepath.Join(t.TempDir(), "mirror.git")}
+	g.run("clone", "-q", "--mirror", g.dir, bare.dir)
+	for _, repo := range []*gitrepo.Repo{r, over(t, serve(t, bare), bare, gitrepo.Options{})} {
+		got := fetch(t, repo)
+		if !maps.Equal(got.Own, refs) || got.OwnTruncated {
+			t.Errorf("%s: own refs %v, want %v", repo, got.Own, refs)
+		}
+		if names := got.Names(); !slices.Equal(names, []pipeline.Ref{"refs/heads/main"}) {
+			t.Errorf("%s: branches and tags: %v", repo, names)
+		}
 	}
 	told, err := r.Tag(t.Context(), tag)
 	if err != nil || told.Target != head || told.Message != "approve\n\nfine\n" || told.When.Unix() != 1700000000 || told.Signature != "" {
@@ -136,6 +142,25 @@ func TestPublishedCommitIsTheSameWhoeverMakesIt(t *testing.T) {
 				t.Errorf("%s: published at %s: %v", name, bad, err)
 			}
 		}
+		// A forge shows what a branch has that another one has not.
+		based, base := d, gitrepo.Draft{Message: "nothing\n", At: d.At}
+		based.Onto = &base
+		const branch = "refs/heads/maestro-gate/release/1/gate"
+		if got, err = repo.Publish(t.Context(), branch, based); err != nil || got == want {
+			t.Fatalf("%s: %s, %v", name, got, err)
+		}
+		if refs := fetch(t, repo); refs.Own[branch] != string(got) || refs.Tips[branch] != "" {
+			t.Errorf("%s: refs %v", name, refs)
+		}
+		at := g
+		if name == "served" {
+			at = bare
+		}
+		id, err := base.ID()
+		if err != nil || at.run("rev-parse", string(got)+"^") != string(id) || at.run("show", "--format=", "--name-only", string(got)) != "a.txt\nb.json" {
+			t.Errorf("%s: its parent is not %s: %v", name, id, err)
+		}
+		at.run("fsck", "--strict")
 	}
 }
 

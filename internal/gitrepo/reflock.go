@@ -52,7 +52,7 @@ func readRef(common, name string) (plumbing.Hash, error) {
 
 // staleAfter is when a lock is taken to be left over, as by a process that was
 // killed: one holds it for milliseconds, for an fsync at most. Only refs for notes
-// and those under refs/maestro/ are ever locked here.
+// and those that Publish makes are ever locked here.
 const staleAfter = 10 * time.Second
 
 // moveRef points a ref at id if it still points at old. fault.Conflict when it

@@ -27,8 +27,8 @@ type Refs struct {
 	// Tips maps full names under refs/heads/ and refs/tags/ to commits. A tag
 	// object is followed to its commit; a tag of anything else is left out.
 	Tips map[pipeline.Ref]pipeline.CommitID
-	// Own maps full names under refs/reviews/ and refs/maestro/ to the objects that
-	// they point at, see Repo.Tag. OwnTruncated: there are more than Limits.Own, and
+	// Own maps full names under refs/reviews/, refs/maestro/ and GateBranches to the
+	// objects that they point at, see Repo.Tag. OwnTruncated: there are more than Limits.Own, and
 	// some are missing.
 	Own          map[pipeline.Ref]string
 	OwnTruncated bool
@@ -80,6 +80,7 @@ func (r *Repo) readLocal(ctx context.Context) (Refs, error) {
 	if err != nil {
 		return Refs{}, fault.New(fault.KindOf(err), "read refs of %s: %w", r, err)
 	}
+	maps.DeleteFunc(raw, func(ref pipeline.Ref, _ rawRef) bool { return inSpaces(string(ref), ownSpaces) })
 	refs := Refs{Head: readHead(r.layout.git), Tips: make(map[pipeline.Ref]pipeline.CommitID, len(raw))}
 	if refs.Own, refs.OwnTruncated, err = r.ownLocal(); err != nil {
 		return Refs{}, err
