@@ -151,20 +151,11 @@ func (g *GitHub) People(ctx context.Context, p *pipeline.Pull) (pipeline.PullPeo
 	if len(commits) >= mostCommits {
 		out.Unknown = fmt.Sprintf("it has %d commits or more, and GitHub lists no more", mostCommits)
 	}
-	for _, c := range commits {
-		for _, u := range []*github.User{c.Author, c.Committer} {
-			if u.GetID() != 0 {
-				out.Accounts = append(out.Accounts, accountOf(u))
-			}
-		}
-		for _, m := range coauthorRE.FindAllStringSubmatch(c.GetCommit().GetMessage(), -1) {
-			out.Named = append(out.Named, m[1])
-		}
-	}
+	wrote(&out, commits)
 	if p.Fork {
 		return out, nil // GitHub does not say who pushes to another repository
 	}
-	pusher, err := g.pusher(ctx, p)
+	pusher, err := g.pusher(ctx, p.Branch, p.Head)
 	if err != nil {
 		return out, err
 	}
@@ -175,23 +166,22 @@ func (g *GitHub) People(ctx context.Context, p *pipeline.Pull) (pipeline.PullPeo
 	return out, nil
 }
 
-// pusher is who made the branch of a pull request point at its head, nobody when that
-// is not said.
-func (g *GitHub) pusher(ctx context.Context, p *pipeline.Pull) (pipeline.Account, error) {
+// pusher is who made a branch point at a commit, nobody when that is not said.
+func (g *GitHub) pusher(ctx context.Context, branch string, head pipeline.CommitID) (pipeline.Account, error) {
 	var list []struct {
 		After string       `json:"after"`
 		Actor *github.User `json:"actor"`
 	}
 	req, err := g.client.NewRequest(http.MethodGet, fmt.Sprintf("repos/%s/%s/activity?per_page=%d&ref=%s",
-		g.cfg.Owner, g.cfg.Repo, perPage, url.QueryEscape("refs/heads/"+p.Branch)), nil)
+		g.cfg.Owner, g.cfg.Repo, perPage, url.QueryEscape("refs/heads/"+branch)), nil)
 	if err == nil {
 		_, err = g.client.Do(ctx, req, &list)
 	}
 	if err != nil {
-		return pipeline.Account{}, g.explain("read who pushed "+p.Head.Short(), needsContents, err)
+		return pipeline.Account{}, g.explain("read who pushed "+head.Short(), needsContents, err)
 	}
 	for _, a := range list {
-		if a.After == string(p.Head) {
+		if a.After == string(head) {
 			return accountOf(a.Actor), nil
 		}
 	}
