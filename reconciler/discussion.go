@@ -151,5 +151,13 @@ func (d *discussion) Remove(ctx context.Context, ref pipeline.Ref, object string
 }
 
 func draft(f loop.Draft) gitrepo.Draft {
-	return gitrepo.Draft{Files: map[string]string{f.File: f.Text}, Message: f.Message, At: f.At}
+	out := gitrepo.Draft{Files: map[string]string{}, Message: f.Message, At: f.At}
+	if f.File != "" {
+		out.Files[f.File] = f.Text
+	}
+	if f.Onto != nil {
+		base := draft(*f.Onto)
+		out.Onto = &base
+	}
+	return out
 }

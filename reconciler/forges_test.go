@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strings"
@@ -43,6 +44,12 @@ func TestForgesDoWhatTheirTableSays(t *testing.T) {
 		{"gates are reviewed by", func(kind string) string {
 			_, pulls := kinds[kind].(loop.Forge)
 			return "signed tags" + either(pulls, ", reviews", "")
+		}},
+		{"gates have pull requests", func(kind string) string {
+			_, opens := kinds[kind].(interface {
+				OpenPull(ctx context.Context, branch, target, title, body string) (int, error)
+			})
+			return either(opens, "yes", "no")
 		}},
 		{"requests are", func(kind string) string {
 			_, pulls := kinds[kind].(loop.Forge)

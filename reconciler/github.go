@@ -101,16 +101,19 @@ func (s *server) appToken() string {
 	return t
 }
 
-func (s *server) openPulls(github *forge.GitHub) {
+func (s *server) openPulls(github *forge.GitHub, talk *discussion) {
 	s.pulls = loop.NewPulls(loop.PullsConfig{
 		DB: s.db, Forge: github, Proposals: s.proposals, Commits: s.commits, Log: s.log, Name: s.opt.repo, Bring: s.repo.Bring,
 		Poll: s.opt.poll, Problem: func(ctx context.Context, err error) { s.tell(ctx, &s.trouble, err) },
 	})
+	s.doorkeeper = loop.NewDoorkeeper(loop.DoorkeeperConfig{
+		DB: s.db, Forge: github, Discussion: talk, Proposals: s.proposals, Look: s.pulls.Hint, Log: s.log, URL: s.opt.public,
+	})
 	s.commenter = loop.NewCommenter(loop.CommenterConfig{DB: s.db, Forge: github, Log: s.log, Name: s.opt.repo, URL: s.opt.public})
 }
 
-// answered lets those who asked in comments see a sign at once.
-func (s *server) answered() {
+// lookAtPulls looks at pull requests at once.
+func (s *server) lookAtPulls() {
 	if s.pulls != nil {
 		s.pulls.Hint(0)
 	}

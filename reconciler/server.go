@@ -54,13 +54,15 @@ type server struct {
 	github    *forge.GitHub   // nil without pull requests
 	pulls     *loop.Pulls     // likewise
 	commenter *loop.Commenter // likewise
-	watcher   *sources.Source
-	sources   *sourceSet
-	converger *forge.Converger // nil with --forge none
-	secrets   *secrets
-	keeper    *keeper
-	collector *collector
-	seenAt    atomic.Int64 // when the repository last answered, Unix nanoseconds
+	// doorkeeper is nil likewise.
+	doorkeeper *loop.Doorkeeper
+	watcher    *sources.Source
+	sources    *sourceSet
+	converger  *forge.Converger // nil with --forge none
+	secrets    *secrets
+	keeper     *keeper
+	collector  *collector
+	seenAt     atomic.Int64 // when the repository last answered, Unix nanoseconds
 
 	// Why the repository and the forge cannot be asked, "" when they can; guarded by
 	// troubled.
@@ -170,13 +172,14 @@ func (s *server) openRooms(late *lateFleet) error {
 		RunTip: s.opt.runTip, URL: s.opt.public, StatusesChanged: wake, Live: s.inForce,
 		Proposals: true,
 	})
+	talk := &discussion{repository: repository, sources: s.sources}
 	s.proposals = loop.NewProposals(loop.ProposalsConfig{
-		DB: s.db, Discussion: &discussion{repository: repository, sources: s.sources}, Commits: s.commits, Runs: s.runs, Log: s.log,
+		DB: s.db, Discussion: talk, Commits: s.commits, Runs: s.runs, Log: s.log,
 		Name: s.opt.repo, Default: s.opt.ref(), Branches: s.opt.proposals(), Pulls: github != nil, Notes: s.opt.forge == "local",
-		Unsigned: s.opt.unsignedReviews, URL: s.opt.public, StatusesChanged: wake, Answered: s.answered,
+		Unsigned: s.opt.unsignedReviews, URL: s.opt.public, StatusesChanged: wake, Look: s.lookAtPulls,
 	})
 	if github != nil {
-		s.openPulls(github)
+		s.openPulls(github, talk)
 	}
 	s.collector = &collector{db: s.db, logs: s.logs, policy: s.law, followed: s.commits.Followed, log: s.log}
 	s.watcher = sources.New(sources.Config{
@@ -365,6 +368,7 @@ func (s *server) run(ctx context.Context, ready func(addresses)) error {
 	if s.pulls != nil {
 		g.Go(func() error { return s.pulls.Run(ctx) })
 		g.Go(func() error { return s.commenter.Run(ctx) })
+		g.Go(func() error { return s.doorkeeper.Run(ctx) })
 	}
 	s.serveHTTP(ctx, g, s.web, pages)
 	s.serveHTTP(ctx, g, s.intake, s.intakeHandler())

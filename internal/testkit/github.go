@@ -80,8 +80,9 @@ type githubPull struct {
 	branch, base        string
 	head                string
 	fork, draft, closed bool
+	closedBy, body      string
 	merge               string
-	updated             time.Time
+	opened, updated     time.Time
 }
 
 type githubReview struct {
@@ -313,7 +314,7 @@ func (g *GitHub) Open(by, branch, base, title string) int {
 }
 
 func (g *GitHub) open(p *githubPull) int {
-	p.number = len(g.pulls) + 1
+	p.number, p.opened = len(g.pulls)+1, time.Now()
 	g.touch(p)
 	g.pulls = append(g.pulls, p)
 	g.Repo.Git(g.Repo.Bare, "update-ref", fmt.Sprintf("refs/pull/%d/head", p.number), p.head)

@@ -128,6 +128,9 @@ const repoPath = "/repos/octo/ops"
 
 var (
 	pullRE     = regexp.MustCompile(`^` + repoPath + `/pulls/(\d+)(/reviews|/commits)?$`)
+	issueRE    = regexp.MustCompile(`^` + repoPath + `/issues/(\d+)$`)
+	compareRE  = regexp.MustCompile(`^` + repoPath + `/compare/([0-9a-f]{40})\.\.\.([0-9a-f]{40})$`)
+	commitRE   = regexp.MustCompile(`^` + repoPath + `/commits/([0-9a-f]{40})$`)
 	commentsRE = regexp.MustCompile(`^` + repoPath + `/issues/(\d+)/comments$`)
 	commentRE  = regexp.MustCompile(`^` + repoPath + `/issues/comments/(\d+)(/reactions)?$`)
 	statusRE   = regexp.MustCompile(`^/repos/octo/(ops|app)/statuses/([0-9a-f]{40})$`)
@@ -138,7 +141,10 @@ var (
 // route carries out one request. Called with mu.
 func (g *GitHub) route(r *http.Request, path string, body []byte) reply {
 	if m := pullRE.FindStringSubmatch(path); m != nil {
-		return g.pullRoute(m)
+		return g.pullRoute(r, m, body)
+	}
+	if out, ok := g.gateRoute(r, path, body); ok {
+		return out
 	}
 	if m := commentsRE.FindStringSubmatch(path); m != nil {
 		return g.commentsRoute(r, m, body)
@@ -174,14 +180,6 @@ func (g *GitHub) route(r *http.Request, path string, body []byte) reply {
 		self := g.user(MaestroLogin)
 		self["user_view_type"] = "private"
 		return reply{http.StatusOK, self}
-	case repoPath + "/pulls":
-		var out []obj
-		for _, p := range g.pulls {
-			if !p.closed {
-				out = append(out, g.pull(p))
-			}
-		}
-		return reply{http.StatusOK, orNone(out)}
 	case repoPath + "/issues/comments":
 		return g.commentsSince(r.URL.Query().Get("since"))
 	case repoPath + "/activity":
@@ -204,7 +202,7 @@ func orNone(list []obj) []obj {
 	return list
 }
 
-func (g *GitHub) pullRoute(m []string) reply {
+func (g *GitHub) pullRoute(r *http.Request, m []string, body []byte) reply {
 	n, _ := strconv.Atoi(m[1])
 	if n < 1 || n > len(g.pulls) {
 		return reply{http.StatusNotFound, nil}
@@ -213,6 +211,9 @@ func (g *GitHub) pullRoute(m []string) reply {
 	var out []obj
 	switch m[2] {
 	case "":
+		if r.Method == http.MethodPatch {
+			return g.editPull(p, body)
+		}
 		return reply{http.StatusOK, g.pull(p)}
 	case "/reviews":
 		for _, r := range g.reviews {
@@ -224,18 +225,25 @@ func (g *GitHub) pullRoute(m []string) reply {
 		}
 	case "/commits":
 		base := g.Repo.Git(g.Repo.Bare, "merge-base", "refs/heads/"+p.base, p.head)
-		log := g.Repo.Git(g.Repo.Bare, "log", "--reverse", "--format=%H%x00%ae%x00%ce%x00%B%x01", base+".."+p.head)
-		for one := range strings.SplitSeq(log, "\x01") {
-			f := strings.SplitN(strings.TrimSpace(one), "\x00", 4)
-			if len(f) == 4 {
-				out = append(out, obj{
-					"sha": f[0], "author": g.byEmail(f[1]), "committer": g.byEmail(f[2]),
-					"commit": obj{"message": f[3]},
-				})
-			}
-		}
+		out = g.commits(base + ".." + p.head)
 	}
 	return reply{http.StatusOK, orNone(out)}
+}
+
+// commits lists a range, the oldest first.
+func (g *GitHub) commits(span ...string) []obj {
+	var out []obj
+	log := g.Repo.Git(g.Repo.Bare, append([]string{"log", "--reverse", "--format=%H%x00%ae%x00%ce%x00%B%x01"}, span...)...)
+	for one := range strings.SplitSeq(log, "\x01") {
+		f := strings.SplitN(strings.TrimSpace(one), "\x00", 4)
+		if len(f) == 4 {
+			out = append(out, obj{
+				"sha": f[0], "author": g.byEmail(f[1]), "committer": g.byEmail(f[2]),
+				"commit": obj{"message": f[3]},
+			})
+		}
+	}
+	return out
 }
 
 // byEmail is the account that GitHub resolves an address to, nobody for most.
@@ -279,7 +287,7 @@ func (g *GitHub) pull(p *githubPull) obj {
 	}
 	return obj{
 		"number": p.number, "title": p.title, "user": g.user(p.author), "state": state, "draft": p.draft, "merged_at": merged,
-		"merge_commit_sha": merge, "updated_at": stamp(p.updated), "head": end(p.branch, p.head, from),
+		"merge_commit_sha": merge, "updated_at": stamp(p.updated), "body": p.body, "head": end(p.branch, p.head, from),
 		"base": end(p.base, g.Repo.Git(g.Repo.Bare, "rev-parse", "refs/heads/"+p.base), 7),
 	}
 }

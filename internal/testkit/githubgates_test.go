@@ -55,3 +55,98 @@ func number(t *testing.T, s *testkit.Server, commit pipeline.CommitID) string {
 	t.Helper()
 	return fmt.Sprint(s.AwaitTask(t, commit, "release", "confirm", pipeline.Held).Number)
 }
+
+// ship has a gate in the middle, after something that people want to see.
+const ship = `package ops
+
+import (
+	"github.com/maestro-cd/maestro"
+	"github.com/maestro-cd/maestro/plugins/shell"
+)
+
+compositions: ship: {
+	tasks: {
+		stage: shell.#Run & {
+			fields: script: "\"$MAESTRO_AGENTD\" emit output url https://staging.example/7"
+			outputs: url: string
+		}
+		confirm: maestro.#Approval & {
+			needs: ["stage"]
+			fields: {message: "is \(tasks.stage.outputs.url) right?", approvers: ["ops"], expire: "1h"}
+		}
+		deploy: shell.#Run & {
+			needs: ["confirm"]
+			fields: script: "echo \"$SAID by $BY\""
+			fields: env: {SAID: tasks.confirm.outputs.comment, BY: tasks.confirm.outputs.approved_by[0]}
+		}
+	}
+	triggers: [{push: branches: ["main"]}]
+}
+`
+
+func TestGateOfAPushOpensAPullRequest(t *testing.T) {
+	real(t)
+	g := testkit.NewGitHub(t)
+	people(g)
+	g.Push("ada", "main", "", testkit.Files(pullFiles(), map[string]string{"compositions/ship/ship.cue": ship}))
+	s := g.Serve(t)
+	s.StartAgent(t, "one", "default", "")
+	// The answer to the first attempt never comes.
+	g.Fail(func(method, path string) testkit.Fault {
+		return testkit.Fault{Lost: method == "POST" && path == "/repos/octo/ops/pulls"}
+	})
+	first := g.Push("eve", "main", "", map[string]string{"README": "in force"})
+	s.AwaitTask(t, first, "ship", "confirm", pipeline.Held)
+	n := g.AwaitGate("maestro-gate/ship/1/confirm", "waits at `confirm`: is https", "Needs 1 approval of ops (ana, bo), and has 0",
+		"`stage`", "`\"https://staging.example/7\"`", "| `deploy` | `shell/run` | approved |", "the task times out")
+	g.Fail(nil)
+
+	// Who pushed the commit does not approve it, nor does anybody who may not write.
+	g.Review("eve", n, "APPROVED", "I say so")
+	g.Review("mallory", n, "APPROVED", "me too")
+	g.AwaitGate("maestro-gate/ship/1/confirm", "`eve` approves, which does not count: who wrote", "`mallory` approves, which does not count: mallory may not write")
+	s.Kill()
+	s.Restart(t)
+	// Nor does closing it, and it is opened again.
+	g.ClosePull("eve", n)
+	again := g.AwaitGate("maestro-gate/ship/1/confirm", "`eve` refuses, which does not count: who wrote")
+	run := s.AwaitTask(t, first, "ship", "confirm", pipeline.Held)
+	if why := run.Task("confirm").Reason; again != n || !strings.Contains(why, fmt.Sprintf("or review its pull request %d; ", n)) {
+		t.Errorf("pull request %d after %d: %s", again, n, why)
+	}
+
+	g.Review("bo", n, "APPROVED", "looks right")
+	run = s.AwaitTask(t, first, "ship", "deploy", pipeline.Success)
+	if log := s.Log(t, run.Task("deploy").Attempt); !strings.Contains(log, "looks right by bo") {
+		t.Errorf("the tasks after it see %q", log)
+	}
+	g.AwaitSettled(n, "`confirm` success: approved by bo: looks right")
+	if own := g.Repo.Git(g.Repo.Bare, "for-each-ref", "--format=%(refname)", "refs/maestro/gates"); own != "" {
+		t.Errorf("left: %s", own)
+	}
+
+	// Who closes the next one refuses.
+	second := g.Push("eve", "main", "", map[string]string{"README": "more"})
+	m := g.AwaitGate("maestro-gate/ship/2/confirm")
+	g.ClosePull("ana", m)
+	run = s.AwaitTask(t, second, "ship", "confirm", pipeline.Failure)
+	if why := run.Task("confirm").Reason; why != "refused by ana: closed its pull request" {
+		t.Error(why)
+	}
+	g.AwaitSettled(m, "`confirm` failure: refused by ana")
+
+	// None of that started a run, was planned, or was opened twice.
+	for _, asked := range g.Asked() {
+		if strings.HasPrefix(asked, "POST ") && strings.Contains(asked, "/issues/") {
+			t.Errorf("a comment: %s", asked)
+		}
+	}
+	if all := g.Pulls(); all != 2 {
+		t.Errorf("%d pull requests", all)
+	}
+	for _, base := range []string{"maestro-gate/_base", "maestro-gate/ship/1/confirm"} {
+		if p, err := proposal(s, base); err == nil {
+			t.Errorf("%s is a change: %+v", base, p)
+		}
+	}
+}

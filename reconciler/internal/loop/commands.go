@@ -43,8 +43,8 @@ func (p *Proposals) commands(ctx context.Context, m *moment) error {
 			errs = append(errs, fmt.Errorf("comment %d on pull request %d: %w", a.ID, a.Pull, err))
 		}
 	}
-	if len(m.asked) > 0 && p.cfg.Answered != nil {
-		p.cfg.Answered()
+	if len(m.asked) > 0 && p.cfg.Look != nil {
+		p.cfg.Look() // who asked sees a sign at once
 	}
 	return errors.Join(errs...)
 }

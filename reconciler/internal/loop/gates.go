@@ -91,11 +91,13 @@ func (p *Proposals) gates(ctx context.Context, m *moment) error {
 		return !slices.ContainsFunc(active, func(r *pipeline.Run) bool { return r.ID == id })
 	})
 	var errs []error
-	if m.gatesOf, err = p.originsOf(ctx, active); err != nil {
+	if m.awaited, err = p.originsOf(ctx, active); err != nil {
 		return err
 	}
-	p.await(m.gatesOf)
+	p.await(m.awaited)
 	wanted := map[pipeline.Ref]bool{}
+	due := doors{open: map[string]door{}, kept: map[string]bool{}, elsewhere: map[string]int{}}
+	p.early = false
 	for _, r := range active {
 		for i := range r.Tasks {
 			t := &r.Tasks[i]
@@ -104,12 +106,15 @@ func (p *Proposals) gates(ctx context.Context, m *moment) error {
 			}
 			ref := GateRef(r.Composition, r.Number, t.Name)
 			wanted[ref] = true
-			if err := p.gate(ctx, m, ref, r, t); err != nil {
+			due.kept[DoorBranch(r.Composition, r.Number, t.Name)] = true // until it is known that it needs none
+			if err := p.gate(ctx, m, ref, r, t, &due); err != nil {
 				errs = append(errs, fmt.Errorf("gate %s of %s#%d: %w", t.Name, r.Composition, r.Number, err))
 			}
 		}
 	}
 	m.gated = true
+	p.forgetDoors(&due)
+	p.tellDoors(m, due)
 	for ref, object := range m.Own {
 		if !strings.HasPrefix(string(ref), gateSpace) || wanted[ref] || !p.mayTry("remove "+string(ref), m.now) {
 			continue
@@ -135,25 +140,50 @@ func (p *Proposals) mayTry(what string, now time.Time) bool {
 	return true
 }
 
+// publish makes a ref point at a draft, and returns the head that it has whether that
+// could be done or not: who knows it may review it.
+func (p *Proposals) publish(ctx context.Context, m *moment, ref pipeline.Ref, d Draft) (pipeline.CommitID, error) {
+	head, err := p.cfg.Discussion.Head(d)
+	if err != nil {
+		return "", err
+	}
+	m.heads[head] = true
+	switch {
+	case m.Own[ref] == string(head):
+		delete(p.published, ref) // it is seen, and so is who takes it away
+		delete(p.unpublished, ref)
+	case p.published[ref] == head && m.Own[ref] == "", !p.mayTry("publish "+string(ref), m.now):
+	default:
+		if err := p.cfg.Discussion.Publish(ctx, ref, d); err != nil {
+			p.unpublished[ref] = err.Error()
+			p.cfg.Log.Warn("gate not published", "ref", ref, "head", head, "err", err)
+			break
+		}
+		p.published[ref] = head
+		delete(p.unpublished, ref)
+		p.cfg.Log.Info("gate published", "ref", ref, "head", head)
+	}
+	return head, nil
+}
+
+// isThere reports whether a ref points at a head that was published.
+func (p *Proposals) isThere(m *moment, ref pipeline.Ref, head pipeline.CommitID) bool {
+	return m.Own[ref] == string(head) || p.published[ref] == head
+}
+
 // gate publishes one gate and takes in its reviews.
-func (p *Proposals) gate(ctx context.Context, m *moment, ref pipeline.Ref, r *pipeline.Run, t *pipeline.RunTask) error {
+func (p *Proposals) gate(ctx context.Context, m *moment, ref pipeline.Ref, r *pipeline.Run, t *pipeline.RunTask, due *doors) error {
 	d, err := GateDraft(r, t)
 	if err != nil {
 		return err
 	}
-	head, err := p.cfg.Discussion.Head(d)
+	if p.cfg.Pulls {
+		base := empty()
+		d.Onto = &base
+	}
+	head, err := p.publish(ctx, m, ref, d)
 	if err != nil {
 		return err
-	}
-	m.heads[head] = true
-	if m.Own[ref] != string(head) && (p.published[ref] != head || m.Own[ref] != "") && p.mayTry("publish "+string(ref), m.now) {
-		if err := p.cfg.Discussion.Publish(ctx, ref, d); err != nil {
-			// Its id is known all the same, and who knows it may review it.
-			p.cfg.Log.Warn("gate not published", "ref", ref, "head", head, "err", err)
-		} else {
-			p.published[ref] = head
-			p.cfg.Log.Info("gate published", "run_id", r.ID, "task", t.Name, "ref", ref, "head", head)
-		}
 	}
 	reviews, truncated, err := p.reviews(ctx, m, head, "")
 	if err != nil {
@@ -168,12 +198,17 @@ func (p *Proposals) gate(ctx context.Context, m *moment, ref pipeline.Ref, r *pi
 		Rules:   []review.Rule{{Name: string(t.Name), Approvers: t.Spec.Gate.Approvers, Count: t.Spec.Gate.Count}},
 		Reviews: reviews, Truncated: truncated, Unsigned: p.cfg.Unsigned, Now: m.now,
 	}
+	plain := in
 	if err := p.gateAt(ctx, m, r, t, &in); err != nil {
 		return err
 	}
 	reviews = in.Reviews
 	decision := review.Approved(in)
-	if note := noteOf(&decision); engine.WaitsFor(r, t, note) != t.Reason {
+	at, err := p.doorway(ctx, m, due, d, r, t, plain, &decision)
+	if err != nil {
+		return err
+	}
+	if note := noteOf(at, &decision); engine.WaitsFor(r, t, note) != t.Reason {
 		p.cfg.Runs.Judge(r.ID, t.Name, note)
 	}
 	for _, o := range decision.Opinions {
@@ -190,11 +225,14 @@ func (p *Proposals) gate(ctx context.Context, m *moment, ref pipeline.Ref, r *pi
 	return nil
 }
 
-// noteOf is what is said of a gate besides what it waits for: why nobody can review
-// it, and why those who have do not count.
-func noteOf(d *review.Decision) string {
-	const most = 3
+// noteOf is what is said of a gate besides what it waits for: where else it is reviewed,
+// why nobody can review it, and why those who have do not count.
+func noteOf(at string, d *review.Decision) string {
+	const most = 4
 	var parts []string
+	if at != "" {
+		parts = append(parts, at)
+	}
 	if d.Nobody != "" {
 		parts = append(parts, d.Nobody)
 	}

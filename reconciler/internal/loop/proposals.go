@@ -52,8 +52,11 @@ type Statement struct {
 // Draft is a file that is to be reviewed as a commit of its own. Equal drafts have
 // the same head.
 type Draft struct {
+	// File may be "", for a commit that has none.
 	File, Text, Message string
 	At                  time.Time
+	// Onto is the commit that it stands on, which is published with it; nil for none.
+	Onto *Draft
 }
 
 // Discussion is the side of a repository where people and Maestro talk about its
@@ -100,8 +103,8 @@ type ProposalsConfig struct {
 	Unsigned        bool
 	URL             string
 	StatusesChanged func()
-	// Answered is called when comments were answered; it may be nil.
-	Answered func()
+	// Look is called when pull requests should be looked at soon; it may be nil.
+	Look func()
 }
 
 // Observed is where the refs of a repository point at one moment.
@@ -119,23 +122,32 @@ type Observed struct {
 type Proposals struct {
 	cfg  ProposalsConfig
 	wake chan struct{}
+	// doorsMoved has a value after doors was set.
+	doorsMoved chan struct{}
 
 	mu       sync.Mutex
 	observed *Observed    // nil before the first
 	pulled   []*Discussed // nil before the first
 	asked    []Asked      // in comments
-	awaited  map[int]int  // gates by the pull request whose reviews they wait for
+	pulledAt time.Time    // when the look began that told of them
+	awaited  map[int]awaited
+	doors    *doors            // nil before the first
+	opened   map[string]opened // by the branch of the door
 
 	// Owned by Run.
 	settled   map[string]settled     // by branch
 	replan    map[string]bool        // changes whose plan somebody wants anew
 	origins   map[pipeline.RunID]int // see origin
 	said      map[string]statement
-	published map[pipeline.Ref]pipeline.CommitID // gates
-	tried     map[string]time.Time               // when the ref of a gate was last written
-	dismissed map[string]bool                    // what reviewers were told
-	wrote     map[pipeline.RunID]writers
-	failures  int
+	published map[pipeline.Ref]pipeline.CommitID // gates that were not seen yet
+	// unpublished says why others are not there.
+	unpublished map[pipeline.Ref]string
+	proposedAt  time.Time            // of the look at pull requests that was taken in last
+	early       bool                 // a gate waits for another such look
+	tried       map[string]time.Time // when the ref of a gate was last written
+	dismissed   map[string]bool      // what reviewers were told
+	wrote       map[pipeline.RunID]writers
+	failures    int
 }
 
 // settled is what a branch was last compared with.
@@ -168,7 +180,8 @@ const (
 func NewProposals(cfg ProposalsConfig) *Proposals {
 	return &Proposals{
 		cfg: cfg, wake: make(chan struct{}, 1), settled: map[string]settled{}, replan: map[string]bool{}, origins: map[pipeline.RunID]int{}, said: map[string]statement{},
-		published: map[pipeline.Ref]pipeline.CommitID{}, tried: map[string]time.Time{}, dismissed: map[string]bool{},
+		published: map[pipeline.Ref]pipeline.CommitID{}, unpublished: map[pipeline.Ref]string{}, opened: map[string]opened{},
+		doorsMoved: make(chan struct{}, 1), tried: map[string]time.Time{}, dismissed: map[string]bool{},
 		wrote: map[pipeline.RunID]writers{},
 	}
 }
@@ -234,10 +247,11 @@ type moment struct {
 	gated bool
 	next  time.Time // when something becomes too old, zero for never
 	// pulled are the pull requests, nil while they are not known.
-	pulled []*Discussed
-	asked  []Asked
-	// gatesOf counts the gates that wait for the reviews of a pull request.
-	gatesOf map[int]int
+	pulled   []*Discussed
+	asked    []Asked
+	pulledAt time.Time
+	// awaited are the pull requests whose reviews gates wait for.
+	awaited map[int]awaited
 }
 
 type seenKey struct {
@@ -266,7 +280,7 @@ func (p *Proposals) pass(ctx context.Context) time.Duration {
 // moment is nil before there is anything to look at.
 func (p *Proposals) moment() *moment {
 	p.mu.Lock()
-	o, pulled, asked := p.observed, p.pulled, p.asked
+	o, pulled, asked, pulledAt := p.observed, p.pulled, p.asked, p.pulledAt
 	p.mu.Unlock()
 	live := p.cfg.Commits.Live()
 	if o == nil || live == nil {
@@ -282,7 +296,7 @@ func (p *Proposals) moment() *moment {
 		}
 	}
 	if pulled != nil {
-		m.asked = asked
+		m.asked, m.pulledAt = asked, pulledAt
 		m.pull(pulled)
 	}
 	return m
@@ -317,6 +331,9 @@ func (p *Proposals) look(ctx context.Context, m *moment) error {
 	}
 	if p.cfg.Pulls && m.tip != "" {
 		errs = append(errs, p.pulls(ctx, m, open))
+		if p.early {
+			errs = append(errs, p.gates(ctx, m))
+		}
 	}
 	if m.gated { // or else not all heads are known
 		errs = append(errs, p.forget(ctx, m))

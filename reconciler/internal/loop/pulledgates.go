@@ -60,16 +60,30 @@ func (p *Proposals) causeOf(ctx context.Context, r *pipeline.Run) (pipeline.Even
 	return e, nil
 }
 
+// awaited says why a pull request is read. Gates wait for it; cause is what began the
+// run whose gate it is the door of, nil when it is none.
+type awaited struct {
+	gates int
+	cause *pipeline.Event
+}
+
 // await notes which pull requests have gates to be reviewed, so that they are read
 // although they are merged.
-func (p *Proposals) await(gates map[int]int) {
+func (p *Proposals) await(gates map[int]awaited) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	before := p.awaited
 	p.awaited = gates
+	p.mu.Unlock()
+	for n := range gates {
+		if _, ok := before[n]; !ok && p.cfg.Look != nil {
+			p.cfg.Look()
+			return
+		}
+	}
 }
 
 // awaitedPulls are the pull requests whose reviews gates wait for.
-func (p *Proposals) awaitedPulls() map[int]int {
+func (p *Proposals) awaitedPulls() map[int]awaited {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.awaited
@@ -89,17 +103,21 @@ func means(body string, r *pipeline.Run, t *pipeline.RunTask, only bool) bool {
 
 // gateAt makes the reviews of the pull request that a run comes from the input of the
 // decision on one of its gates. A review counts for a gate when it was given after the
-// gate was reached: an earlier one was about the change, not about going on.
+// gate was reached: an earlier one was about the change, not about going on. At a door
+// all of them are about the gate.
 func (p *Proposals) gateAt(ctx context.Context, m *moment, r *pipeline.Run, t *pipeline.RunTask, in *review.Input) error {
 	n, err := p.origin(ctx, r)
-	if err != nil || n == 0 {
+	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(m.pulled, func(d *Discussed) bool { return d.Number == n })
-	if i < 0 || t.StartedAt.IsZero() || m.pulled[i].readAt.Before(t.StartedAt) {
-		return nil // it is read in a moment
+	own := n == 0
+	if own {
+		n = p.doorOf(DoorBranch(r.Composition, r.Number, t.Name)).number
 	}
-	d := m.pulled[i]
+	d := m.pulledOf(n)
+	if d == nil || t.StartedAt.IsZero() || d.readAt.Before(t.StartedAt) {
+		return nil // it is read in a moment, or there is none
+	}
 	in.Groups = review.Members(in.Groups, d.Standing)
 	in.Authors = append(slices.Clone(in.Authors), review.Behind(d.People)...)
 	if d.People.Unknown != "" && !in.AuthorsUnknown {
@@ -111,7 +129,11 @@ func (p *Proposals) gateAt(ctx context.Context, m *moment, r *pipeline.Run, t *p
 	for _, given := range review.Latest(d.Reviews) {
 		// The forge cuts its times to seconds, so that what was given in the second in
 		// which the gate was reached comes before it.
-		if !given.At.After(t.StartedAt) || !means(given.Body, r, t, m.gatesOf[n] == 1) {
+		if own {
+			in.Reviews = append(in.Reviews, review.OfPull(given, in.Head, d.Standing[given.By]))
+			continue
+		}
+		if !given.At.After(t.StartedAt) || !means(given.Body, r, t, m.awaited[n].gates == 1) {
 			continue
 		}
 		one := review.OfPull(given, d.Head, d.Standing[given.By])
@@ -124,8 +146,8 @@ func (p *Proposals) gateAt(ctx context.Context, m *moment, r *pipeline.Run, t *p
 }
 
 // originsOf counts the gates of each pull request, and forgets runs that have ended.
-func (p *Proposals) originsOf(ctx context.Context, active []*pipeline.Run) (map[int]int, error) {
-	gates, still := map[int]int{}, map[pipeline.RunID]int{}
+func (p *Proposals) originsOf(ctx context.Context, active []*pipeline.Run) (map[int]awaited, error) {
+	gates, still := map[int]awaited{}, map[pipeline.RunID]int{}
 	for _, r := range active {
 		held := 0
 		for i := range r.Tasks {
@@ -141,8 +163,18 @@ func (p *Proposals) originsOf(ctx context.Context, active []*pipeline.Run) (map[
 			return nil, err
 		}
 		if n != 0 {
-			gates[n] += held
+			gates[n] = awaited{gates: gates[n].gates + held}
 			still[r.ID] = n
+			continue
+		}
+		cause, err := p.causeOf(ctx, r)
+		if err != nil && !fault.Is(err, fault.NotFound) {
+			return nil, err
+		}
+		for i := range r.Tasks {
+			if at := p.doorOf(DoorBranch(r.Composition, r.Number, r.Tasks[i].Name)).number; at > 0 && isHeld(&r.Tasks[i]) {
+				gates[at] = awaited{gates: 1, cause: &cause}
+			}
 		}
 	}
 	p.origins = still

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
@@ -15,9 +16,10 @@ import (
 )
 
 // observePulls takes in how pull requests are. It does not wait.
-func (p *Proposals) observePulls(list []*Discussed, asked []Asked) {
+// at is when the look began.
+func (p *Proposals) observePulls(list []*Discussed, asked []Asked, at time.Time) {
 	p.mu.Lock()
-	p.pulled, p.asked = list, asked
+	p.pulled, p.asked, p.pulledAt = list, asked, at
 	if p.pulled == nil {
 		p.pulled = []*Discussed{}
 	}
@@ -49,8 +51,8 @@ func (m *moment) pull(list []*Discussed) {
 	}
 	m.Observed, m.pulled = &o, list
 	for _, d := range list {
-		if d.Closed && d.Merge == "" {
-			continue // opened again, it needs other reviews
+		if d.Closed && d.Merge == "" || isDoor(&d.Pull) {
+			continue // opened again, it needs other reviews; gates remember none
 		}
 		m.heads[d.Head] = true
 		for _, r := range review.Latest(d.Reviews) {
@@ -82,6 +84,9 @@ func (p *Proposals) pulls(ctx context.Context, m *moment, open []store.StoredPro
 	_, before := looked[firstOfPulls]
 	var errs []error
 	for _, d := range m.pulled {
+		if isDoor(&d.Pull) {
+			continue
+		}
 		o := offer{name: pipeline.PullName(d.Number), head: d.Head, target: d.Target, draft: d.Draft, first: !before}
 		o.tip, o.ref = m.Tips[pipeline.Ref("refs/heads/"+d.Target)], pipeline.Ref("refs/heads/"+d.Branch)
 		if d.Fork {
@@ -95,6 +100,7 @@ func (p *Proposals) pulls(ctx context.Context, m *moment, open []store.StoredPro
 			return ctx.Err()
 		}
 	}
+	p.proposedAt = m.pulledAt
 	errs = append(errs, p.unproposed(ctx, m, looked))
 	if err := errors.Join(errs...); err != nil || before {
 		return err

@@ -35,6 +35,19 @@ type Forge interface {
 	// were written or changed since then.
 	Comments(ctx context.Context, number int) ([]pipeline.PullComment, error)
 	CommentsSince(ctx context.Context, since time.Time) ([]pipeline.PullComment, error)
+	// PullsOf are those of a branch of the repository itself whatever their state, the
+	// newest first; one that was just opened may be missing. After fault.Unavailable
+	// from OpenPull there may be one; there is never more than one that is open.
+	PullsOf(ctx context.Context, branch string) ([]pipeline.Pull, error)
+	OpenPull(ctx context.Context, branch, target, title, body string) (int, error)
+	// EditPull makes one say a text, and "open" or "closed", or "" to leave that as it is;
+	// fault.NotFound when it is not there. Doing it again is harmless.
+	EditPull(ctx context.Context, number int, title, body, state string) error
+	// ClosedBy is who closed one and when; nobody when that is not known.
+	ClosedBy(ctx context.Context, number int) (pipeline.Account, time.Time, error)
+	// Behind are those who brought about what head has that base has not, or head alone
+	// when there is no base, and who made the branch point at it, when it has a name.
+	Behind(ctx context.Context, branch string, base, head pipeline.CommitID) (pipeline.PullPeople, error)
 	// AddComment returns the number of the comment. After fault.Unavailable it may be
 	// there all the same. EditComment is fault.NotFound for one that is gone.
 	AddComment(ctx context.Context, number int, body string) (int64, error)
@@ -73,6 +86,7 @@ type Pulls struct {
 	known    map[int]*Discussed
 	failures int
 	since    time.Time // comments until then are answered
+	lookedAt time.Time // when the last look began that told all
 	self     pipeline.Account
 }
 
@@ -174,13 +188,14 @@ func (w *Pulls) rest() time.Duration {
 
 // look reads all that changed and tells Proposals.
 func (w *Pulls) look(ctx context.Context) error {
+	began := time.Now().UTC()
 	list, err := w.list(ctx)
 	if err != nil {
 		// What was known of reviews may not hold any more.
 		w.doubt(err)
 		return err
 	}
-	errs := []error{w.bring(ctx, list)}
+	errs := []error{w.resume(ctx), w.bring(ctx, list)}
 	w.mu.Lock()
 	hinted := w.hinted
 	w.hinted = map[int]bool{}
@@ -199,12 +214,16 @@ func (w *Pulls) look(ctx context.Context) error {
 			}
 		}
 		next[p.Number] = d
-		if (!p.Closed || awaited[p.Number] > 0) && (hinted[p.Number] || d.due(time.Now(), awaited[p.Number] > 0)) {
-			g.Go(func() error { w.read(ctx, d); return nil })
+		why, isAwaited := awaited[p.Number]
+		if isDoor(&p) && why.cause == nil {
+			continue
+		}
+		if (!p.Closed || isAwaited) && (hinted[p.Number] || d.due(time.Now(), isAwaited)) {
+			g.Go(func() error { w.read(ctx, d, why.cause); return nil })
 		}
 	}
 	_ = g.Wait()
-	w.known = next
+	w.known, w.lookedAt = next, began
 	asked, err := w.asked(ctx)
 	errs = append(errs, err)
 	for _, d := range next {
@@ -223,7 +242,7 @@ func (w *Pulls) tell(asked []Asked) {
 		list = append(list, d)
 	}
 	slices.SortFunc(list, func(a, b *Discussed) int { return a.Number - b.Number })
-	w.cfg.Proposals.observePulls(list, asked)
+	w.cfg.Proposals.observePulls(list, asked, w.lookedAt)
 }
 
 // doubt lets nothing be approved by what was read before.
@@ -290,7 +309,7 @@ func (w *Pulls) list(ctx context.Context) ([]pipeline.Pull, error) {
 func (w *Pulls) bring(ctx context.Context, list []pipeline.Pull) error {
 	var refs []pipeline.Ref
 	for i := range list {
-		if old := w.known[list[i].Number]; !list[i].Closed && (old == nil || old.Head != list[i].Head || w.failures > 0) {
+		if old := w.known[list[i].Number]; !list[i].Closed && !isDoor(&list[i]) && (old == nil || old.Head != list[i].Head || w.failures > 0) {
 			refs = append(refs, pipeline.PullRef(list[i].Number))
 		}
 	}
@@ -310,10 +329,11 @@ func (d *Discussed) due(now time.Time, awaited bool) bool {
 	return d.Unread != "" || d.UpdatedAt.Add(justNow).After(d.readAt) || now.Sub(d.readAt) > stale
 }
 
-// read reads what people said of a pull request, and who they are now.
-func (w *Pulls) read(ctx context.Context, d *Discussed) {
+// read reads what people said of a pull request, and who they are now. cause is not nil
+// when it is the door of a gate.
+func (w *Pulls) read(ctx context.Context, d *Discussed, cause *pipeline.Event) {
 	now := time.Now().UTC()
-	err := w.readAll(ctx, d)
+	err := w.readAll(ctx, d, cause)
 	if err != nil {
 		d.Unread = err.Error()
 		return
@@ -321,12 +341,17 @@ func (w *Pulls) read(ctx context.Context, d *Discussed) {
 	d.Unread, d.readAt = "", now
 }
 
-func (w *Pulls) readAll(ctx context.Context, d *Discussed) error {
+func (w *Pulls) readAll(ctx context.Context, d *Discussed, cause *pipeline.Event) error {
 	reviews, err := w.cfg.Forge.Reviews(ctx, d.Number)
 	if err != nil {
 		return err
 	}
-	people, err := w.cfg.Forge.People(ctx, &d.Pull)
+	var people pipeline.PullPeople
+	if cause == nil {
+		people, err = w.cfg.Forge.People(ctx, &d.Pull)
+	} else if people, err = w.behind(ctx, cause); err == nil {
+		reviews, err = w.closing(ctx, d, reviews)
+	}
 	if err != nil {
 		return err
 	}
@@ -341,6 +366,34 @@ func (w *Pulls) readAll(ctx context.Context, d *Discussed) error {
 	}
 	d.Reviews, d.People, d.Standing = reviews, people, standing
 	return nil
+}
+
+// behind are those who brought about what a run does. Commits of source repositories
+// only name them.
+func (w *Pulls) behind(ctx context.Context, e *pipeline.Event) (pipeline.PullPeople, error) {
+	if e.Repo != "" || e.Head == "" {
+		return pipeline.PullPeople{}, nil
+	}
+	branch := ""
+	if e.Kind == pipeline.EventPush {
+		branch = e.Ref.Branch()
+	}
+	return w.cfg.Forge.Behind(ctx, branch, e.Base, e.Head)
+}
+
+// closing adds to the reviews at a door that somebody closed it, which refuses.
+func (w *Pulls) closing(ctx context.Context, d *Discussed, reviews []pipeline.PullReview) ([]pipeline.PullReview, error) {
+	if !d.Closed || d.Merge != "" {
+		return reviews, nil
+	}
+	by, at, err := w.cfg.Forge.ClosedBy(ctx, d.Number)
+	if err == nil && w.self.ID == 0 {
+		err = fault.New(fault.Unavailable, "it is not known yet by which account Maestro acts")
+	}
+	if err != nil || by.ID == w.self.ID {
+		return reviews, err
+	}
+	return append(reviews, pipeline.PullReview{By: by, State: "CHANGES_REQUESTED", Commit: d.Head, Body: "closed its pull request", At: at}), nil
 }
 
 // standing asks what somebody may do now.
