@@ -2,6 +2,7 @@ package testkit_test
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -125,15 +126,23 @@ func TestGateOfAPushOpensAPullRequest(t *testing.T) {
 		t.Errorf("left: %s", own)
 	}
 
-	// Who closes the next one refuses.
+	// Who closes the next one refuses, and that takes precedence.
 	second := g.Push("eve", "main", "", map[string]string{"README": "more"})
 	m := g.AwaitGate("maestro-gate/ship/2/confirm")
-	g.ClosePull("ana", m)
+	g.Fail(func(method, path string) testkit.Fault {
+		if strings.HasSuffix(path, "/reviews") {
+			return testkit.Fault{Status: http.StatusBadGateway, Body: "{}"}
+		}
+		return testkit.Fault{}
+	})
+	g.Review("ana", m, "APPROVED", "")
+	g.ClosePull("bo", m)
+	g.Fail(nil)
 	run = s.AwaitTask(t, second, "ship", "confirm", pipeline.Failure)
-	if why := run.Task("confirm").Reason; why != "refused by ana: closed its pull request" {
+	if why := run.Task("confirm").Reason; why != "refused by bo: closed its pull request" {
 		t.Error(why)
 	}
-	g.AwaitSettled(m, "`confirm` failure: refused by ana")
+	g.AwaitSettled(m, "`confirm` failure: refused by bo")
 
 	// None of that started a run, was planned, or was opened twice.
 	for _, asked := range g.Asked() {

@@ -216,6 +216,9 @@ func (p *Proposals) gate(ctx context.Context, m *moment, ref pipeline.Ref, r *pi
 			p.dismiss(ctx, head, o)
 			continue
 		}
+		if o.Approve && decision.Approval == pipeline.ApprovalRefused {
+			continue // who refuses takes precedence, whoever came first
+		}
 		given := o.Review
 		given.By = reviewer(reviews, o)
 		if !slices.Contains(t.Reviews, given) {
