@@ -174,8 +174,8 @@ compositions: news: {
 	}
 }
 
-// readme runs the commands of README.md as they are written, in a home of their own.
-type readme struct {
+// manual runs the commands of a document as they are written, in a home of their own.
+type manual struct {
 	t      *testing.T
 	text   string
 	home   string
@@ -183,16 +183,22 @@ type readme struct {
 	env    []string
 }
 
-func openReadme(t *testing.T) *readme {
+func openReadme(t *testing.T) *manual {
 	t.Helper()
-	r := &readme{t: t, text: document(t, "README.md"), home: testkit.ShortDir(t)}
+	r := openManual(t, "README.md")
+	if len(r.blocks) != 4 {
+		t.Fatalf("README.md has %d blocks of commands; these tests run 4", len(r.blocks))
+	}
+	return r
+}
+
+func openManual(t *testing.T, name string) *manual {
+	t.Helper()
+	r := &manual{t: t, text: document(t, name), home: testkit.ShortDir(t)}
 	for _, m := range blockRE.FindAllStringSubmatch(r.text, -1) {
 		if m[1] == "sh" {
 			r.blocks = append(r.blocks, m[3])
 		}
-	}
-	if len(r.blocks) != 4 {
-		t.Fatalf("README.md has %d blocks of commands; these tests run 4", len(r.blocks))
 	}
 	bin := filepath.Join(r.home, "bin")
 	caches, exit := testkit.RunShell(t, "", nil, "go env GOCACHE GOMODCACHE")
@@ -210,7 +216,7 @@ func openReadme(t *testing.T) *readme {
 }
 
 // sh runs commands in a folder and returns what they printed.
-func (r *readme) sh(dir, script string) string {
+func (r *manual) sh(dir, script string) string {
 	r.t.Helper()
 	out, exit := testkit.RunShell(r.t, dir, r.env, script)
 	if exit != 0 {
@@ -220,7 +226,7 @@ func (r *readme) sh(dir, script string) string {
 }
 
 // install puts the programs where the commands find them.
-func (r *readme) install() {
+func (r *manual) install() {
 	r.t.Helper()
 	if err := os.Symlink(testkit.Programs(r.t), filepath.Join(r.home, "bin")); err != nil {
 		r.t.Fatal(err)
@@ -229,7 +235,7 @@ func (r *readme) install() {
 
 // server waits for the server that keeps its data below the home, in the one folder
 // that data matches, and makes it the one that commands ask.
-func (r *readme) server(p *testkit.Process, data string) *testkit.Server {
+func (r *manual) server(p *testkit.Process, data string) *testkit.Server {
 	r.t.Helper()
 	s := &testkit.Server{Process: p}
 	testkit.Eventually(r.t, "the server's addresses", func() (bool, string) {

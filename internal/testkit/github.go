@@ -364,9 +364,10 @@ func (g *GitHub) Review(by string, number int, state, body string) int64 {
 	defer g.mu.Unlock()
 	p := g.pulls[number-1]
 	g.ids++
-	g.reviews = append(g.reviews, &githubReview{id: g.ids, pull: number, by: by, state: state, commit: p.head, body: body, at: time.Now().UTC()})
+	id := g.ids
+	g.reviews = append(g.reviews, &githubReview{id: id, pull: number, by: by, state: state, commit: p.head, body: body, at: time.Now().UTC()})
 	g.touch(p)
-	return g.ids
+	return id
 }
 
 // Dismiss dismisses a review.
@@ -390,10 +391,10 @@ func (g *GitHub) Comment(by string, number int, body string) int64 {
 
 func (g *GitHub) comment(by string, number int, body string) int64 {
 	g.ids++
-	now := time.Now().UTC()
-	g.comments = append(g.comments, &githubComment{id: g.ids, pull: number, by: by, body: body, at: now, mod: now})
+	id, now := g.ids, time.Now().UTC()
+	g.comments = append(g.comments, &githubComment{id: id, pull: number, by: by, body: body, at: now, mod: now})
 	g.touch(g.pulls[number-1])
-	return g.ids
+	return id
 }
 
 // EditComment changes a comment as its author would, some time later.

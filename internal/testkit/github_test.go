@@ -188,67 +188,6 @@ func TestWebhooksOfGitHubSayWhenToLook(t *testing.T) {
 	}
 }
 
-func TestGitHubAppGetsTokensForOneRepository(t *testing.T) {
-	real(t)
-	g := testkit.NewGitHub(t)
-	people(g)
-	all := map[string]string{
-		"metadata": "read", "contents": "read", "statuses": "write", "pull_requests": "write", "issues": "write", "members": "read", "administration": "write",
-	}
-	g.UseApp(all)
-	g.Repo.Push("main", pullFiles())
-	s := g.Serve(t)
-	first := g.Push("ana", "main", "main", map[string]string{"README": "in force"})
-	g.AwaitStatus(first, "maestro", "", "")
-	g.Push("eve", "louder", "main", testkit.Shell("build", "echo NEW", ""))
-	n := g.Open("eve", "louder", "main", "louder")
-	g.AwaitComment(n, "needs 1 approval of ops")
-	if n := g.Issued(); n != 1 {
-		t.Errorf("%d tokens were issued", n)
-	}
-	s.CheckNoLeak(t, g.Token)
-
-	check := func(want string, exit int) {
-		t.Helper()
-		out, code := testkit.Run(t, "reconciler", append([]string{"check", "--repo", g.Address(), "--data", s.Data, "--server", s.Web}, g.Flags(t)...)...)
-		if code != exit || !strings.Contains(out, want) {
-			t.Errorf("exit %d, want %d and %q\n%s", code, exit, want, out)
-		}
-	}
-	check("github octo/ops, as maestro-bot", 0)
-	delete(all, "issues")
-	all["statuses"] = "read"
-	check("grant the App issues: write, to read and answer comments", 1)
-	check("grant the App statuses: write, to post commit statuses", 1)
-}
-
-func TestCheckSaysWhatTheTokenLacks(t *testing.T) {
-	real(t)
-	g := testkit.NewGitHub(t)
-	g.Repo.Push("main", testkit.Files(testkit.Ops(), good()))
-	check := func(want string, exit int) {
-		t.Helper()
-		out, code := testkit.Run(t, "reconciler", append([]string{"check", "--repo", g.Address(), "--data", t.TempDir()}, g.Flags(t)...)...)
-		if code != exit || !strings.Contains(out, want) {
-			t.Errorf("exit %d, want %d and %q\n%s", code, exit, want, out)
-		}
-	}
-	check("github octo/ops, as maestro-bot", 0)
-	g.Person(testkit.MaestroLogin, "read")
-	check("grant the token write access to commit statuses, pull requests and issues", 1)
-	g.Fail(func(_, path string) testkit.Fault {
-		if strings.HasSuffix(path, "/pulls") {
-			return testkit.Fault{Status: http.StatusForbidden, Body: `{"message": "Resource not accessible"}`}
-		}
-		return testkit.Fault{}
-	})
-	check("grant it read access to pull requests of the repository", 1)
-	g.Fail(func(string, string) testkit.Fault {
-		return testkit.Fault{Status: http.StatusUnauthorized, Body: `{"message": "Bad credentials"}`}
-	})
-	check("it does not accept the token (HTTP 401, Bad credentials)", 1)
-}
-
 func TestPollingCostsNothingWhileNothingChanges(t *testing.T) {
 	real(t)
 	o := openGitHub(t, pullFiles())

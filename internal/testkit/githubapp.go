@@ -39,6 +39,9 @@ func (g *GitHub) UseApp(grants map[string]string) {
 	g.setToken("ghs_of_nobody_yet")
 }
 
+// AppKey is the private key of the App, as GitHub gives it out.
+func (g *GitHub) AppKey() []byte { return g.app.pem }
+
 // setToken changes what requests must carry. Called with mu.
 func (g *GitHub) setToken(token string) {
 	g.Token = token
