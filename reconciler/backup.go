@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,8 +27,8 @@ func newBackup() *cobra.Command {
 is. Run it on the reconciler's machine, as its user: a running server makes the
 backup itself and goes on working meanwhile.
 
-Backups made by this command stay until somebody removes them; those that the server
-makes by itself are replaced by newer ones.`,
+Backups made by this command stay until somebody removes them, and share no file with
+others; those that the server makes by itself are replaced by newer ones.`,
 		Example: "  reconciler backup\n  reconciler backup --to /mnt/backups --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := fromEnvironment(cmd, "RECONCILER_"); err != nil {
@@ -213,6 +214,10 @@ are looked at again, so that their runs start again.`,
 			w := cmd.OutOrStdout()
 			fmt.Fprintf(w, "%s has the state of %s: %s up to change %d, incarnation %d\n", dir,
 				done.Backup.MadeAt.Format(time.RFC3339), counted(done.Backup.Runs, "run"), done.Backup.Seq, done.Incarnation)
+			if len(done.Damaged) > 0 {
+				fmt.Fprintf(w, "%s lost, because of the backup's files these are damaged: %s; an older backup may have them whole\n",
+					counted(done.LogsLost, "log"), strings.Join(done.Damaged, ", "))
+			}
 			if done.Aside != "" {
 				fmt.Fprintf(w, "what was there is in %s; remove it when nothing is missing\n", done.Aside)
 			}

@@ -103,17 +103,19 @@ func makeBackup(ctx context.Context, dir, to, why string, told Progress) (_ Back
 		}
 	}()
 	info := BackupInfo{MadeAt: time.Now().UTC(), Why: why}
-	for _, f := range []struct{ name, steps string }{{recordName, "record"}, {logsName, "logs"}} {
-		if err := copyLive(ctx, dir, tmp, f.name, f.steps, told); err != nil {
-			return info, err
-		}
+	if err := copyLive(ctx, dir, tmp, recordName, "record", told); err != nil {
+		return info, err
 	}
-	report, err := check(ctx, tmp, true)
+	linked, err := copyLogs(ctx, dir, tmp, to, why, told)
+	if err != nil {
+		return info, err
+	}
+	report, err := check(ctx, tmp, depth{quick: true, good: namesOf(linked)})
 	if err != nil {
 		return info, err
 	}
 	info.StoreID, info.Incarnation, info.Seq, info.Runs = report.StoreID, report.Incarnation, report.Seq, report.Runs
-	if info.Files, err = sealFiles(ctx, tmp, told); err != nil {
+	if info.Files, err = sealFiles(ctx, tmp, linked, told); err != nil {
 		return info, err
 	}
 	b, err := json.MarshalIndent(info, "", "  ")
@@ -132,6 +134,34 @@ func makeBackup(ctx context.Context, dir, to, why string, told Progress) (_ Back
 		return info, err
 	}
 	return info, durable.SyncDir(to)
+}
+
+// copyLogs copies the logs. A backup that the server makes by itself shares what does not
+// change with the one before it, whose segments are returned; one that a person asked
+// for is independent of all others.
+func copyLogs(ctx context.Context, dir, tmp, to, why string, told Progress) (linked []BackupFile, err error) {
+	if why == WhySchedule {
+		list, err := Backups(to)
+		if err != nil {
+			return nil, err
+		}
+		var before *BackupInfo
+		if i := slices.IndexFunc(list, func(b BackupInfo) bool { return b.Why == WhySchedule }); i >= 0 {
+			before = &list[i]
+		}
+		if linked, done, err := copyShared(ctx, dir, tmp, before, told); err != nil || done {
+			return linked, err
+		}
+	}
+	return nil, copyLive(ctx, dir, tmp, logsName, "logs", told)
+}
+
+func namesOf(files []BackupFile) []string {
+	names := make([]string, len(files))
+	for i, f := range files {
+		names[i] = f.Name
+	}
+	return names
 }
 
 // keepUnsound keeps the last copy that did not pass, for whoever looks into it.
@@ -223,10 +253,19 @@ func copyPages(ctx context.Context, into, from *sqlite3.SQLiteConn, told func(do
 	return b.Finish()
 }
 
-// sealFiles brings the files of a backup to the disk and says what they are.
-func sealFiles(ctx context.Context, dir string, told Progress) ([]BackupFile, error) {
+// sealFiles brings the files of a backup to the disk and says what they are. Those that
+// are linked were brought there before.
+func sealFiles(ctx context.Context, dir string, linked []BackupFile, told Progress) ([]BackupFile, error) {
+	names, err := segmentsIn(dir)
+	if err != nil {
+		return nil, err
+	}
 	var out []BackupFile
-	for _, name := range []string{recordName, logsName} {
+	for _, name := range append([]string{recordName, logsName}, names...) {
+		if i := slices.IndexFunc(linked, func(b BackupFile) bool { return b.Name == name }); i >= 0 {
+			out = append(out, linked[i])
+			continue
+		}
 		f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR, 0)
 		if err != nil {
 			return nil, err

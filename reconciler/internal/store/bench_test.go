@@ -2,7 +2,9 @@ package store_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -156,4 +158,50 @@ func BenchmarkLogs(b *testing.B) {
 		off += int64(len(frame))
 	}
 	a.reach("a1", off)
+}
+
+// BenchmarkScheduledBackup makes backups of a folder with a GiB of packed logs, with a
+// little more log between two of them, and tells how much room each takes.
+func BenchmarkScheduledBackup(b *testing.B) {
+	dir := b.TempDir()
+	record(b, open(b, dir))
+	l := openLogs(b, dir, store.LogOptions{})
+	noise := rand.New(rand.NewPCG(1, 2))
+	n := 0
+	add := func(size int) {
+		data := make([]byte, size) // what does not get smaller, so that the file has its size
+		for i := 0; i < len(data); i += 8 {
+			binary.LittleEndian.PutUint64(data[i:], noise.Uint64())
+		}
+		n++
+		id := pipeline.AttemptID(fmt.Sprintf("a%d", n))
+		appendAll(b, l, id, 0, data)
+		if err := l.Seal(b.Context(), id, int64(size)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for range 256 {
+		add(4 << 20)
+	}
+	packAll(b, l)
+	backUp(b, dir)
+	before := free(b, dir)
+	for b.Loop() {
+		b.StopTimer()
+		add(64 << 10)
+		packAll(b, l)
+		b.StartTimer()
+		backUp(b, dir)
+	}
+	b.ReportMetric(float64(before-free(b, dir))/float64(b.N)/(1<<20), "MiB/backup")
+}
+
+// free is how much room the disk of dir has.
+func free(b *testing.B, dir string) int64 {
+	b.Helper()
+	s, err := store.SpaceOf(dir)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return int64(s.Free)
 }

@@ -54,12 +54,21 @@ func (r *Report) Broken() bool {
 // may be running. A file that is damaged is a finding; the error is a fault.NotFound when
 // there is no record, a fault.Invalid when it is of a newer program.
 func Fsck(ctx context.Context, dir string) (Report, error) {
-	return check(ctx, dir, false)
+	return check(ctx, dir, depth{})
 }
 
-// check is Fsck. The quick one does not read what is in the logs, which may take as long
-// as all the rest; a log that is damaged is no reason to do without a backup.
-func check(ctx context.Context, dir string, quick bool) (Report, error) {
+// depth says how much is checked.
+type depth struct {
+	// quick does not read what is in the logs, which may take as long as all the rest; a
+	// log that is damaged is no reason to do without a backup.
+	quick bool
+	// good are segments of a backup that are known to be as they were when they were
+	// checked. Those that are known to be damaged are left out, with what they had.
+	good, damaged []string
+}
+
+// check is Fsck.
+func check(ctx context.Context, dir string, how depth) (Report, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return Report{}, fmt.Errorf("check the record: %w", err)
@@ -70,8 +79,11 @@ func check(ctx context.Context, dir string, quick bool) (Report, error) {
 	if err != nil {
 		return report, fmt.Errorf("check %s: %w", dir, err)
 	}
-	c := &fsck{ctx: ctx, report: &report, quick: quick, done: map[pipeline.AttemptID]int64{}}
+	c := &fsck{ctx: ctx, report: &report, depth: how, done: map[pipeline.AttemptID]int64{}, segmented: map[pipeline.AttemptID]packedLog{}}
 	if err = c.file(dir, recordName, "record", c.record); err == nil {
+		err = c.segments(dir)
+	}
+	if err == nil {
 		err = c.file(dir, logsName, "logs", c.logs)
 	}
 	if err != nil {
@@ -104,7 +116,9 @@ type fsck struct {
 	ctx    context.Context
 	r      *reading
 	report *Report
-	quick  bool
+	depth  depth
+	// segmented are the logs that the segments of a backup have.
+	segmented map[pipeline.AttemptID]packedLog
 	// hosts are the agents that tasks under way are on.
 	hosts map[pipeline.AgentID]*pipeline.Host
 	// done are the attempts whose result was accepted, with the length of their logs.

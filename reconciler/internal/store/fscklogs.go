@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
@@ -18,7 +21,7 @@ var logRules = []rule{
 	}, {
 		name: "I4", what: "a log is not as long as it says", next: restoreAdvice, since: 3,
 		query: `SELECT l.attempt || ': ' || l.bytes FROM logs l
-			WHERE l.removed <> 1 AND l.bytes <> coalesce((SELECT sum(coalesce(c.size, length(c.data))) FROM chunks c WHERE c.log_id = l.id), 0)`,
+			WHERE l.removed <> 1 AND NOT (` + elsewhere + `) AND l.bytes <> coalesce((SELECT sum(coalesce(c.size, length(c.data))) FROM chunks c WHERE c.log_id = l.id), 0)`,
 	},
 }
 
@@ -58,10 +61,80 @@ func (c *fsck) logs() error {
 		}
 		c.find("I4", fmt.Sprintf("a result was accepted with %d bytes of log, and none is here", want), string(id), restoreAdvice)
 	}
-	if c.quick {
-		return nil
+	if err := c.elsewhere(); err != nil || c.depth.quick {
+		return err
 	}
 	return c.packed()
+}
+
+// segments checks the segments of a backup, each of which is a file of logs.
+func (c *fsck) segments(dir string) error {
+	if c.report.Broken() {
+		return nil
+	}
+	names, err := segmentsIn(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if slices.Contains(c.depth.damaged, name) {
+			continue
+		}
+		logs, _, err := readSegment(c.ctx, dir, name)
+		if err == nil && !slices.Contains(c.depth.good, name) {
+			err = c.file(dir, name, "logs", c.segment)
+		}
+		if err = c.damaged(name, err); err != nil {
+			return err
+		}
+		maps.Copy(c.segmented, logs)
+	}
+	return nil
+}
+
+func (c *fsck) segment() error {
+	if c.report.Broken() {
+		return nil
+	}
+	if err := c.check(logRules); err != nil {
+		return err
+	}
+	if err := c.references(); err != nil || c.depth.quick {
+		return err
+	}
+	return c.packed()
+}
+
+// elsewhere finds logs that are packed and not here, and in no segment either.
+func (c *fsck) elsewhere() error {
+	const since = 3 // the migration that brought packing
+	if c.r.step < since {
+		return nil
+	}
+	type log struct {
+		attempt pipeline.AttemptID
+		packed  packedLog
+	}
+	list, err := query(c.ctx, c.r.conn, func(row scanner) (l log, err error) {
+		err = row.Scan(&l.attempt, &l.packed.bytes, &l.packed.digest)
+		return l, err
+	}, `SELECT attempt, bytes, digest FROM logs l WHERE `+elsewhere)
+	if err != nil {
+		return err
+	}
+	found := 0
+	for _, l := range list {
+		if l.packed.same(c.segmented[l.attempt]) {
+			continue
+		}
+		if found++; found > mostFindings {
+			break
+		}
+		c.report.Findings = append(c.report.Findings, Finding{
+			Rule: "I4", Warning: len(c.depth.damaged) > 0, What: "the bytes of a log are not here", Where: fmt.Sprintf("%s: %d", l.attempt, l.packed.bytes), Next: restoreAdvice,
+		})
+	}
+	return nil
 }
 
 // packed compares what was packed with its checksums: each row, and each log as a whole.
@@ -101,7 +174,7 @@ func (c *fsck) packed() error {
 				c.find("I4", "bytes of a log are not what was written", "and more", damagedLogAdvice)
 				return nil
 			}
-			c.find("I4", "bytes of a log are not what was written", fmt.Sprintf("%s %s", l.attempt, where), damagedLogAdvice)
+			c.find("I4", "bytes of a log are not what was written", fmt.Sprintf("%s %s, in %s", l.attempt, where, filepath.Base(c.r.file.path)), damagedLogAdvice)
 		}
 	}
 	return nil

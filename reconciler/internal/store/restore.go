@@ -26,6 +26,10 @@ type Restored struct {
 	Incarnation int64 `json:"incarnation"`
 	// Aside is the folder with the files that were there before, "" when there were none.
 	Aside string `json:"aside,omitempty"`
+	// Damaged are files of the backup that are not as they were, and LogsLost the logs
+	// that only these had. All else is back.
+	Damaged  []string `json:"damaged,omitempty"`
+	LogsLost int      `json:"logs_lost,omitempty"`
 }
 
 // Restore puts the files of a backup into the data folder dir, which it locks, and what
@@ -34,7 +38,7 @@ type Restored struct {
 // that agents can tell what they were promised after the backup was made. After a crash
 // the folder has what it had, or Restore has to be called again, which servers say.
 //
-// A backup that is not good is a fault.Invalid, a running server a fault.Conflict.
+// A backup that is not good is a fault.Invalid, but for segments of its logs, a running server a fault.Conflict.
 func Restore(ctx context.Context, backup, dir string, told Progress) (Restored, error) {
 	done, err := restore(ctx, backup, dir, told)
 	if err != nil {
@@ -47,7 +51,9 @@ func restore(ctx context.Context, backup, dir string, told Progress) (done Resto
 	if told == nil {
 		told = func(string, int64, int64) {}
 	}
-	if done.Backup, err = verify(ctx, backup, told); err != nil {
+	info, segments, damaged, err := verify(ctx, backup, told)
+	done.Backup, done.Damaged = info, damaged
+	if err != nil {
 		return done, err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -63,8 +69,17 @@ func restore(ctx context.Context, backup, dir string, told Progress) (done Resto
 		return done, err
 	}
 	done.Incarnation = max(known, done.Backup.Incarnation) + 1
-	for _, f := range done.Backup.Files {
-		if err := copyInto(ctx, filepath.Join(backup, f.Name), filepath.Join(dir, f.Name+".restored"), told); err != nil {
+	for _, name := range []string{recordName, logsName} {
+		if err := copyInto(ctx, filepath.Join(backup, name), filepath.Join(dir, name+".restored"), told); err != nil {
+			return done, err
+		}
+	}
+	if len(segments)+len(damaged) > 0 {
+		logs := filepath.Join(dir, logsName+".restored")
+		if done.LogsLost, err = unite(ctx, backup, segments, logs, told); err == nil {
+			err = syncFile(logs)
+		}
+		if err != nil {
 			return done, err
 		}
 	}
@@ -77,8 +92,8 @@ func restore(ctx context.Context, backup, dir string, told Progress) (done Resto
 	if done.Aside, err = putAside(dir); err != nil {
 		return done, err
 	}
-	for _, f := range done.Backup.Files {
-		if err := os.Rename(filepath.Join(dir, f.Name+".restored"), filepath.Join(dir, f.Name)); err != nil {
+	for _, name := range []string{recordName, logsName} {
+		if err := os.Rename(filepath.Join(dir, name+".restored"), filepath.Join(dir, name)); err != nil {
 			return done, err
 		}
 	}
@@ -91,34 +106,58 @@ func restore(ctx context.Context, backup, dir string, told Progress) (done Resto
 	return done, durable.SyncDir(dir)
 }
 
-// verify compares a backup with its description, and checks it.
-func verify(ctx context.Context, path string, told Progress) (BackupInfo, error) {
-	info, err := readManifest(path)
-	if err != nil {
-		return info, err
+// verify compares a backup with its description, and checks it. It returns the segments
+// that are good, and those that are not, which is no error.
+func verify(ctx context.Context, path string, told Progress) (info BackupInfo, segments, damaged []string, err error) {
+	if info, err = readManifest(path); err != nil {
+		return info, nil, nil, err
 	}
 	for _, want := range info.Files {
-		if want.Name != recordName && want.Name != logsName {
-			return info, fault.New(fault.Invalid, "%s names a file %q, which no backup has", manifestName, want.Name)
+		switch {
+		case isSegment(want.Name): // below
+		case want.Name != recordName && want.Name != logsName:
+			err = fault.New(fault.Invalid, "%s names a file %q, which no backup has", manifestName, want.Name)
+		default:
+			err = sameFile(ctx, path, want, told)
 		}
-		f, err := os.Open(filepath.Join(path, want.Name))
 		if err != nil {
-			return info, fault.New(fault.Invalid, "the backup lacks %s: %w", want.Name, err)
-		}
-		got, err := digestOf(ctx, f, want.Name, told)
-		if err = errors.Join(err, f.Close()); err != nil {
-			return info, err
-		}
-		if got != want {
-			return info, fault.New(fault.Invalid, "%s is not as it was when the backup was made: it has %d bytes with SHA-256 %s, and had %d with %s; take another backup",
-				want.Name, got.Bytes, got.SHA256, want.Bytes, want.SHA256)
+			return info, nil, nil, err
 		}
 	}
-	report, err := check(ctx, path, true)
+	if segments, damaged, err = damagedSegments(ctx, &info, told); err != nil {
+		return info, nil, nil, err
+	}
+	report, err := check(ctx, path, depth{quick: true, good: segments, damaged: damaged})
 	if err == nil && report.Broken() {
 		err = fault.New(fault.Invalid, "the backup does not pass the checks; see: reconciler fsck --data %s", path)
 	}
-	return info, err
+	return info, segments, damaged, err
+}
+
+// sameFile compares a file of a backup with its description; one that differs, or is not
+// there, is a fault.Invalid.
+func sameFile(ctx context.Context, dir string, want BackupFile, told Progress) error {
+	f, err := os.Open(filepath.Join(dir, want.Name))
+	if err != nil {
+		return fault.New(fault.Invalid, "the backup lacks %s: %w", want.Name, err)
+	}
+	got, err := digestOf(ctx, f, want.Name, told)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if got != want {
+		return fault.New(fault.Invalid, "%s is not as it was when the backup was made: it has %d bytes with SHA-256 %s, and had %d with %s; take another backup",
+			want.Name, got.Bytes, got.SHA256, want.Bytes, want.SHA256)
+	}
+	return nil
+}
+
+func syncFile(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // knownIncarnation is the highest that the data folder knows of; 0 when it knows none,
