@@ -212,7 +212,7 @@ func atTip(ctx context.Context, opt options, use func(pipeline.Config, *secrets)
 	if err != nil {
 		return err
 	}
-	values := newSecrets(repo, opt)
+	values := valuesOf(repo, opt)
 	values.declare(cfg)
 	use(cfg, values)
 	return nil

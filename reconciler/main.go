@@ -145,7 +145,7 @@ Exit codes:
 	)
 	for group, cmds := range map[string][]*cobra.Command{
 		"start":   {newDemo(), newInit(), newDev()},
-		"author":  {newVet(), newPlan(), newExec(), newGraph(), newFmt(), newExplain(), newVendor()},
+		"author":  {newVet(), newPlan(), newExec(), newGraph(), newFmt(), newExplain(), newVendor(), newSecrets()},
 		"watch":   {newRuns(), newRun(), newWatch(), newLogs(), newWhy(), newChange()},
 		"ask":     {newReview(), newRequest()},
 		"operate": {newServe(), newCheck(), newAgents(), newBackup(), newRestore(), newFsck(), newGC()},

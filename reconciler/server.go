@@ -156,7 +156,7 @@ func (s *server) openRooms(late *lateFleet) error {
 	if _, err := s.opt.secretKeys(); err != nil {
 		return err
 	}
-	s.secrets, s.sources = newSecrets(s.repo, s.opt), newSourceSet(s)
+	s.secrets, s.sources = valuesOf(s.repo, s.opt), newSourceSet(s)
 	repository := &repository{repo: s.repo, evaluator: s.evaluator, bundles: s.bundles}
 	wake, github, err := s.openForge()
 	if err != nil {

@@ -29,7 +29,7 @@ type secrets struct {
 	declared map[pipeline.SecretName]pipeline.Secret // nil until a configuration is live
 }
 
-func newSecrets(repo *gitrepo.Repo, opt options) *secrets {
+func valuesOf(repo *gitrepo.Repo, opt options) *secrets {
 	return &secrets{keys: opt.secretKeys, tree: func(ctx context.Context, id pipeline.CommitID) (fs.FS, error) {
 		return repo.Tree(ctx, id)
 	}}

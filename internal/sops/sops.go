@@ -14,6 +14,7 @@
 package sops
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -41,6 +42,9 @@ type File struct {
 	meta   metadata
 }
 
+// ErrClear is why Parse refuses a file that is not encrypted at all.
+var ErrClear = errors.New("is not encrypted")
+
 // Parse reads an encrypted file. Its name decides the format and stands in messages.
 // Errors are fault.Invalid and say what to do; they never hold a value.
 func Parse(name string, text []byte) (*File, error) {
@@ -57,7 +61,7 @@ func Parse(name string, text []byte) (*File, error) {
 		doc.FootComment = strings.TrimPrefix(doc.FootComment+"\n"+above, "\n")
 	}
 	if meta == nil {
-		return nil, fault.New(fault.Invalid, "%s is not encrypted: it has no part named sops. Everybody who reads the repository knows what it holds: replace that, and encrypt it with: reconciler secrets edit %s", name, name)
+		return nil, fault.New(fault.Invalid, "%s %w: it has no part named sops. Everybody who reads the repository knows what it holds: replace that, and encrypt it with: reconciler secrets edit %s", name, ErrClear, name)
 	}
 	f.doc = doc
 	if f.meta, err = readMetadata(name, meta); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/internal/sops"
 	"github.com/maestro-cd/maestro/internal/testkit"
 )
 
@@ -365,6 +366,12 @@ func TestGuideIsOneCleanRepository(t *testing.T) {
 	for _, m := range blockRE.FindAllStringSubmatch(document(t, "docs/compositions.md"), -1) {
 		if m[1] == "sh" {
 			continue // TestPostsStartRunsOnce runs it
+		}
+		if m[1] == "yaml" {
+			if _, err := sops.ParseRules([]byte(m[3])); err != nil || m[2] != sops.RulesFile {
+				t.Errorf("the block of %s: %v", m[2], err)
+			}
+			continue
 		}
 		if m[1] != "cue" || m[2] == "" {
 			t.Errorf("a block of %q %q is not checked", m[1], m[2])
