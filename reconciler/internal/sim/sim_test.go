@@ -406,8 +406,9 @@ func (s *sim) crash(down, jump time.Duration, on *cable) {
 	s.srv = nil
 	// After the cut, for what was written before it may have been told to others.
 	s.net.cutServer(on)
-	then := writtenIn(s.dir)
+	// Nobody makes room meanwhile: the image would lack that, and the disk stay full.
 	s.disk <- struct{}{}
+	then := writtenIn(s.dir)
 	to, err := srv.image(then)
 	if err != nil {
 		s.fail(err)
