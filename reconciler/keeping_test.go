@@ -3,11 +3,14 @@ package main_test
 import (
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/testkit"
@@ -366,6 +369,62 @@ func TestServerRemovesWhatThePolicyDoesNotKeep(t *testing.T) {
 		t.Errorf("got number %d", runs[0].Number)
 	}
 	says(t, s, 0, []string{"runs"}, "hello#6")
+}
+
+// TestKilledWhileItRemovesLosesNothingThatIsKept kills the server at random instants of
+// collections, while runs go on.
+func TestKilledWhileItRemovesLosesNothingThatIsKept(t *testing.T) {
+	real(t)
+	const compositions, kept = 4, 1
+	repo := testkit.NewRepo(t)
+	s := testkit.Serve(t, repo.Bare, nil)
+	s.StartAgent(t, "one", "default", "")
+	files := testkit.Ops()
+	files["ops.cue"] += fmt.Sprintf("policy: maestro.#Policy & {keep: runs: count: %d}\n", kept)
+	for i := range compositions {
+		files = testkit.Files(files, testkit.Shell(fmt.Sprint("c", i), "seq 5000", ""))
+	}
+	pushes := 0
+	push := func() pipeline.CommitID {
+		pushes++
+		return repo.Push("main", again(files, strings.Repeat("x", pushes)))
+	}
+	s.AwaitRuns(t, push(), compositions)
+	last := push()
+	for range 3 {
+		s.AwaitRuns(t, last, compositions)
+		last = push() // which is under way meanwhile
+		collect := exec.Command(filepath.Join(testkit.Programs(t), "reconciler"), "gc", "--data", s.Data)
+		if err := collect.Start(); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(rand.N(200 * time.Millisecond))
+		s.Kill()
+		err := collect.Wait()
+		t.Logf("before the kill it was done: %v", err == nil)
+		s.Restart(t)
+	}
+	s.AwaitRuns(t, last, compositions)
+	testkit.Eventually(t, "nothing is left to be removed", func() (bool, string) {
+		out, _ := testkit.Run(t, "reconciler", "gc", "--data", s.Data)
+		runs, logs := compositions*kept, compositions*kept
+		checked, _ := testkit.Run(t, "reconciler", "fsck", "--data", s.Data)
+		return strings.Contains(checked, fmt.Sprintf("%d runs, %d logs", runs, logs)), out + checked
+	})
+	var want strings.Builder
+	for i := range 5000 {
+		fmt.Fprintln(&want, i+1)
+	}
+	var all struct{ Runs []pipeline.Run }
+	if err := s.Get("/runs?tasks=1&limit=200", &all); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range all.Runs {
+		if log := s.Log(t, r.Tasks[0].Attempt); r.State != pipeline.Success || log != want.String() {
+			t.Errorf("%s#%d is %s: %s; its log has %d bytes, and %d were written", r.Composition, r.Number, r.State, r.Reason, len(log), want.Len())
+		}
+	}
+	says(t, s, 0, []string{"fsck", "--data", s.Data}, "0 problems")
 }
 
 func copyFile(t *testing.T, from, to string) {
