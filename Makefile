@@ -7,7 +7,7 @@ SOAK    ?= 30m
 KILLS   ?= 500
 TASKS   ?= 20000
 
-.PHONY: all build demo run test quick soak chaos mutants lint fmt cross bench update needs clean
+.PHONY: all build demo demo-github run test quick soak chaos mutants lint fmt cross bench update needs clean
 
 all: build
 
@@ -17,6 +17,9 @@ build: ## both programs into bin/
 
 demo: build ## the main job, for real, start to end
 	$(BIN)/reconciler demo
+
+demo-github: needs ## the same with pull requests, at a GitHub that is made up; STAY=1 stays up
+	$(GO) test -count=1 -v -timeout 0 -run '^TestStoryOnGitHub$$' ./internal/testkit -story $(if $(STAY),-story.stay)
 
 run: build ## the same, and stays up
 	$(BIN)/reconciler demo --serve

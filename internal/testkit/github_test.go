@@ -107,47 +107,6 @@ func people(g *testkit.GitHub) {
 	}
 }
 
-func TestPullRequestIsPlannedReviewedAndMerged(t *testing.T) {
-	real(t)
-	g := testkit.NewGitHub(t)
-	people(g)
-	g.Repo.Push("main", pullFiles())
-	s := g.Serve(t)
-	a := s.StartAgent(t, "one", "default", "")
-	inForce := g.Repo.Push("main", map[string]string{"README": "in force"})
-	g.AwaitStatus(inForce, "maestro", "success", "")
-
-	head := g.Push("eve", "louder", "main", testkit.Files(testkit.Shell("build", "echo NEW", ""), testkit.Shell("deploy", "echo deploying", "")))
-	n := g.Open("eve", "louder", "main", "louder")
-	g.AwaitStatus(head, "maestro", "pending", "plan: 2 runs on merge; needs 1 approval of ops")
-	g.AwaitComment(n, "**maestro plan: ", "`deploy`", "needs 1 approval of ops", "`check` 1")
-	g.AwaitStatus(head, "maestro/run/check", "success", "")
-
-	// The author's word, an outsider's and a comment do not count, and it is said why.
-	g.Review("eve", n, "APPROVED", "")
-	g.Review("mallory", n, "APPROVED", "")
-	g.Review("bo", n, "COMMENTED", "hm")
-	g.AwaitComment(n, "`eve` approves, which does not count: who wrote", "`mallory` approves, which does not count: mallory may not write")
-	g.AwaitStatus(head, "maestro", "pending", "needs 1 approval of ops")
-
-	g.Review("ana", n, "APPROVED", "fine")
-	g.AwaitStatus(head, "maestro", "success", "approved by ana")
-	g.AwaitComment(n, "approved by ana")
-
-	merge := g.Merge("ana", n, false)
-	if runs := s.AwaitRuns(t, merge, 2); len(runs) != 2 {
-		t.Errorf("%+v", runs)
-	}
-	p := awaitChange(t, s, "pull/1", "is merged", func(p pipeline.Proposal) bool { return p.State == pipeline.ProposalMerged })
-	if p.Merge == nil || p.Merge.Sentence != "predicted 2 runs, started 2" || p.Merge.Commit != merge {
-		t.Errorf("%+v", p.Merge)
-	}
-	g.AwaitComment(n, "predicted 2 runs, started 2; all green")
-	g.AwaitStatus(merge, "maestro", "success", "")
-	g.AwaitStatus(head, "maestro", "success", "merged as")
-	s.CheckNoLeak(t, g.Token, a)
-}
-
 func TestWebhooksOfGitHubSayWhenToLook(t *testing.T) {
 	real(t)
 	secret := filepath.Join(t.TempDir(), "secret")

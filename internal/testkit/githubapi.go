@@ -29,6 +29,10 @@ func (g *GitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // the reconciler was stopped
 	}
+	if r.URL.Path == "/octo/ops/pulls" {
+		g.page(w)
+		return
+	}
 	path, ok := strings.CutPrefix(r.URL.Path, "/api/v3")
 	if !ok {
 		g.t.Errorf("%s %s is not the API", r.Method, r.URL)
