@@ -52,15 +52,17 @@ func persist(db *store.DB, logs *store.Logs) error {
 }
 
 // traced starts a child whose system calls on the files of dir are tampered with.
-func traced(t *testing.T, dir, inject string) *exec.Cmd {
+func traced(t *testing.T, what, dir, inject string) *exec.Cmd {
 	t.Helper()
 	args := []string{"-f", "-qq", "-o", filepath.Join(t.TempDir(), "trace")}
-	for _, f := range []string{"maestro.db", "maestro.db-wal", "logs.db", "logs.db-wal"} {
-		args = append(args, "-P", filepath.Join(dir, f))
+	for _, f := range []string{"maestro.db", "logs.db"} {
+		for _, suffix := range []string{"", "-wal", "-journal"} {
+			args = append(args, "-P", filepath.Join(dir, f+suffix))
+		}
 	}
 	args = append(args, "-e", "trace=pwrite64,fdatasync,fsync", "-e", "inject="+inject, os.Args[0])
 	cmd := exec.CommandContext(t.Context(), "strace", args...)
-	cmd.Env = append(os.Environ(), "STORE_CHILD=persist", "STORE_DIR="+dir)
+	cmd.Env = append(os.Environ(), "STORE_CHILD="+what, "STORE_DIR="+dir)
 	return cmd
 }
 
@@ -90,7 +92,7 @@ func TestNothingAcknowledgedIsLostWhereverTheDiskFails(t *testing.T) {
 		t.Run(inject, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			told, said := tamper(t, dir, inject)
+			told, said := tamper(t, "persist", dir, inject)
 			db := open(t, dir)
 			runs, err := db.UnfinishedRuns(t.Context())
 			if err != nil || len(runs) < told["run"] {
@@ -106,9 +108,9 @@ func TestNothingAcknowledgedIsLostWhereverTheDiskFails(t *testing.T) {
 }
 
 // tamper runs a child to its end and returns the last of what it told.
-func tamper(t *testing.T, dir, inject string) (told map[string]int, said string) {
+func tamper(t *testing.T, child, dir, inject string) (told map[string]int, said string) {
 	t.Helper()
-	cmd := traced(t, dir, inject)
+	cmd := traced(t, child, dir, inject)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -31,6 +31,10 @@ func TestMain(m *testing.M) {
 			_, err := bufio.NewReader(os.Stdin).ReadString('\n')
 			return err
 		}))
+	case "migrate":
+		os.Exit(child(func(*store.DB, *store.Logs) error { return nil }))
+	case "tidy":
+		os.Exit(child(tidy))
 	case "persist":
 		os.Exit(child(persist))
 	case "write":
