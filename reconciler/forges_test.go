@@ -37,6 +37,10 @@ func TestForgesDoWhatTheirTableSays(t *testing.T) {
 			_, pulls := kinds[kind].(loop.Forge)
 			return either(pulls, "a comment", either(kind == "local", "a Git note", "on the page of the change"))
 		}},
+		{"mistakes are shown on their lines", func(kind string) string {
+			_, checks := kinds[kind].(interface{ Checks() bool })
+			return either(checks, "as an App", "no")
+		}},
 		{"reviews are", func(kind string) string {
 			_, pulls := kinds[kind].(loop.Forge)
 			return either(pulls, "reviews", "signed tags")

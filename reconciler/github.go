@@ -126,10 +126,13 @@ func (s *server) gitHubPosts() *hooks.GitHub {
 	}
 	return hooks.NewGitHub(hooks.GitHubConfig{
 		Secret:     func() (string, error) { return secretFile(s.opt.githubHookFile) },
-		Repository: s.opt.githubRepo, Log: s.log,
+		Repository: s.opt.githubRepo, App: s.opt.githubApp, Log: s.log,
 		Hint: func(h hooks.Hint) {
 			if h.Pull == 0 || h.Event == "pull_request" { // a branch moved, or will have
 				s.watcher.Hint()
+			}
+			if r := h.Rerun; r != nil {
+				s.pulls.Rerun(loop.Rerun{Head: r.Head, By: r.By, Body: r.Body})
 			}
 			s.pulls.Hint(h.Pull)
 		},

@@ -94,3 +94,14 @@ type PullPeople struct {
 	// Unknown says why they cannot all be told, "" when they can.
 	Unknown string
 }
+
+// PullCheck is what the head of a pull request is shown to come to, with remarks on the
+// lines that they are about.
+type PullCheck struct {
+	// Done: nothing of it is under way. Good: so far nothing is wrong.
+	Done, Good bool
+	Title      string
+	Summary    string // Markdown
+	URL        string // of the whole, "" for none
+	Remarks    []Diagnostic
+}

@@ -53,6 +53,7 @@ type GitHub struct {
 	secret    string
 	times     int // that each is posted
 	app       *githubApp
+	checks    []*CheckRun
 	lag       time.Duration // for which lists lack what is new
 }
 
@@ -155,13 +156,19 @@ func (g *GitHub) Hook(url, secret string, times int) {
 
 // tell posts a webhook about a pull request, 0 for none. Called with mu.
 func (g *GitHub) tell(event string, number int) {
-	if g.hooked == "" {
-		return
-	}
-	payload := map[string]any{"repository": map[string]any{"id": 7, "full_name": "octo/ops"}}
+	payload := map[string]any{}
 	if number > 0 {
 		payload["pull_request"] = map[string]any{"number": number}
 	}
+	g.post(event, payload)
+}
+
+// post posts a webhook. Called with mu.
+func (g *GitHub) post(event string, payload map[string]any) {
+	if g.hooked == "" {
+		return
+	}
+	payload["repository"] = map[string]any{"id": 7, "full_name": "octo/ops"}
 	body := marshal(g.t, payload)
 	mac := hmac.New(sha256.New, []byte(g.secret))
 	mac.Write(body)

@@ -173,6 +173,9 @@ func (g *GitHub) route(r *http.Request, path string, body []byte) reply {
 		return reply{http.StatusOK, obj{"state": "active", "role": "member"}}
 	}
 	if g.app != nil {
+		if out, ok := g.checkRoute(r, path, body); ok {
+			return out
+		}
 		if out, ok := g.appRoute(path, body); ok {
 			return out
 		}

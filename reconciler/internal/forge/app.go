@@ -47,6 +47,7 @@ var powers = []struct{ name, level, why string }{
 	{"metadata", "read", "to find the repository"},
 	{"contents", "read", "to read the repository, and who pushed"},
 	{"statuses", "write", "to post commit statuses"},
+	{"checks", "write", "to show mistakes on their lines"},
 	{"pull_requests", "write", "to read pull requests and comment on them"},
 	{"issues", "write", "to read and answer comments"},
 	{"members", "read", "to read who is in a team that the policy names"},

@@ -28,12 +28,24 @@ const (
 	mostDeliveries = 10_000
 )
 
-// Hint is what a post of GitHub may be about. It is never believed: who gets it looks
-// for themselves.
+// Hint is what a post of GitHub may be about. It is never believed, but for Rerun: who
+// gets it looks for themselves.
 type Hint struct {
 	Event string
 	// Pull is the number of a pull request, 0 for none.
 	Pull int
+	// Rerun is the button of a check run that somebody pressed, nil for none. GitHub
+	// keeps nothing of it that could be looked at.
+	Rerun *Rerun
+}
+
+// Rerun asks to run again what failed of a commit.
+type Rerun struct {
+	Head pipeline.CommitID
+	By   pipeline.Account
+	// Body is the digest of the post, and the same when that is repeated: the name of the
+	// delivery is not signed.
+	Body pipeline.Digest
 }
 
 // GitHubConfig is what GitHub needs; every field is required.
@@ -42,6 +54,8 @@ type GitHubConfig struct {
 	Secret func() (string, error)
 	// Repository is OWNER/NAME.
 	Repository string
+	// App is the number of the GitHub App whose check runs count, 0 for none.
+	App int64
 	// Hint is told of each post about it that counts, Elsewhere of one about another
 	// repository, and answers whether that is anything to us. Neither may wait.
 	Hint      func(Hint)
@@ -102,7 +116,7 @@ func (g *GitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusUnauthorized, "the post is not signed as it should be")
 		return
 	}
-	h, about, err := parseHint(r.Header.Get("X-GitHub-Event"), body)
+	h, about, err := parseHint(r.Header.Get("X-GitHub-Event"), body, g.cfg.App)
 	if err != nil {
 		refuse(w, http.StatusBadRequest, err.Error())
 		return
@@ -158,8 +172,16 @@ func (g *GitHub) first(h http.Header, body []byte) bool {
 	return true
 }
 
-// parseHint takes the little that is used of a post, and nothing else of it.
-func parseHint(event string, body []byte) (h Hint, repository string, err error) {
+type checkRun struct {
+	HeadSHA string `json:"head_sha"`
+	App     struct {
+		ID int64 `json:"id"`
+	} `json:"app"`
+}
+
+// parseHint takes the little that is used of a post, and nothing else of it. app is the
+// one whose check runs count.
+func parseHint(event string, body []byte, app int64) (h Hint, repository string, err error) {
 	var p struct {
 		Repository struct {
 			FullName string `json:"full_name"`
@@ -170,6 +192,13 @@ func parseHint(event string, body []byte) (h Hint, repository string, err error)
 		Issue struct {
 			Number int `json:"number"`
 		} `json:"issue"`
+		Action   string   `json:"action"`
+		CheckRun checkRun `json:"check_run"`
+		Sender   struct {
+			ID    int64  `json:"id"`
+			Login string `json:"login"`
+			Type  string `json:"type"`
+		} `json:"sender"`
 	}
 	if trimmed := bytes.TrimLeft(body, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' {
 		return h, "", fault.New(fault.Invalid, "the body is not a JSON object; choose the content type application/json for the webhook")
@@ -178,5 +207,12 @@ func parseHint(event string, body []byte) (h Hint, repository string, err error)
 		return h, "", fault.New(fault.Invalid, "the body is not what GitHub sends: %w", err)
 	}
 	h = Hint{Event: event, Pull: max(p.PullRequest.Number, p.Issue.Number, 0)}
+	if event == "check_run" && p.Action == "rerequested" && app != 0 && p.CheckRun.App.ID == app {
+		h.Rerun = &Rerun{
+			Head: pipeline.CommitID(p.CheckRun.HeadSHA),
+			By:   pipeline.Account{ID: p.Sender.ID, Login: p.Sender.Login, Bot: p.Sender.Type != "User"},
+			Body: pipeline.DigestOf(body),
+		}
+	}
 	return h, p.Repository.FullName, nil
 }

@@ -181,3 +181,40 @@ func FuzzGitHubPost(f *testing.F) {
 		}
 	})
 }
+
+func TestTheButtonOfACheckRunIsOfOurAppAlone(t *testing.T) {
+	t.Parallel()
+	const head = "1111111111111111111111111111111111111111"
+	body := func(app int, action string) string {
+		return fmt.Sprintf(`{"action":%q,"repository":{"full_name":"octo/ops"},"check_run":{"head_sha":%q,"app":{"id":%d}},"sender":{"id":5,"login":"ana","type":"User"}}`, action, head, app)
+	}
+	for name, c := range map[string]struct {
+		app         int64
+		event, body string
+		want        bool
+	}{
+		"pressed":           {42, "check_run", body(42, "rerequested"), true},
+		"of another App":    {42, "check_run", body(43, "rerequested"), false},
+		"without an App":    {0, "check_run", body(0, "rerequested"), false},
+		"another action":    {42, "check_run", body(42, "completed"), false},
+		"of another event":  {42, "issue_comment", body(42, "rerequested"), false},
+		"of a whole bundle": {42, "check_suite", body(42, "rerequested"), false},
+	} {
+		h := newHints("octo/ops")
+		h.GitHub = hooks.NewGitHub(hooks.GitHubConfig{
+			Secret: func() (string, error) { return githubSecret, nil }, Repository: "octo/ops", App: c.app, Log: slog.New(slog.DiscardHandler),
+			Hint: func(one hooks.Hint) { h.got = append(h.got, one) },
+		})
+		for _, delivery := range []string{"one", "two"} {
+			if code := h.post(c.event, delivery, c.body, signedByGitHub(c.body)); code != http.StatusAccepted || len(h.got) == 0 {
+				t.Fatalf("%s: %d, %v", name, code, h.got)
+			}
+		}
+		first, second := h.got[0].Rerun, h.got[1].Rerun
+		if (first != nil) != c.want {
+			t.Errorf("%s: %+v", name, first)
+		} else if c.want && (string(first.Head) != head || first.By.ID != 5 || first.By.Login != "ana" || first.By.Bot || *first != *second) {
+			t.Errorf("%s: %+v, and posted again as another delivery %+v", name, first, second)
+		}
+	}
+}

@@ -24,7 +24,7 @@ func commentObject(id int64) string { return "comment/" + strconv.FormatInt(id, 
 func CommandRef(name string) pipeline.Ref { return pipeline.Ref("refs/" + name + "/comments") }
 
 // commandHelp is one line of what may be asked.
-const commandHelp = "plan, run COMPOSITION [NAME=VALUE …], cancel COMPOSITION#N, ok-to-test HEAD, hold [off], why COMPOSITION, help; " +
+const commandHelp = "plan, run COMPOSITION [NAME=VALUE …], retry, cancel COMPOSITION#N, ok-to-test HEAD, hold [off], why COMPOSITION, help; " +
 	"and what reconciler request --help lists"
 
 // commands carries out what comments ask for, each once.
@@ -35,12 +35,12 @@ func (p *Proposals) commands(ctx context.Context, m *moment) error {
 		if i == mostRequests {
 			break
 		}
-		_, err := p.cfg.DB.Request(ctx, p.cfg.Name, commentObject(a.ID))
+		_, err := p.cfg.DB.Request(ctx, p.cfg.Name, a.Object)
 		if fault.Is(err, fault.NotFound) {
 			err = p.command(ctx, m, a)
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("comment %d on pull request %d: %w", a.ID, a.Pull, err))
+			errs = append(errs, fmt.Errorf("%s on pull request %d: %w", a.Object, a.Pull, err))
 		}
 	}
 	if len(m.asked) > 0 && p.cfg.Look != nil {
@@ -52,7 +52,7 @@ func (p *Proposals) commands(ctx context.Context, m *moment) error {
 // command carries out one, and keeps the answer in the same transaction.
 func (p *Proposals) command(ctx context.Context, m *moment, a *Asked) error {
 	name := pipeline.PullName(a.Pull)
-	r := store.AnsweredRequest{Ref: CommandRef(name), Object: commentObject(a.ID), At: m.now}
+	r := store.AnsweredRequest{Ref: CommandRef(name), Object: a.Object, At: m.now}
 	c, err := p.cfg.DB.Proposal(ctx, p.cfg.Name, name)
 	if fault.Is(err, fault.NotFound) {
 		i := slices.IndexFunc(m.pulled, func(d *Discussed) bool { return d.Number == a.Pull })
@@ -85,6 +85,10 @@ func (p *Proposals) command(ctx context.Context, m *moment, a *Asked) error {
 		return p.okToTest(ctx, m, r, a, &c)
 	case store.ConsentHold:
 		return p.hold(ctx, m, r, a, name, open)
+	case string(review.VerbRetry):
+		if a.Rest == "" {
+			return p.retryAll(ctx, m, r, a, &c)
+		}
 	}
 	asked, err := review.ParseRequest(a.Verb + " " + a.Rest)
 	if err != nil {
@@ -112,7 +116,7 @@ func (m *moment) askedBy(a *Asked) *moment {
 // answer keeps an answer, and what follows from it.
 func (p *Proposals) answer(ctx context.Context, r store.AnsweredRequest, a *Asked, text string, also func(*store.Tx) error) error {
 	r.Answer = a.By.Login + text
-	p.cfg.Log.Info("comment answered", "pull", a.Pull, "comment", a.ID, "user", a.By.Login, "verb", a.Verb, "answer", r.Answer)
+	p.cfg.Log.Info("comment answered", "pull", a.Pull, "object", a.Object, "user", a.By.Login, "verb", a.Verb, "answer", r.Answer)
 	return p.cfg.DB.Write(ctx, func(tx *store.Tx) error {
 		if also != nil {
 			if err := also(tx); err != nil {

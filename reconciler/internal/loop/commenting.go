@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,9 +31,9 @@ type CommenterConfig struct {
 	URL string
 }
 
-// Commenter keeps one comment on each pull request that says how it stands. What it
-// should say follows from the record; what the forge shows is remembered, so that the
-// latest is written once, whatever happened in between.
+// Commenter keeps one comment on each pull request that says how it stands, and one
+// check of its head. What they should say follows from the record; what the forge shows
+// is remembered, so that the latest is written once, whatever happened in between.
 type Commenter struct {
 	cfg CommenterConfig
 
@@ -42,6 +43,7 @@ type Commenter struct {
 	edited map[string]time.Time // when a comment was last written
 	swept  map[string]time.Time // when others of our own were last looked for
 	doubt  map[string]time.Time // when to look for them again
+	checks map[string]checked   // by change
 	seq    pipeline.Seq         // of the last change that was looked at
 }
 
@@ -64,7 +66,7 @@ const markerKey = "marker-key"
 
 // NewCommenter returns a Commenter that does nothing until Run.
 func NewCommenter(cfg CommenterConfig) *Commenter {
-	return &Commenter{cfg: cfg, edited: map[string]time.Time{}, swept: map[string]time.Time{}, doubt: map[string]time.Time{}}
+	return &Commenter{cfg: cfg, edited: map[string]time.Time{}, swept: map[string]time.Time{}, doubt: map[string]time.Time{}, checks: map[string]checked{}}
 }
 
 // Run writes comments until ctx ends, and returns nil then.
@@ -136,12 +138,23 @@ func (c *Commenter) pass(ctx context.Context) (time.Duration, error) {
 	var errs []error
 	next := restOfComments
 	each := func(p *pipeline.Proposal, k store.Comment) {
-		wait, err := c.one(ctx, p, k)
-		if wait > 0 {
-			next = min(next, wait)
+		t, err := c.talk(ctx, p)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", p.Branch, err))
+			return
 		}
+		wait, err := c.one(ctx, p, k, t)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("comment on %s: %w", p.Branch, err))
+		}
+		again, err := c.check(ctx, p, t)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("check of %s: %w", p.Branch, err))
+		}
+		for _, w := range []time.Duration{wait, again} {
+			if w > 0 {
+				next = min(next, w)
+			}
 		}
 	}
 	for i := range open {
@@ -167,11 +180,7 @@ func (c *Commenter) pass(ctx context.Context) (time.Duration, error) {
 }
 
 // one brings one comment up to date. wait is when to look at it again, 0 for never.
-func (c *Commenter) one(ctx context.Context, p *pipeline.Proposal, k store.Comment) (wait time.Duration, err error) {
-	t, err := c.talk(ctx, p)
-	if err != nil {
-		return 0, err
-	}
+func (c *Commenter) one(ctx context.Context, p *pipeline.Proposal, k store.Comment, t *plan.Talk) (wait time.Duration, err error) {
 	silent := p.Draft && len(t.Answers) == 0 || t.Silent() || p.State == pipeline.ProposalOpen && p.Digest == ""
 	over := p.State != pipeline.ProposalOpen && (time.Since(p.ChangedAt) > overAfter || p.State == pipeline.ProposalClosed)
 	if silent && k.Digest == "" && k.Number == 0 && k.Tries == 0 {
@@ -315,24 +324,28 @@ func (c *Commenter) marker(ctx context.Context, name string) (string, error) {
 // talk reads what the comment of a change tells.
 func (c *Commenter) talk(ctx context.Context, p *pipeline.Proposal) (*plan.Talk, error) {
 	t := &plan.Talk{Proposal: p, URL: c.cfg.URL}
-	f := store.Filter{Commit: p.Head, Limit: mostOfCommit}
-	if p.Merge != nil {
-		f.Commit, f.Ref = p.Merge.Commit, pipeline.Ref("refs/heads/"+p.Target)
-	}
-	runs, err := c.cfg.DB.Runs(ctx, f)
-	if err != nil {
+	var err error
+	if t.Runs, err = runsOf(ctx, c.cfg.DB, p); err != nil {
 		return nil, err
-	}
-	for _, r := range runs {
-		if !r.Called() && (p.Merge != nil || r.Event.Proposal == p.Branch) {
-			t.Runs = append(t.Runs, r)
-		}
 	}
 	answers, err := c.cfg.DB.RequestsOf(ctx, c.cfg.Name, CommandRef(p.Branch), mostAnswers)
 	for _, a := range answers {
 		t.Answers = append(t.Answers, a.Answer)
 	}
 	return t, err
+}
+
+// runsOf are the runs of the head of a change, or of what it was merged by, those that
+// others called left out.
+func runsOf(ctx context.Context, db *store.DB, p *pipeline.Proposal) ([]*pipeline.Run, error) {
+	f := store.Filter{Commit: p.Head, Limit: mostOfCommit}
+	if p.Merge != nil {
+		f.Commit, f.Ref = p.Merge.Commit, pipeline.Ref("refs/heads/"+p.Target)
+	}
+	runs, err := db.Runs(ctx, f)
+	return slices.DeleteFunc(runs, func(r *pipeline.Run) bool {
+		return r.Called() || p.Merge == nil && r.Event.Proposal != p.Branch
+	}), err
 }
 
 // plannedVerdicts are those of the plan of a change.

@@ -54,6 +54,10 @@ type Forge interface {
 	EditComment(ctx context.Context, id int64, body string) error
 	RemoveComment(ctx context.Context, id int64) error
 	React(ctx context.Context, id int64, sign string) error
+	// Checks reports whether ShowCheck can do anything. ShowCheck makes a commit show
+	// what it comes to; doing it again is harmless.
+	Checks() bool
+	ShowCheck(ctx context.Context, head pipeline.CommitID, c pipeline.PullCheck) error
 }
 
 // PullsConfig configures Pulls. All fields but Problem are required.
@@ -81,6 +85,7 @@ type Pulls struct {
 
 	mu     sync.Mutex
 	hinted map[int]bool // to be read again whatever they say of themselves
+	reruns []Rerun      // that are not answered yet
 
 	// Owned by Run.
 	known    map[int]*Discussed
@@ -102,10 +107,13 @@ type Discussed struct {
 	readAt time.Time
 }
 
-// Asked is a comment that asks for something, from somebody who may or may not.
+// Asked is a comment that asks for something, from somebody who may or may not, or the
+// button of a check.
 type Asked struct {
 	pipeline.PullComment
 	review.Command
+	// Object stands for it where requests are kept by their objects.
+	Object   string
 	Standing review.Standing
 	May      bool
 }
@@ -226,6 +234,8 @@ func (w *Pulls) look(ctx context.Context) error {
 	w.known, w.lookedAt = next, began
 	asked, err := w.asked(ctx)
 	errs = append(errs, err)
+	pressed, err := w.pressed(ctx)
+	asked, errs = append(asked, pressed...), append(errs, err)
 	for _, d := range next {
 		if d.Unread != "" {
 			errs = append(errs, errors.New(d.Unread))
@@ -507,5 +517,5 @@ func (w *Pulls) ask(ctx context.Context, c *pipeline.PullComment) (*Asked, error
 		return nil, w.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.RequestTold(w.cfg.Name, done.Object) })
 	}
 	standing, err := w.standing(ctx, c.By)
-	return &Asked{*c, command, standing, standing.Writes && standing.Known == c.By.ID}, err
+	return &Asked{*c, command, commentObject(c.ID), standing, standing.Writes && standing.Known == c.By.ID}, err
 }
