@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/testkit"
@@ -19,8 +20,12 @@ func TestGatesAreReviewedAtThePullRequestThatLedToThem(t *testing.T) {
 		n, name, _ := o.propose(testkit.Shell("build", script, ""))
 		o.approved(name, n, "ana")
 		commit := o.Merge("bo", n, false)
-		o.s.AwaitTask(t, commit, "release", "confirm", pipeline.Held)
+		run := o.s.AwaitTask(t, commit, "release", "confirm", pipeline.Held)
+		reached := run.Task("confirm").StartedAt
 		o.AwaitComment(n, "a gate waits: review this pull request again")
+		testkit.Eventually(t, "a later second than that of the gate, since GitHub tells no more", func() (bool, string) {
+			return time.Now().Truncate(time.Second).After(reached), reached.String()
+		})
 		return n, commit
 	}
 
