@@ -125,6 +125,15 @@ func TestConnectionBeginsWithHello(t *testing.T) {
 	}
 }
 
+// TestChallengeTellsTheIncarnation: an agent has to know it before it says what it holds.
+func TestChallengeTellsTheIncarnation(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	if _, c := open(t, wsconn.Dialer{}, w.serve(t)); c.Incarnation != 3 || c.Server != record {
+		t.Errorf("got %+v", c)
+	}
+}
+
 func TestReplayedHelloIsRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld()
