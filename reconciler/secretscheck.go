@@ -201,11 +201,21 @@ func (in *inspection) rule(name pipeline.SecretName) string {
 		if len(r.Branches) > 0 {
 			where = "on " + strings.Join(r.Branches, ", ")
 		}
+		if r.Repositories != nil {
+			where += ", of this repository" + also(r.Repositories)
+		}
 	}
 	if pos.File != "" {
 		return fmt.Sprintf("%s, %s (%s)", who, where, pos)
 	}
 	return who + ", " + where
+}
+
+func also(repositories []string) string {
+	if len(repositories) == 0 {
+		return " alone"
+	}
+	return " and of " + strings.Join(repositories, ", ")
 }
 
 // files looks at every encrypted file: those that secrets are read from, and those whose

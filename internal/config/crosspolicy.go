@@ -73,6 +73,12 @@ func (r *repository) checkPolicy() {
 	for _, s := range r.cfg.Policy.Secrets {
 		r.ruleAbout("secret", string(s.Secret), secrets, s.Pos)
 		r.ruleFor(s.Compositions, s.Pos)
+		for _, name := range s.Repositories {
+			if name = strings.TrimPrefix(name, "!"); !strings.ContainsAny(name, "*?[{") {
+				r.ruleAbout("repository", name, r.repositoryNames(), s.Pos)
+			}
+		}
+		r.checkListeners(&s)
 	}
 	for _, p := range r.cfg.Policy.Pools {
 		r.ruleAbout("pool", string(p.Pool), pools, p.Pos)
@@ -173,6 +179,41 @@ func (r *repository) checkAllowed(unit string, m mention) {
 	d.Note = fmt.Sprintf("the rule is at %s", rule)
 	d.Help = fmt.Sprintf("let those who own the policy add %q there", m.Composition)
 	r.complain(unit, m.Composition, d)
+}
+
+// checkListeners reports triggers on source repositories whose runs may not have a secret
+// that the composition needs: they would all be refused.
+func (r *repository) checkListeners(rule *pipeline.SecretRule) {
+	if rule.Repositories == nil {
+		return
+	}
+	for _, name := range sortedNames(r.compositions) {
+		c := r.compositions[name]
+		if !slices.ContainsFunc(c.Tasks, func(t pipeline.Task) bool { return slices.Contains(t.Secrets, rule.Secret) }) {
+			continue
+		}
+		for i := range c.Triggers {
+			repo := listensTo(&c.Triggers[i])
+			if repo == "" || matchesAny(rule.Repositories, repo) {
+				continue
+			}
+			d := diag(codeForbid, c.Triggers[i].Pos, "composition %q needs secret %q, which the policy gives to no run of repository %q", c.Name, rule.Secret, repo)
+			d.Note = fmt.Sprintf("the rule is at %s", rule.Pos)
+			d.Help = fmt.Sprintf("let those who own the policy add %q there, or remove the trigger", repo)
+			r.complain(c.Unit, c.Name, d)
+		}
+	}
+}
+
+// listensTo is the source repository that a trigger is about, "" for none.
+func listensTo(t *pipeline.Trigger) string {
+	switch {
+	case t.Push != nil:
+		return t.Push.Repo
+	case t.Tag != nil:
+		return t.Tag.Repo
+	}
+	return ""
 }
 
 // matchesAny compares a name with patterns; one with "!" takes back what an

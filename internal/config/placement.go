@@ -58,6 +58,9 @@ func (r *repository) excluded(t *pipeline.Task, p *pipeline.Pool) string {
 	if p.Untrusted && t.Requirement.Pool == "" {
 		return "is untrusted, and the task does not name it"
 	}
+	if p.Untrusted && len(t.Secrets) > 0 {
+		return fmt.Sprintf("is untrusted, and the task gets secret %q", t.Secrets[0])
+	}
 	if clash := promiseBroken(t.Requirement, p); clash != "" {
 		return "promises " + clash
 	}

@@ -332,12 +332,14 @@ type ChangeRule struct {
 	Count     int      `json:"count"`
 }
 
-// SecretRule lists the compositions, as patterns, that may use a secret, and the
-// branches, as patterns, whose runs may.
+// SecretRule lists the compositions, as patterns, that may use a secret, the branches
+// whose runs may, and the source repositories whose runs may: nil for all, and those of
+// the ops repository itself in any case.
 type SecretRule struct {
 	Secret       SecretName `json:"secret"`
 	Compositions []string   `json:"compositions,omitempty"`
 	Branches     []string   `json:"branches,omitempty"`
+	Repositories []string   `json:"repositories,omitzero"`
 	Pos          Position   `json:"pos"`
 }
 

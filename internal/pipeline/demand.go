@@ -24,11 +24,15 @@ type Demand struct {
 }
 
 // Demands lists what the task asks of an agent: the pool, or else that the agent is
-// trusted; a platform that its plugin has programs for; and each fact.
+// trusted, which one that gets a secret has to be in any case; a platform that its plugin
+// has programs for; and each fact.
 func (t *Task) Demands() []Demand {
 	req := &t.Requirement
-	out := make([]Demand, 1, len(req.Facts)+2)
+	out := make([]Demand, 1, len(req.Facts)+3)
 	out[0].pool = req.Pool
+	if req.Pool != "" && len(t.Secrets) > 0 {
+		out = append(out, Demand{})
+	}
 	if len(t.Programs) > 0 {
 		out = append(out, Demand{plugin: t.Plugin, programs: t.Programs})
 	}

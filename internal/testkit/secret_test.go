@@ -91,9 +91,14 @@ func TestSecretsAreRefusedToOtherBranches(t *testing.T) {
 	const canary = "canary-branch-1f3e5d7c9b"
 	m := newMarks(t)
 	repo := testkit.NewRepo(t)
-	s := testkit.Serve(t, repo.Bare, []string{"CANARY=" + canary})
+	s := testkit.Serve(t, repo.Bare, []string{"CANARY=" + canary, "GRANTED=a value for releases"})
 	a := s.StartAgent(t, "one", "default", "")
-	repo.Push("main", testkit.Files(testkit.Ops(), map[string]string{"secrets/all.cue": "package ops\n\nsecrets: \"by-env\": from: env: \"CANARY\"\n"}))
+	repo.Push("main", testkit.Files(testkit.Ops(), map[string]string{"secrets/all.cue": `package ops
+
+secrets: "by-env": from: env: "CANARY"
+secrets: granted: from: env: "GRANTED"
+policy: secrets: granted: branches: ["main", "release/*"]
+`}))
 	body := func(name string) string {
 		return fmt.Sprintf(`
 triggers: [{push: branches: ["**"]}]
@@ -107,7 +112,7 @@ tasks: {
 	if got := states(&r); got != "take:error plain:success" {
 		t.Errorf("tasks are %s", got)
 	}
-	if why := r.Task("take").Reason; !strings.Contains(why, "by-env") || !strings.Contains(why, "refs/heads/feature") {
+	if why := r.Task("take").Reason; !strings.Contains(why, "by-env") || !strings.Contains(why, "for branch main, not for feature") {
 		t.Errorf("the reason is %q", why)
 	}
 	// A branch cannot declare one for itself either.
@@ -117,6 +122,11 @@ tasks: {
 	}
 	if _, err := os.Stat(string(m)); err == nil {
 		t.Errorf("the task ran and left %q", m.lines(t))
+	}
+	// What the default branch gives to branches of a name they have, and tags have not.
+	r = s.AwaitRuns(t, repo.Push("release/1", workflow("greedy", body("granted"))), 1)[0]
+	if got := strings.Join(m.lines(t), " "); got != "a value for releases" || r.State != pipeline.Success {
+		t.Errorf("the run of the branch is %s: %s; its task got %q", r.State, r.Task("take").Reason, got)
 	}
 	s.CheckNoLeak(t, canary, a)
 }

@@ -172,7 +172,7 @@ func (l *Runs) prepared(ctx context.Context, run *pipeline.Run, of *pipeline.Com
 	if err != nil {
 		return nil, err
 	}
-	if why := plan.Forbidden(law, of, l.standing(run), l.cfg.Default); why != "" {
+	if why := plan.Forbidden(law, of, run.Event.Repo, l.standing(run), l.cfg.Default); why != "" {
 		return nil, fault.New(fault.Invalid, "%s", why)
 	}
 	given, err := l.given(ctx, run)

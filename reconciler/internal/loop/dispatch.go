@@ -194,9 +194,8 @@ func (l *Runs) refused(run pipeline.RunID, task pipeline.TaskName, id pipeline.A
 // being computed; the task is looked at again when they are. fault.Invalid is for the
 // task's author, any other error may pass.
 func (l *Runs) spec(ctx context.Context, r *pipeline.Run, t *pipeline.RunTask, g place.Assignment) (s wire.Spec, ready bool, err error) {
-	if len(t.Spec.Secrets) > 0 && !l.trusted(r) {
-		return s, false, fault.New(fault.Invalid, "needs secret %s, which runs of %s may have and those of %s may not",
-			t.Spec.Secrets[0], l.cfg.Default, l.standing(r))
+	if err := l.mayHave(r, t); err != nil {
+		return s, false, err
 	}
 	if _, err := l.secrets(&t.Spec); err != nil {
 		return s, false, err
@@ -229,8 +228,26 @@ func (l *Runs) standing(r *pipeline.Run) pipeline.Ref {
 	return plan.Standing(l.sources(), &r.Event, r.Ref, l.cfg.Default)
 }
 
+// mayHave compares the secrets of a task with the policy in force: a branch may have
+// pushed what a rule gave it when the run was made. fault.Invalid is for its author.
+func (l *Runs) mayHave(r *pipeline.Run, t *pipeline.RunTask) error {
+	if len(t.Spec.Secrets) == 0 {
+		return nil
+	}
+	law, err := l.cfg.Law()
+	if err != nil {
+		return err
+	}
+	for _, s := range t.Spec.Secrets {
+		if why := plan.Withheld(law, s, r.Composition, r.Event.Repo, l.standing(r), l.cfg.Default); why != "" {
+			return fault.New(fault.Invalid, "may not have what it needs: %s", why)
+		}
+	}
+	return nil
+}
+
 // trusted reports whether a run is of what is in force, and of code that is trusted as
-// much. Any other has no secrets, and a workspace, a cache and a home of its own:
+// much. Any other has the secrets alone that a rule gives it, and a workspace, a cache and a home of its own:
 // whoever may push a branch decides what it does.
 func (l *Runs) trusted(r *pipeline.Run) bool { return l.standing(r) == l.cfg.Default }
 

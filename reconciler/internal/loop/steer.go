@@ -242,7 +242,7 @@ func (p *Proposals) notRetried(ctx context.Context, m *moment, old *pipeline.Run
 	if c := m.live.Composition(of.Name); c != nil && c.Suspend {
 		return string(of.Name) + " is suspended", nil
 	}
-	if why := plan.Forbidden(&m.live.Policy, of, plan.Standing(m.live.Repositories, &old.Event, old.Ref, p.cfg.Default), p.cfg.Default); why != "" {
+	if why := plan.Forbidden(&m.live.Policy, of, old.Event.Repo, plan.Standing(m.live.Repositories, &old.Event, old.Ref, p.cfg.Default), p.cfg.Default); why != "" {
 		return why, nil
 	}
 	active, err := p.cfg.Runs.Active(ctx)

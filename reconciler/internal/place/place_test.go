@@ -152,6 +152,14 @@ func TestUntrustedAgentsTakeOnlyWhatNamesTheirPool(t *testing.T) {
 	if why := place.Excluded(&a, &pipeline.Task{Requirement: pipeline.Requirement{Pool: "forks"}}); len(why) != 0 {
 		t.Errorf("an agent of the pool was excluded: %v", why)
 	}
+	told := pipeline.Task{Requirement: pipeline.Requirement{Pool: "forks"}, Secrets: []pipeline.SecretName{"token"}}
+	if why := place.Excluded(&a, &told); len(why) != 1 || why[0] != "a trusted agent" {
+		t.Errorf("an untrusted agent would get a secret: excluded by %v", why)
+	}
+	a.Untrusted = false
+	if why := place.Excluded(&a, &told); len(why) != 0 {
+		t.Errorf("an agent of the pool was excluded: %v", why)
+	}
 }
 
 func TestPluginWithoutAProgramForTheAgentExcludesIt(t *testing.T) {

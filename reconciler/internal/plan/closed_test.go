@@ -19,7 +19,7 @@ func TestAPoolMayBeForSomeBranches(t *testing.T) {
 		"refs/heads/x":   "task work: pool prod is for branch main or release/*, not for x ()",
 		"refs/tags/main": "task work: pool prod is for branch main or release/*, not for tag main ()",
 	} {
-		if got := plan.Forbidden(law, release, ref, "refs/heads/main"); got != want {
+		if got := plan.Forbidden(law, release, "", ref, "refs/heads/main"); got != want {
 			t.Errorf("%s: %q, want %q", ref, got, want)
 		}
 		if plan.Closed(law, "prod", "release", ref) != (want != "") || plan.Closed(law, "default", "release", ref) {
@@ -38,7 +38,7 @@ func TestAGateThatNobodyCouldOpenIsRefused(t *testing.T) {
 			groups = strings.Split(approvers, ",")
 		}
 		c := &pipeline.Composition{Name: "release", Tasks: []pipeline.Task{{Name: "ok", Gate: &pipeline.Gate{Approvers: groups}}}}
-		if got := plan.Forbidden(law, c, "refs/heads/x", "refs/heads/main"); got != want {
+		if got := plan.Forbidden(law, c, "", "refs/heads/x", "refs/heads/main"); got != want {
 			t.Errorf("%s: %q, want %q", approvers, got, want)
 		}
 	}
@@ -65,5 +65,64 @@ func TestAPlanCountsNoAgentThatThePolicyKeepsFromAComposition(t *testing.T) {
 	}
 	if d := cmp.Diff(want, p.Placements); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestASecretIsForWhatItsRuleSays(t *testing.T) {
+	t.Parallel()
+	const main, feature, tag, fork = pipeline.Ref("refs/heads/main"), pipeline.Ref("refs/heads/feature/x"), pipeline.Ref("refs/tags/v1"), pipeline.Ref("refs/pull/7/head")
+	elsewhere := pipeline.SourceRef("web", "refs/heads/x")
+	at := pipeline.Position{File: "p.cue", Line: 3, Column: 1}
+	for name, c := range map[string]struct {
+		rule *pipeline.SecretRule
+		c    pipeline.CompositionName
+		repo string
+		ref  pipeline.Ref
+		want string
+	}{
+		"no rule, main":                 {nil, "build", "", main, ""},
+		"no rule, branch":               {nil, "build", "", feature, "secret key is for branch main, not for feature/x"},
+		"no rule, tag":                  {nil, "build", "", tag, "secret key is for branch main, not for tag v1"},
+		"no rule, trusted source":       {nil, "build", "web", main, ""},
+		"no rule, other source":         {nil, "build", "web", elsewhere, "secret key is for branch main, not for x of repository web"},
+		"composition":                   {&pipeline.SecretRule{Compositions: []string{"rel*"}}, "release", "", main, ""},
+		"other composition":             {&pipeline.SecretRule{Compositions: []string{"rel*"}}, "build", "", main, "secret key is for rel* (p.cue:3:1)"},
+		"composition, branch":           {&pipeline.SecretRule{Compositions: []string{"rel*"}}, "release", "", feature, "secret key is for branch main, not for feature/x (p.cue:3:1)"},
+		"branch":                        {&pipeline.SecretRule{Branches: []string{"feature/*"}}, "build", "", feature, ""},
+		"branch, not main":              {&pipeline.SecretRule{Branches: []string{"feature/*"}}, "build", "", main, "secret key is for branch feature/*, not for main (p.cue:3:1)"},
+		"every branch, no tag":          {&pipeline.SecretRule{Branches: []string{"**", "*"}}, "build", "", tag, "secret key is for branch ** or *, not for tag v1 (p.cue:3:1)"},
+		"every branch, no fork":         {&pipeline.SecretRule{Branches: []string{"**", "*"}}, "build", "", fork, "secret key is for branch ** or *, not for a fork (p.cue:3:1)"},
+		"every branch, no other source": {&pipeline.SecretRule{Branches: []string{"**", "*"}}, "build", "web", elsewhere, "secret key is for branch ** or *, not for x of repository web (p.cue:3:1)"},
+		"repository":                    {&pipeline.SecretRule{Repositories: []string{"web"}}, "build", "web", main, ""},
+		"other repository":              {&pipeline.SecretRule{Repositories: []string{"web"}}, "build", "lib", main, "secret key is for no run of repository lib (p.cue:3:1)"},
+		"no repository":                 {&pipeline.SecretRule{Repositories: []string{}}, "build", "lib", main, "secret key is for no run of repository lib (p.cue:3:1)"},
+		"this repository":               {&pipeline.SecretRule{Repositories: []string{}}, "build", "", main, ""},
+	} {
+		law := &pipeline.Policy{Secrets: []pipeline.SecretRule{{Secret: "other", Compositions: []string{"nobody"}}}}
+		if c.rule != nil {
+			c.rule.Secret, c.rule.Pos = "key", at
+			law.Secrets = append(law.Secrets, *c.rule)
+		}
+		if got := plan.Withheld(law, "key", c.c, c.repo, c.ref, main); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+		want := ""
+		if c.rule != nil && c.want != "" {
+			want = "task work: " + c.want
+		}
+		of := &pipeline.Composition{Name: c.c, Tasks: []pipeline.Task{{Name: "work", Secrets: []pipeline.SecretName{"key"}}}}
+		if got := plan.Forbidden(law, of, c.repo, c.ref, main); got != want {
+			t.Errorf("%s, when it is planned: %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestNoPatternOfBranchesMeansATagOrAFork(t *testing.T) {
+	t.Parallel()
+	law := &pipeline.Policy{Pools: []pipeline.PoolRule{{Pool: "prod", Compositions: []string{"*"}, Branches: []string{"*", "**"}}}}
+	for ref, want := range map[pipeline.Ref]bool{"refs/heads/a/b": false, "refs/tags/v1": true, "refs/pull/7/head": true, pipeline.SourceRef("web", "refs/heads/x"): true} {
+		if got := plan.Closed(law, "prod", "release", ref); got != want {
+			t.Errorf("the pool is closed to %s: %v, want %v", ref, got, want)
+		}
 	}
 }

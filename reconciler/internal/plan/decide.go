@@ -88,7 +88,7 @@ func (d *decision) composition(c *pipeline.Composition) {
 		}
 		return
 	}
-	if why := Forbidden(d.law(), c, Standing(d.repositories(), &d.Event, d.Event.Ref, d.Default), d.Default); why != "" {
+	if why := Forbidden(d.law(), c, d.Event.Repo, Standing(d.repositories(), &d.Event, d.Event.Ref, d.Default), d.Default); why != "" {
 		d.say(c.Name, pipeline.VerdictRejected, why)
 		return
 	}
@@ -225,8 +225,9 @@ func blame(d pipeline.Diagnostic) pipeline.CompositionName {
 
 // Forbidden says which secret or pool the policy does not let a run of c on ref
 // have, or which of its gates nobody could ever open, "" when there is nothing of the
-// kind. Secrets without a rule are not its business.
-func Forbidden(law *pipeline.Policy, c *pipeline.Composition, ref, main pipeline.Ref) string {
+// kind. Repo is the source repository that the run is about, "" for none. Secrets without
+// a rule are not its business: a task that names one may never start.
+func Forbidden(law *pipeline.Policy, c *pipeline.Composition, repo string, ref, main pipeline.Ref) string {
 	if why := unopened(law, c, main); why != "" {
 		return why
 	}
@@ -242,23 +243,55 @@ func Forbidden(law *pipeline.Policy, c *pipeline.Composition, ref, main pipeline
 			}
 			return fmt.Sprintf("task %s: pool %s is for %s (%s)", t.Name, r.Pool, either(r.Compositions), r.Pos)
 		}
-		for _, r := range law.Secrets {
-			if !slices.Contains(t.Secrets, r.Secret) {
+		for _, s := range t.Secrets {
+			if ruleOf(law, s) == nil {
 				continue
 			}
-			if len(r.Compositions) > 0 && !anyMatch(r.Compositions, string(c.Name)) {
-				return fmt.Sprintf("task %s: secret %s is for %s (%s)", t.Name, r.Secret, either(r.Compositions), r.Pos)
-			}
-			branches := r.Branches
-			if len(branches) == 0 {
-				branches = []string{main.Branch()}
-			}
-			if !anyMatch(branches, ref.Branch()) {
-				return fmt.Sprintf("task %s: secret %s is for branch %s, not for %s (%s)", t.Name, r.Secret, either(branches), whole(ref), r.Pos)
+			if why := Withheld(law, s, c.Name, repo, ref, main); why != "" {
+				return fmt.Sprintf("task %s: %s", t.Name, why)
 			}
 		}
 	}
 	return ""
+}
+
+// Withheld says why a run of a composition on ref may not have a secret, "" when it may.
+// Without a rule a secret is for main alone. What is on no branch, as a tag or what came
+// from a fork, is meant by no rule; ref and repo are as in Forbidden.
+func Withheld(law *pipeline.Policy, s pipeline.SecretName, c pipeline.CompositionName, repo string, ref, main pipeline.Ref) string {
+	rule, at := ruleOf(law, s), ""
+	if rule == nil {
+		rule = &pipeline.SecretRule{}
+	} else {
+		at = fmt.Sprintf(" (%s)", rule.Pos)
+	}
+	branches := rule.Branches
+	if len(branches) == 0 {
+		branches = []string{main.Branch()}
+	}
+	switch {
+	case len(rule.Compositions) > 0 && !anyMatch(rule.Compositions, string(c)):
+		return fmt.Sprintf("secret %s is for %s%s", s, either(rule.Compositions), at)
+	case repo != "" && rule.Repositories != nil && !anyMatch(rule.Repositories, repo):
+		return fmt.Sprintf("secret %s is for no run of repository %s%s", s, repo, at)
+	case !onBranch(branches, ref):
+		return fmt.Sprintf("secret %s is for branch %s, not for %s%s", s, either(branches), whole(ref), at)
+	}
+	return ""
+}
+
+func ruleOf(law *pipeline.Policy, s pipeline.SecretName) *pipeline.SecretRule {
+	i := slices.IndexFunc(law.Secrets, func(r pipeline.SecretRule) bool { return r.Secret == s })
+	if i < 0 {
+		return nil
+	}
+	return &law.Secrets[i]
+}
+
+// onBranch reports whether ref is a branch that the patterns mean.
+func onBranch(patterns []string, ref pipeline.Ref) bool {
+	b := ref.Branch()
+	return b != "" && anyMatch(patterns, b)
 }
 
 // unopened says which gate asks groups alone that the policy does not have: it would
@@ -283,7 +316,7 @@ func Closed(law *pipeline.Policy, pool pipeline.PoolName, c pipeline.Composition
 func closed(law *pipeline.Policy, pool pipeline.PoolName, c pipeline.CompositionName, ref pipeline.Ref) *pipeline.PoolRule {
 	for i := range law.Pools {
 		r := &law.Pools[i]
-		if r.Pool == pool && (!anyMatch(r.Compositions, string(c)) || len(r.Branches) > 0 && !anyMatch(r.Branches, ref.Branch())) {
+		if r.Pool == pool && (!anyMatch(r.Compositions, string(c)) || len(r.Branches) > 0 && !onBranch(r.Branches, ref)) {
 			return r
 		}
 	}
@@ -296,6 +329,10 @@ func either(list []string) string { return strings.Join(list, " or ") }
 func whole(r pipeline.Ref) string {
 	if r.Fork() {
 		return "a fork"
+	}
+	if rest, ok := strings.CutPrefix(string(r), "refs/sources/"); ok {
+		repo, rest, _ := strings.Cut(rest, "/")
+		return whole(pipeline.Ref("refs/"+rest)) + " of repository " + repo
 	}
 	if r.Branch() == "" {
 		return "tag " + short(r)
