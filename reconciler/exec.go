@@ -217,6 +217,7 @@ func (x *trial) serve(ctx context.Context, clone *checkout) error {
 		forge: "none", poll: time.Second, runTip: true, only: &only{x.name, x.params},
 		secretsKeyFile: x.keys.secretsKeyFile, personal: true,
 	}
+	harden()
 	// An interrupted run is cancelled, which needs the server a little longer.
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s, err := openServer(serving, opt, slog.New(slog.NewTextHandler(logFile, nil)))

@@ -49,6 +49,7 @@ the next push. All that this program keeps is in the data folder.`,
 }
 
 func serve(ctx context.Context, opt options, log *slog.Logger, ready func(addresses)) error {
+	harden()
 	s, err := openServer(ctx, opt, log)
 	if err != nil {
 		return err

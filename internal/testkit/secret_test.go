@@ -1,9 +1,12 @@
 package testkit_test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -81,8 +84,21 @@ tasks: {
 	if !strings.Contains(log, public) || strings.Contains(log, "canary-env-5") {
 		t.Errorf("log is %q", log)
 	}
+	if limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", s.PID())); err == nil && !regexp.MustCompile(`(?m)^Max core file size +0 +0 `).Match(limits) {
+		t.Errorf("a crash of the reconciler would write its memory to disk:\n%s", limits)
+	}
+	if out, exit := testkit.Run(t, "reconciler", "backup", "--data", s.Data); exit != 0 {
+		t.Errorf("backup: exit %d\n%s", exit, out)
+	}
+	objects, err := exec.Command("git", "-C", repo.Bare, "cat-file", "--batch", "--batch-all-objects").Output()
+	if err != nil || !bytes.Contains(objects, []byte("ENC[")) {
+		t.Fatalf("the objects of the repository: %d bytes, %v", len(objects), err)
+	}
 	for _, canary := range []string{byEnv, byFile, sealed, unused, private} {
 		s.CheckNoLeak(t, canary, a)
+		if bytes.Contains(objects, []byte(canary)) {
+			t.Error("a secret is in the repository, or its notes")
+		}
 	}
 }
 
