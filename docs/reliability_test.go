@@ -43,6 +43,40 @@ func TestPromisesNameTestsThatExist(t *testing.T) {
 	}
 }
 
+// TestSecurityIsHeldByTestsThatExist is the same for docs/security.md: each row of a table
+// that says what holds it names a test.
+func TestSecurityIsHeldByTestsThatExist(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile("security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := testsOf(t, "..")
+	name := regexp.MustCompile("`(Test[A-Za-z0-9]+)`")
+	for _, m := range name.FindAllStringSubmatch(string(raw), -1) {
+		if !there[m[1]] {
+			t.Errorf("%s is named and is no test", m[1])
+		}
+	}
+	held, rows := false, 0
+	for line := range strings.Lines(string(raw)) {
+		switch {
+		case !strings.HasPrefix(line, "|"):
+			held = false
+		case strings.HasSuffix(strings.TrimSpace(line), "| held by |"):
+			held = true
+		case held && !strings.HasPrefix(line, "|--"):
+			if rows++; !name.MatchString(line) {
+				t.Errorf("no test holds: %s", line)
+			}
+		}
+	}
+	const least = 25
+	if rows < least {
+		t.Errorf("%d rows, want at least %d", rows, least)
+	}
+}
+
 // testsOf lists the tests below a folder.
 func testsOf(t *testing.T, root string) map[string]bool {
 	t.Helper()
