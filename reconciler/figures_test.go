@@ -22,7 +22,7 @@ import (
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
 
-var figure = flag.String("figure", "", "measure only this one: latency, history, throughput, path, recovery, agents, log, idle or evaluation")
+var figure = flag.String("figure", "", "measure only this one: latency, history, webhooks, pulls, throughput, path, recovery, agents, log, idle or evaluation")
 
 var figures = flag.Bool("figures", false, "measure and print the table of figures")
 
@@ -49,6 +49,8 @@ func TestFigures(t *testing.T) {
 	}{
 		{"latency", func(t *testing.T, tab *table) { latency(t, tab, 0) }},
 		{"history", func(t *testing.T, tab *table) { latency(t, tab, 100_000) }},
+		{"webhooks", webhooks},
+		{"pulls", pullRequests},
 		{"throughput", throughput},
 		{"path", wholePath},
 		{"recovery", recovery},
@@ -120,7 +122,7 @@ func latency(t *testing.T, tab *table, finished int) {
 	if finished > 0 {
 		what = fmt.Sprintf("the same with %d finished runs in the record", finished)
 	}
-	tab.add(what, fmt.Sprintf("p50 %s, p95 %s", ms(percentile(took, 50)), ms(percentile(took, 95))), "p50 < 60 ms, p95 < 120 ms")
+	tab.add(what, spread(took), "p50 < 60 ms, p95 < 120 ms")
 	s.Stop()
 }
 
