@@ -408,7 +408,7 @@ func TestTasksLinkTheRunsThatTheirResultsAreFrom(t *testing.T) {
 	}{{called, runIDOf(57), "seg-run"}, {found, runIDOf(57), "seg-wait"}, {taken, runIDOf(127), ""}, {gate, "", "seg-wait"}} {
 		row := regexp.MustCompile(`(?s)<tr data-key="` + string(c.task.Name) + `".*?</tr>`).FindString(whole)
 		link := fmt.Sprintf(`<a href="/run/%s">said of %s</a>`, c.run, c.task.Name)
-		if (c.run != "") != strings.Contains(row, link) || (c.drawn != "") != strings.Contains(row, `class="seg `) || !strings.Contains(row, c.drawn) {
+		if (c.run != "") != strings.Contains(row, link) || !strings.Contains(row, "said of "+string(c.task.Name)) || (c.drawn != "") != strings.Contains(row, `class="seg `) || !strings.Contains(row, c.drawn) {
 			t.Errorf("want the link %s and a %q in\n%s", link, c.drawn, row)
 		}
 		if _, page := get(t, h, "/c/acceptance/128/t/"+string(c.task.Name)); c.run != "" && !strings.Contains(page, `href="/run/`+string(c.run)) {
