@@ -113,6 +113,30 @@ func TestAcknowledgedResultIsToldAgainToARecordThatWasPutBack(t *testing.T) {
 	gone()
 }
 
+// A result without a log waits as well until somebody shows that it knows the attempt.
+func TestAcknowledgedResultIsNotToldToWhoDoesNotAskForIt(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.record = 1
+	h.open().connect()
+	o := h.start(job("true"))
+	h.result(o)
+	h.eventually("nothing is held", func() bool { return len(h.r.Held(1)) == 0 })
+	h.mu.Lock()
+	h.messages = nil
+	h.mu.Unlock()
+	if held := h.r.Held(2); len(held) != 1 {
+		t.Fatalf("held = %v", held)
+	}
+	other := &link{c: h.control, done: make(chan struct{})}
+	h.r.Connected(other, wire.Welcome{Version: 1, Incarnation: 2}, time.Now())
+	h.r.Handle(&wire.Fenced{Attempt: o.Attempt, Token: o.Token, Reason: "no such assignment"})
+	h.eventually("nothing is held", func() bool { return len(h.r.Held(2)) == 0 })
+	if n := count[*wire.Result](h.control, o.Attempt); n != 0 {
+		t.Errorf("the result was told %d times", n)
+	}
+}
+
 func TestTaskIsCancelledAfterARestart(t *testing.T) {
 	t.Parallel()
 	h := newHost(t).open().connect()

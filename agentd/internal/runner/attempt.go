@@ -73,6 +73,7 @@ type attempt struct {
 	ackedBy   int64 // incarnation of the record
 	result    *pipeline.Result
 	told      bool // the result was sent over this link, and its log before
+	asked     bool // the control plane has asked for it over this link
 	log       shipment
 	note      wire.Note // what the task last said it waits for, and how far it is
 }
@@ -463,6 +464,9 @@ func (a *attempt) toTell() (res *pipeline.Result, done bool) {
 		return nil, true
 	}
 	if a.told || a.link == nil || a.log.acked < a.result.LogBytes {
+		return nil, false
+	}
+	if a.revived && !a.asked { // most are of no use to anybody, and it may be another server
 		return nil, false
 	}
 	a.told = true

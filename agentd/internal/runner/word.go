@@ -81,6 +81,7 @@ func (a *attempt) logAcked(length int64, resend bool) {
 		return
 	}
 	a.log.acknowledge(length, resend)
+	a.asked = true
 	if a.revived {
 		a.result = without(a.result, length)
 	}
@@ -109,7 +110,7 @@ func without(res *pipeline.Result, length int64) *pipeline.Result {
 // connected goes on over a new link.
 func (a *attempt) connected(link Link) {
 	a.mu.Lock()
-	a.link, a.told = link, false
+	a.link, a.told, a.asked = link, false, false
 	a.log.restart(a.phase != phaseOffered && a.phase != wire.HeldAccepted)
 	note := a.note
 	running := a.phase == wire.HeldRunning && !a.disowned
