@@ -161,6 +161,24 @@ func TestServerMakesBackupsByItself(t *testing.T) {
 		t.Errorf("the one that a person asked for, %q, is gone: %v", asked, now)
 	}
 	says(t, s, 0, words("check --repo "+repo.Bare+" --data "+s.Data+" --server "+s.Web), "3 backups in")
+	// Packed logs are in a file that the next ones share, and come back from there.
+	says(t, s, 0, []string{"gc", "--data", s.Data}, "packed ")
+	commit := repo.Push("main", again(testkit.Shell("hello", "echo hello", ""), "packed"))
+	attempt := s.AwaitRuns(t, commit, 1)[0].Tasks[0].Attempt
+	newest := func() string { list := all(); return list[len(list)-1] }
+	testkit.Eventually(t, "a backup of that run with packed logs", func() (bool, string) {
+		out, _ := testkit.Run(t, "reconciler", "fsck", "--data", newest())
+		list, _ := filepath.Glob(filepath.Join(newest(), "logs-*.db"))
+		return len(list) > 0 && strings.Contains(out, "5 runs, 5 logs"), fmt.Sprint(list, out)
+	})
+	s.Kill() // so that no backup goes
+	says(t, s, 0, []string{"fsck", "--data", newest()}, "5 runs, 5 logs", "0 problems")
+	says(t, s, 0, []string{"restore", newest(), "--data", s.Data}, "5 runs")
+	s.Restart(t)
+	if log := s.Log(t, attempt); log != "hello\n" {
+		t.Errorf("after the restore the log is %q", log)
+	}
+	says(t, s, 0, []string{"fsck", "--data", s.Data}, "5 logs", "0 problems")
 	if said := notices(t, s); said != "" {
 		t.Error(said)
 	}
