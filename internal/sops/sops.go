@@ -116,8 +116,6 @@ func (f *File) Keys() []string {
 type Opened struct {
 	file *File
 	doc  *yaml.Node
-	// secret are the values that were encrypted.
-	secret map[*yaml.Node]bool
 }
 
 // Open decrypts the file and compares its MAC. All errors are fault.Invalid, name the
@@ -128,7 +126,7 @@ func (f *File) Open(keys Keys) (*Opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &Opened{file: f, doc: cloned(f.doc), secret: map[*yaml.Node]bool{}}
+	o := &Opened{file: f, doc: cloned(f.doc)}
 	sum := newSum(f.meta.MACOnlyEncrypted)
 	w := walk{
 		scalar: func(n *yaml.Node, path []string) error {
@@ -142,7 +140,6 @@ func (f *File) Open(keys Keys) (*Opened, error) {
 				return nil
 			}
 			if encrypted {
-				o.secret[n] = true
 				put(n, v)
 			}
 			return sum.add(v, encrypted)
@@ -198,8 +195,8 @@ func (o *Opened) Value(key string) (string, error) {
 	n, _ := find(root(o.doc), key, nil)
 	v, err := valueOf(n)
 	text, ok := v.(string)
-	if err != nil || !ok || !o.secret[n] {
-		return "", fault.New(fault.Invalid, "%s: the value of key %q is no encrypted text", o.file.name, key)
+	if err != nil || !ok {
+		return "", fault.New(fault.Invalid, "%s: the value of key %q is no text", o.file.name, key)
 	}
 	return text, nil
 }
