@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -54,6 +55,10 @@ A new file has the key _path, its own path: a copy of it under another name is r
 	cmd.Flags().BoolVar(&e.rekey, "rekey", false, "encrypt to the recipients of --to or .sops.yaml, whoever could open it before; opens no editor")
 	return cmd
 }
+
+// editorGrace is how long an editor that was told to end may take, before the text goes
+// without it.
+const editorGrace = 5 * time.Second
 
 // editing is one use of the command.
 type editing struct {
@@ -279,6 +284,7 @@ func (e *editing) editor(ctx context.Context, file string) error {
 	cmd := exec.CommandContext(ctx, "sh", "-c", program+` "$1"`, "sh", file)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = e.in, e.out, e.errs
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = editorGrace
 	// It opens one file that it may read; what else the environment has is not for it.
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "SOPS_AGE_KEY=") })
 	err := cmd.Run()

@@ -3,10 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/maestro-cd/maestro/internal/fault"
@@ -78,6 +81,11 @@ func (d *desk) editor(script string) {
 // run runs reconciler secrets, and looks whether it left a text in the clear.
 func (d *desk) run(args ...string) error {
 	d.t.Helper()
+	return d.runFor(context.Background(), args...)
+}
+
+func (d *desk) runFor(ctx context.Context, args ...string) error {
+	d.t.Helper()
 	var out bytes.Buffer
 	cmd := newSecrets()
 	cmd.SilenceErrors, cmd.SilenceUsage = true, true
@@ -85,7 +93,7 @@ func (d *desk) run(args ...string) error {
 	cmd.SetIn(strings.NewReader(""))
 	cmd.SetOut(&out)
 	cmd.SetErr(&out)
-	err := cmd.ExecuteContext(context.Background())
+	err := cmd.ExecuteContext(ctx)
 	d.out = out.String()
 	if strings.Contains(fmt.Sprint(d.out, err), "CANARY") {
 		d.t.Errorf("a value was printed: %s %v", d.out, err)
@@ -212,6 +220,29 @@ func TestNothingIsLostOrLeftWhenEditingFails(t *testing.T) {
 	}
 	if d.read(prod) != before {
 		t.Error("the file was changed")
+	}
+}
+
+func TestEditingThatIsInterruptedLeavesNothing(t *testing.T) {
+	d := newDesk(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	open := filepath.Join(d.dir, "open")
+	if err := syscall.Mkfifo(open, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.editor(`echo 'token: CANARY-1' >> "$1"; : > ` + open + `; exec sleep 600`)
+	var waits sync.WaitGroup
+	waits.Go(func() { // until the editor has opened its end
+		_, _ = os.ReadFile(open)
+		cancel()
+	})
+	err := d.runFor(ctx, "edit", filepath.Join(d.dir, prod), "--to", d.to)
+	waits.Wait()
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error = %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(d.dir, prod)); !os.IsNotExist(err) {
+		t.Errorf("there is a file: %v", err)
 	}
 }
 
