@@ -214,6 +214,9 @@ func (k *keeper) backup(ctx context.Context, to, why string, told store.Progress
 	b, err := store.Backup(ctx, k.opt.data, to, why, told)
 	if err == nil {
 		k.log.Info("backup made", "path", b.Path, "why", why, "seq", b.Seq, "bytes", b.Bytes(), "took", time.Since(began))
+		if len(b.Replaced) > 0 {
+			k.log.Error("files of backups were damaged on the disk, and are made anew", "folder", to, "files", b.Replaced)
+		}
 	}
 	return b, err
 }

@@ -48,6 +48,8 @@ type BackupInfo struct {
 	Seq         pipeline.Seq `json:"seq"`
 	Runs        int          `json:"runs"`
 	Files       []BackupFile `json:"files"`
+	// Replaced are files of the backup before that were found damaged, and not taken over.
+	Replaced []string `json:"replaced,omitempty"`
 }
 
 // BackupFile is a file of a backup.
@@ -55,6 +57,8 @@ type BackupFile struct {
 	Name   string `json:"name"`
 	Bytes  int64  `json:"bytes"`
 	SHA256 string `json:"sha256"`
+	// CheckedAt is when the file was last compared with that.
+	CheckedAt time.Time `json:"checked_at,omitzero"`
 }
 
 // Bytes is the size of all files.
@@ -106,7 +110,7 @@ func makeBackup(ctx context.Context, dir, to, why string, told Progress) (_ Back
 	if err := copyLive(ctx, dir, tmp, recordName, "record", told); err != nil {
 		return info, err
 	}
-	linked, err := copyLogs(ctx, dir, tmp, to, why, told)
+	linked, err := copyLogs(ctx, dir, tmp, to, &info, told)
 	if err != nil {
 		return info, err
 	}
@@ -139,8 +143,8 @@ func makeBackup(ctx context.Context, dir, to, why string, told Progress) (_ Back
 // copyLogs copies the logs. A backup that the server makes by itself shares what does not
 // change with the one before it, whose segments are returned; one that a person asked
 // for is independent of all others.
-func copyLogs(ctx context.Context, dir, tmp, to, why string, told Progress) (linked []BackupFile, err error) {
-	if why == WhySchedule {
+func copyLogs(ctx context.Context, dir, tmp, to string, info *BackupInfo, told Progress) (linked []BackupFile, err error) {
+	if info.Why == WhySchedule {
 		list, err := Backups(to)
 		if err != nil {
 			return nil, err
@@ -149,7 +153,10 @@ func copyLogs(ctx context.Context, dir, tmp, to, why string, told Progress) (lin
 		if i := slices.IndexFunc(list, func(b BackupInfo) bool { return b.Why == WhySchedule }); i >= 0 {
 			before = &list[i]
 		}
-		if linked, done, err := copyShared(ctx, dir, tmp, before, told); err != nil || done {
+		if s, err := copyShared(ctx, dir, tmp, before, told); err != nil || s != nil {
+			if s != nil {
+				linked, info.Replaced = s.linked, s.replaced
+			}
 			return linked, err
 		}
 	}
@@ -298,7 +305,7 @@ func digestOf(ctx context.Context, f *os.File, name string, told Progress) (Back
 		done += n
 		told("digest "+name, done, info.Size())
 		if errors.Is(err, io.EOF) {
-			return BackupFile{Name: name, Bytes: done, SHA256: hex.EncodeToString(h.Sum(nil))}, nil
+			return BackupFile{Name: name, Bytes: done, SHA256: hex.EncodeToString(h.Sum(nil)), CheckedAt: time.Now().UTC()}, nil
 		}
 		if err != nil {
 			return BackupFile{}, err

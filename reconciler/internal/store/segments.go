@@ -85,27 +85,29 @@ type sharing struct {
 	live map[pipeline.AttemptID]packedLog
 	// linked are the segments that it shares with the backup before.
 	linked []BackupFile
+	// replaced are those that were found damaged.
+	replaced []string
 	// covered are the logs that these have.
 	covered map[pipeline.AttemptID]bool
 }
 
 // copyShared copies the logs of dir as they are at one moment, and takes from the backup
-// before, if any, the segments that are worth it. It reports false when the logs are
-// not of this program's form, and returns the segments that it has linked.
-func copyShared(ctx context.Context, dir, to string, before *BackupInfo, told Progress) (linked []BackupFile, done bool, err error) {
+// before, if any, the segments that are worth it. It returns nil when the logs are not
+// of this program's form.
+func copyShared(ctx context.Context, dir, to string, before *BackupInfo, told Progress) (*sharing, error) {
 	src, err := openReading(ctx, dir, logsName, "logs")
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	ours := src.step == src.newest
 	if err := src.close(); err != nil || !ours {
-		return nil, false, err
+		return nil, err
 	}
 	s := &sharing{ctx: ctx, to: to, told: told, covered: map[pipeline.AttemptID]bool{}}
 	fresh := filepath.Join(to, segmentPrefix+time.Now().UTC().Format("20060102T150405.000Z")+".db")
 	for _, path := range []string{filepath.Join(to, logsName), fresh} {
 		if err := makeLogs(ctx, path); err != nil {
-			return nil, false, err
+			return nil, err
 		}
 	}
 	some, err := s.copy(filepath.Join(dir, logsName), fresh, before)
@@ -113,9 +115,9 @@ func copyShared(ctx context.Context, dir, to string, before *BackupInfo, told Pr
 		err = os.Remove(fresh)
 	}
 	if err != nil {
-		return nil, false, fmt.Errorf("copy %s: %w", logsName, (&file{path: filepath.Join(dir, logsName)}).explain(err))
+		return nil, fmt.Errorf("copy %s: %w", logsName, (&file{path: filepath.Join(dir, logsName)}).explain(err))
 	}
-	return s.linked, true, nil
+	return s, nil
 }
 
 // unsafely is how files are written that do not count before they have their name.
@@ -217,8 +219,12 @@ func (s *sharing) link(before *BackupInfo) error {
 			fresh += g.wanted
 			continue
 		}
+		good, err := s.compare(before.Path, &g.file)
+		if err != nil {
+			return err
+		}
 		// Where there are no hard links, each backup has all of it.
-		if err := os.Link(filepath.Join(before.Path, g.file.Name), filepath.Join(s.to, g.file.Name)); err != nil {
+		if !good || os.Link(filepath.Join(before.Path, g.file.Name), filepath.Join(s.to, g.file.Name)) != nil {
 			fresh += g.wanted
 			continue
 		}
@@ -228,6 +234,25 @@ func (s *sharing) link(before *BackupInfo) error {
 		}
 	}
 	return nil
+}
+
+// compareEvery is how often a segment is compared with its digest, as it is taken over:
+// disks change bytes, and all backups of the folder would have them.
+const compareEvery = 24 * time.Hour
+
+// compare reports whether a segment is as it was, unless that was looked at before. What
+// a damaged one had is copied again.
+func (s *sharing) compare(dir string, f *BackupFile) (good bool, err error) {
+	if age := time.Since(f.CheckedAt); age >= 0 && age < compareEvery {
+		return true, nil
+	}
+	err = sameFile(s.ctx, dir, *f, s.told)
+	if fault.Is(err, fault.Invalid) {
+		s.replaced = append(s.replaced, f.Name)
+		return false, nil
+	}
+	f.CheckedAt = time.Now().UTC()
+	return err == nil, err
 }
 
 // segmentsOf reads what the segments of a backup have of what is wanted. One that cannot

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
@@ -135,6 +136,47 @@ func TestDamagedSegmentCostsItsLogsAlone(t *testing.T) {
 				t.Errorf("got %d bytes of kept, and %q", len(got["kept"]), got["lost"])
 			}
 		})
+	}
+}
+
+// TestSegmentThatTheDiskHasChangedIsMadeAnew: each is compared with its digest once a day.
+func TestSegmentThatTheDiskHasChangedIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	dir, _, l := written(t, 2)
+	want := addLog(t, l, "big", 2<<20)
+	first := backUp(t, dir)
+	file := segmentsOf(t, first)[0]
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)/2] ^= 1
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if second := backUp(t, dir); len(second.Replaced) > 0 || len(segmentsOf(t, second)) != 1 {
+		t.Errorf("within the day: %+v", second)
+	}
+	for _, b := range []string{first.Path, backUp(t, dir).Path} { // as if they were of the day before yesterday
+		manifest := filepath.Join(b, "backup.json")
+		text, err := os.ReadFile(manifest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = regexp.MustCompile(`"checked_at": ".*"`).ReplaceAll(text, []byte(`"checked_at": "2020-01-01T00:00:00Z"`))
+		if err := os.WriteFile(manifest, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	third := backUp(t, dir)
+	if len(third.Replaced) != 1 || third.Replaced[0] != filepath.Base(file) {
+		t.Errorf("replaced %v, want %s", third.Replaced, filepath.Base(file))
+	}
+	if got, done := restored(t, third, "big"); !bytes.Equal(got["big"], want) || done.LogsLost > 0 {
+		t.Errorf("got %d bytes, %+v", len(got["big"]), done)
+	}
+	if fourth := backUp(t, dir); len(fourth.Replaced) > 0 || len(segmentsOf(t, fourth)) != 1 {
+		t.Errorf("after it was made anew: %+v", fourth)
 	}
 }
 
