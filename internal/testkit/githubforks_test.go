@@ -18,11 +18,10 @@ func checked(mark string) map[string]string {
 import "github.com/maestro-cd/maestro/plugins/shell"
 
 compositions: check: {
-	agent: pool: "outside"
 	tasks: work: shell.#Run & {fields: script: "touch %s; echo checked"}
 	triggers: [{pullRequest: {}}]
 }
-`, mark), "pools/outside/outside.cue": "package ops\n\npools: outside: {}\n"}
+`, mark), "pools/outside/outside.cue": "package ops\n\npools: outside: untrusted: true\n"}
 }
 
 func TestForkRunsOnceSomebodyWhoMayLooksAtItsHead(t *testing.T) {
@@ -31,7 +30,7 @@ func TestForkRunsOnceSomebodyWhoMayLooksAtItsHead(t *testing.T) {
 	mark := filepath.Join(dir, "ran")
 	o := openGitHub(t, testkit.Files(pullFiles(), checked(filepath.Join(dir, "base"))))
 	o.s.StartAgent(t, "trusted", "default", "")
-	o.s.StartAgent(t, "insider", "outside", "") // trusted, in the pool that the fork asks for
+	o.s.StartAgent(t, "insider", "outside", "") // trusted, in the pool that the fork goes to
 
 	// The change plans, raises its own trust in vain, and runs nothing.
 	open := strings.Replace(policy, "count: 1", "count: 1, paths: [\"nothing\"]", 1)

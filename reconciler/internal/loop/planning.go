@@ -69,7 +69,11 @@ func (p *Proposals) plan(ctx context.Context, m *moment, known *store.StoredProp
 	var checks plan.Plan
 	in.Event.Kind, in.Event.Ref = pipeline.EventPullRequest, o.ref
 	in.Event.Proposal, in.Event.Target = o.name, o.target
-	in.Head = &cfg // what is proposed runs as it stands
+	proposed := &cfg // it runs as it stands
+	if o.ref.Fork() {
+		proposed = plan.Outside(&cfg, m.live.Pools)
+	}
+	in.Head = proposed
 	if checks, err = p.filled(ctx, in); err != nil {
 		return nil, err
 	}
@@ -82,7 +86,7 @@ func (p *Proposals) plan(ctx context.Context, m *moment, known *store.StoredProp
 	if o.first && !o.opened || sameHead && !o.opened || o.closed {
 		checks = plan.Plan{}
 	}
-	runs, err := p.start(ctx, m, &o, &cfg, &next.Proposal, checks)
+	runs, err := p.start(ctx, m, &o, proposed, &next.Proposal, checks)
 	if err != nil {
 		return nil, err
 	}

@@ -92,6 +92,10 @@ func (d *decision) composition(c *pipeline.Composition) {
 		d.say(c.Name, pipeline.VerdictRejected, why)
 		return
 	}
+	if why := d.homeless(c); why != "" {
+		d.say(c.Name, pipeline.VerdictRejected, why)
+		return
+	}
 	r := Run{Composition: c, Name: c.Name, Event: d.Event, Trigger: m.trigger, Why: m.sentence}
 	if why := d.fill(&r); why != "" {
 		d.say(c.Name, pipeline.VerdictRejected, why)
