@@ -478,6 +478,20 @@ func (g *GitHub) States(commit pipeline.CommitID, context string) []string {
 	return out
 }
 
+// Contexts returns the contexts that were posted for a commit, sorted.
+func (g *GitHub) Contexts(commit pipeline.CommitID) []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var out []string
+	for _, s := range g.statuses {
+		if s.Commit == commit {
+			out = append(out, s.Context)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
 // Status returns the last status of a commit and context.
 func (g *GitHub) Status(commit pipeline.CommitID, context string) pipeline.Status {
 	g.mu.Lock()

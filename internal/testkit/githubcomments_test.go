@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/testkit"
 )
@@ -134,6 +136,10 @@ func TestOneCommentWhateverHappensToIt(t *testing.T) {
 	}
 	if got := o.Comments("mallory", n); len(got) != 1 {
 		t.Errorf("%q", got)
+	}
+	o.AwaitStatus(head, "maestro/run/check", "success", "")
+	if d := cmp.Diff([]string{"maestro", "maestro/run/check"}, o.Contexts(head)); d != "" {
+		t.Errorf("contexts of the last head (-want +got):\n%s", d)
 	}
 }
 
