@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/reconciler/internal/forge"
 	"github.com/maestro-cd/maestro/reconciler/internal/hooks"
 	"github.com/maestro-cd/maestro/reconciler/internal/loop"
@@ -110,6 +111,14 @@ func (s *server) openPulls(github *forge.GitHub, talk *discussion) {
 		DB: s.db, Forge: github, Discussion: talk, Proposals: s.proposals, Look: s.pulls.Hint, Log: s.log, URL: s.opt.public,
 	})
 	s.commenter = loop.NewCommenter(loop.CommenterConfig{DB: s.db, Forge: github, Log: s.log, Name: s.opt.repo, URL: s.opt.public})
+}
+
+// introduced is nil where there are no pull requests.
+func introduced(github *forge.GitHub) func(context.Context, pipeline.CommitID) ([]int, error) {
+	if github == nil {
+		return nil
+	}
+	return github.Introduced
 }
 
 // lookAtPulls looks at pull requests at once.

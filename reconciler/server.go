@@ -176,7 +176,7 @@ func (s *server) openRooms(late *lateFleet) error {
 	s.proposals = loop.NewProposals(loop.ProposalsConfig{
 		DB: s.db, Discussion: talk, Commits: s.commits, Runs: s.runs, Log: s.log,
 		Name: s.opt.repo, Default: s.opt.ref(), Branches: s.opt.proposals(), Pulls: github != nil, Notes: s.opt.forge == "local",
-		Unsigned: s.opt.unsignedReviews, URL: s.opt.public, StatusesChanged: wake, Look: s.lookAtPulls,
+		Unsigned: s.opt.unsignedReviews, URL: s.opt.public, StatusesChanged: wake, Look: s.lookAtPulls, Introduced: introduced(github),
 	})
 	if github != nil {
 		s.openPulls(github, talk)

@@ -83,6 +83,7 @@ type githubPull struct {
 	fork, draft, closed bool
 	closedBy, body      string
 	merge               string
+	brought             []string // commits that it brought to its base
 	opened, updated     time.Time
 }
 
@@ -458,7 +459,7 @@ func (g *GitHub) Merge(by string, number int, squash bool) pipeline.CommitID {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	q := g.pulls[number-1]
-	q.closed, q.merge = true, merge
+	q.closed, q.merge, q.brought = true, merge, strings.Fields(r.Git(r.Bare, "rev-list", base+".."+merge))
 	g.touch(q)
 	r.Git(r.Bare, "update-ref", "refs/heads/"+p.base, merge, base)
 	g.moved(p.base, by)

@@ -134,6 +134,7 @@ var (
 	pullRE     = regexp.MustCompile(`^` + repoPath + `/pulls/(\d+)(/reviews|/commits)?$`)
 	issueRE    = regexp.MustCompile(`^` + repoPath + `/issues/(\d+)$`)
 	compareRE  = regexp.MustCompile(`^` + repoPath + `/compare/([0-9a-f]{40})\.\.\.([0-9a-f]{40})$`)
+	pullsOfRE  = regexp.MustCompile(`^` + repoPath + `/commits/([0-9a-f]{40})/pulls$`)
 	commitRE   = regexp.MustCompile(`^` + repoPath + `/commits/([0-9a-f]{40})$`)
 	commentsRE = regexp.MustCompile(`^` + repoPath + `/issues/(\d+)/comments$`)
 	commentRE  = regexp.MustCompile(`^` + repoPath + `/issues/comments/(\d+)(/reactions)?$`)

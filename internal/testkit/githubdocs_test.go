@@ -66,10 +66,8 @@ func TestGitHubGuideLeadsToAPlannedPullRequest(t *testing.T) {
 	r.sh(work, join[0])
 	agent := testkit.StartShell(t, "docs/github.md: agentd", work, r.env, strings.Replace(join[1], "http://127.0.0.1:8421", s.Intake, 1))
 	first := g.Push("ana", "main", "", map[string]string{"README": "once more"})
-	for _, context := range []string{"maestro", "maestro/run/hello"} {
-		g.AwaitStatus(first, context, "success", "")
-		r.quoted(context)
-	}
+	g.AwaitStatus(first, r.quoted("maestro/run/hello"), "success", "")
+	g.AwaitStatus(first, "maestro", "failure", r.quoted("merged without the approval"))
 
 	work = filepath.Join(r.home, "ops")
 	r.sh(work, r.blocks[6])

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
 )
 
 // gateRoute answers what only pull requests that Maestro opens itself need. Called with mu.
@@ -38,6 +40,15 @@ func (g *GitHub) gateRoute(r *http.Request, path string, body []byte) (reply, bo
 		n, _ := strconv.Atoi(r.URL.Query().Get("page"))
 		from, to := min((n-1)*per, len(all)), min(n*per, len(all))
 		return reply{http.StatusOK, obj{"total_commits": len(all), "commits": orNone(all[from:to])}}, true
+	}
+	if m := pullsOfRE.FindStringSubmatch(path); m != nil {
+		var out []obj
+		for _, p := range g.pulls {
+			if slices.Contains(p.brought, m[1]) {
+				out = append(out, g.pull(p))
+			}
+		}
+		return reply{http.StatusOK, orNone(out)}, true
 	}
 	if m := commitRE.FindStringSubmatch(path); m != nil {
 		return reply{http.StatusOK, g.commits("-1", m[1])[0]}, true
@@ -125,6 +136,28 @@ func (g *GitHub) editPull(p *githubPull, body []byte) reply {
 	}
 	g.touch(p)
 	return reply{http.StatusOK, g.pull(p)}
+}
+
+// Rebase merges a pull request by rebasing its commits, and returns the last.
+func (g *GitHub) Rebase(by string, number int) pipeline.CommitID {
+	g.t.Helper()
+	g.mu.Lock()
+	p := *g.pulls[number-1]
+	g.mu.Unlock()
+	r := g.Repo
+	base := r.Git(r.Bare, "rev-parse", "refs/heads/"+p.base)
+	r.Git(r.Work, "fetch", "--quiet", r.Bare, base, p.head)
+	r.Git(r.Work, "checkout", "--quiet", "--force", "--detach", p.head)
+	r.Git(r.Work, "-c", "user.name="+by, "rebase", "--quiet", "--force-rebase", base)
+	tip := r.Git(r.Work, "rev-parse", "HEAD")
+	r.Git(r.Work, "push", "--quiet", r.Remote, "HEAD:refs/heads/"+p.base)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	q := g.pulls[number-1]
+	q.closed, q.merge, q.brought = true, tip, strings.Fields(r.Git(r.Bare, "rev-list", base+".."+tip))
+	g.touch(q)
+	g.moved(p.base, by)
+	return pipeline.CommitID(tip)
 }
 
 // ClosePull closes a pull request as somebody.

@@ -21,11 +21,8 @@ func TestGatesAreReviewedAtThePullRequestThatLedToThem(t *testing.T) {
 		o.approved(name, n, "ana")
 		commit := o.Merge("bo", n, false)
 		run := o.s.AwaitTask(t, commit, "release", "confirm", pipeline.Held)
-		reached := run.Task("confirm").StartedAt
 		o.AwaitComment(n, "a gate waits: review this pull request again")
-		testkit.Eventually(t, "a later second than that of the gate, since GitHub tells no more", func() (bool, string) {
-			return time.Now().Truncate(time.Second).After(reached), reached.String()
-		})
+		laterThan(t, &run)
 		return n, commit
 	}
 
@@ -55,6 +52,16 @@ func TestGatesAreReviewedAtThePullRequestThatLedToThem(t *testing.T) {
 		t.Errorf("%s", why)
 	}
 	o.AwaitStatus(commit, "maestro", "failure", "release")
+}
+
+// laterThan waits for a later second than the one in which the gate confirm was reached:
+// GitHub tells seconds only, and a review of the same one may be of the change.
+func laterThan(t *testing.T, run *pipeline.Run) {
+	t.Helper()
+	reached := run.Task("confirm").StartedAt
+	testkit.Eventually(t, "a later second than that of the gate", func() (bool, string) {
+		return time.Now().Truncate(time.Second).After(reached), reached.String()
+	})
 }
 
 func number(t *testing.T, s *testkit.Server, commit pipeline.CommitID) string {

@@ -105,11 +105,12 @@ func TestStoryOnGitHub(t *testing.T) {
 	y.say("ana merges it as %s", merge.Short())
 	y.status(merge, "maestro/run/build", "success", "")
 	y.status(merge, "maestro/run/deploy", "success", "")
-	s.AwaitTask(t, merge, "ship", "confirm", pipeline.Held)
+	run := s.AwaitTask(t, merge, "ship", "confirm", pipeline.Held)
 	y.comment(n, "a gate waits: review this pull request again")
+	laterThan(t, &run)
 	g.Review("bo", n, "APPROVED", "looks right")
 	y.say("bo reviews again: the deployment may go on")
-	run := s.AwaitTask(t, merge, "ship", "deploy", pipeline.Success)
+	run = s.AwaitTask(t, merge, "ship", "deploy", pipeline.Success)
 	if log := s.Log(t, run.Task("deploy").Attempt); !strings.Contains(log, "looks right by bo") {
 		t.Errorf("the tasks after the gate see %q", log)
 	}
@@ -158,7 +159,8 @@ func (y *story) letGo(s *testkit.Server, commit pipeline.CommitID, by string) {
 	y.Review(by, n, "APPROVED", "go")
 	y.say("%s approves #%d, and ship goes on", by, n)
 	y.AwaitSettled(n, "`confirm` success: approved by "+by)
-	y.status(commit, "maestro", "success", "")
+	y.status(commit, "maestro/run/ship", "success", "")
+	y.status(commit, "maestro", "failure", "merged without the approval it needed; ")
 }
 
 // stay leaves everything up, when it was asked to, until it is interrupted.

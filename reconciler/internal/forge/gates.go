@@ -69,6 +69,21 @@ func (g *GitHub) EditPull(ctx context.Context, number int, title, body, state st
 	return nil
 }
 
+// Introduced returns the numbers of the merged pull requests that brought a commit of a
+// branch there, as it is or squashed or rebased.
+func (g *GitHub) Introduced(ctx context.Context, id pipeline.CommitID) ([]int, error) {
+	list, err := every(g, "list pull requests of commit "+id.Short(), needsPulls, func(o github.ListOptions) ([]*github.PullRequest, *github.Response, error) {
+		return g.client.PullRequests.ListPullRequestsWithCommit(ctx, g.cfg.Owner, g.cfg.Repo, string(id), &o)
+	})
+	var out []int
+	for _, p := range list {
+		if p.MergedAt != nil {
+			out = append(out, p.GetNumber())
+		}
+	}
+	return out, err
+}
+
 // ClosedBy returns who closed a pull request and when, nobody when that is not said.
 func (g *GitHub) ClosedBy(ctx context.Context, number int) (pipeline.Account, time.Time, error) {
 	i, _, err := g.client.Issues.Get(ctx, g.cfg.Owner, g.cfg.Repo, number)

@@ -22,7 +22,7 @@ const inForce = ""
 // than the approved head or a push of its own, is held against the policy like a change
 // that nobody has reviewed. It is called before changes are found to be merged, so that
 // a crash in between leaves them to be found again.
-func (p *Proposals) landed(ctx context.Context, m *moment, open []store.StoredProposal, looked map[string]pipeline.CommitID) error {
+func (p *Proposals) landed(ctx context.Context, m *moment, open []pipeline.Proposal, looked map[string]pipeline.CommitID) error {
 	main := p.cfg.Default.Branch()
 	from := looked[main]
 	if from == m.tip {
@@ -62,7 +62,7 @@ type arrival struct {
 	from, tip pipeline.CommitID
 	// changes are those that came with it. expected is what is in force when nothing
 	// but them has come.
-	changes  []*store.StoredProposal
+	changes  []*pipeline.Proposal
 	expected *pipeline.Config
 	// own are the commits, newest first, that no change has and that merge nothing.
 	own []pipeline.CommitID
@@ -71,7 +71,7 @@ type arrival struct {
 // stray is what came to the default branch with no change and needs approval, as a
 // change that was merged without it; nil when there is nothing of the kind. law is the
 // commit that was in force.
-func (p *Proposals) stray(ctx context.Context, m *moment, open []store.StoredProposal, from, law pipeline.CommitID) (*pipeline.Proposal, error) {
+func (p *Proposals) stray(ctx context.Context, m *moment, open []pipeline.Proposal, from, law pipeline.CommitID) (*pipeline.Proposal, error) {
 	before, err := p.cfg.Commits.evaluate(ctx, law)
 	if fault.Is(err, fault.NotFound) {
 		before, err = *m.live, nil // a rewritten history may have lost it
@@ -143,7 +143,7 @@ func (a *arrival) what(main string) string {
 }
 
 // arrived finds the changes that came, and what else did.
-func (p *Proposals) arrived(ctx context.Context, a *arrival, open []store.StoredProposal) error {
+func (p *Proposals) arrived(ctx context.Context, a *arrival, open []pipeline.Proposal) error {
 	span, err := p.cfg.Discussion.Between(ctx, a.from, a.tip)
 	if err != nil {
 		return err
@@ -154,7 +154,7 @@ func (p *Proposals) arrived(ctx context.Context, a *arrival, open []store.Stored
 	}
 	for i := range open {
 		c := &open[i]
-		if !came[c.Head] {
+		if !came[c.Head] && (c.Merge == nil || !came[c.Merge.Commit]) {
 			continue
 		}
 		theirs, err := p.cfg.Discussion.Between(ctx, a.from, c.Head)
@@ -170,15 +170,78 @@ func (p *Proposals) arrived(ctx context.Context, a *arrival, open []store.Stored
 		a.changes = append(a.changes, c)
 	}
 	for _, c := range span.List {
-		if !held[c.ID] && !c.Merges {
+		if held[c.ID] || c.Merges {
+			continue
+		}
+		brought, err := p.brought(ctx, a, c.ID)
+		if err != nil {
+			return err
+		}
+		if !brought {
 			a.own = append(a.own, c.ID)
 		}
 	}
 	return nil
 }
 
+// mostAsked bounds the commits that a forge is asked about.
+const mostAsked = 50
+
+// brought reports whether the forge says that one of the changes brought a commit that
+// it does not have: the one that it was squashed into, or one that was rebased.
+func (p *Proposals) brought(ctx context.Context, a *arrival, id pipeline.CommitID) (bool, error) {
+	if p.cfg.Introduced == nil || len(a.own) >= mostAsked {
+		return false, nil
+	}
+	numbers, err := p.cfg.Introduced(ctx, id)
+	return slices.ContainsFunc(a.changes, func(c *pipeline.Proposal) bool {
+		return slices.Contains(numbers, pipeline.PullNumber(c.Branch))
+	}), err
+}
+
+// landedPulls is landed where pull requests are what is proposed. It is called when what
+// became of them was taken in, and judges what a look tells that began some time after
+// the branch moved: until then one that was merged may look as if it was not.
+func (p *Proposals) landedPulls(ctx context.Context, m *moment, looked map[string]pipeline.CommitID) error {
+	main := p.cfg.Default.Branch()
+	from := looked[main]
+	ready := p.movedAt(m, main).Add(justNow)
+	switch {
+	case from == m.tip:
+		return nil
+	case from == "":
+		return p.landed(ctx, m, nil, looked)
+	case m.now.Before(ready):
+		m.before(ready)
+		return nil
+	case m.pulledAt.Before(ready):
+		if p.mayTry("look after a move", m.now) && p.cfg.Look != nil {
+			p.cfg.Look()
+		}
+		return nil
+	}
+	span, err := p.cfg.Discussion.Between(ctx, from, m.tip)
+	if err != nil {
+		return fmt.Errorf("judge what came to %s: %w", main, err)
+	}
+	var came []pipeline.Proposal
+	for _, c := range span.List {
+		list, err := p.cfg.DB.ProposalsOf(ctx, c.ID)
+		if err != nil {
+			return err
+		}
+		for _, one := range list {
+			known := slices.ContainsFunc(came, func(o pipeline.Proposal) bool { return o.Branch == one.Branch && o.Head == one.Head })
+			if !known && one.Target == main && pipeline.PullNumber(one.Branch) > 0 && one.State != pipeline.ProposalClosed {
+				came = append(came, one)
+			}
+		}
+	}
+	return p.landed(ctx, m, came, looked)
+}
+
 // with is what is in force once the change is merged too.
-func (p *Proposals) with(ctx context.Context, base *pipeline.Config, c *store.StoredProposal) (*pipeline.Config, error) {
+func (p *Proposals) with(ctx context.Context, base *pipeline.Config, c *pipeline.Proposal) (*pipeline.Config, error) {
 	head, err := p.cfg.Commits.evaluate(ctx, c.Head)
 	if err != nil {
 		return nil, err

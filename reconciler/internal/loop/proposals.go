@@ -103,6 +103,9 @@ type ProposalsConfig struct {
 	Unsigned        bool
 	URL             string
 	StatusesChanged func()
+	// Introduced are the numbers of the merged pull requests that brought a commit to its
+	// branch; nil where there are none.
+	Introduced func(ctx context.Context, id pipeline.CommitID) ([]int, error)
 	// Look is called when pull requests should be looked at soon; it may be nil.
 	Look func()
 }
@@ -147,6 +150,7 @@ type Proposals struct {
 	tried       map[string]time.Time // when the ref of a gate was last written
 	dismissed   map[string]bool      // what reviewers were told
 	wrote       map[pipeline.RunID]writers
+	moved       map[string]moved // by branch that pull requests are for
 	failures    int
 }
 
@@ -180,7 +184,7 @@ const (
 func NewProposals(cfg ProposalsConfig) *Proposals {
 	return &Proposals{
 		cfg: cfg, wake: make(chan struct{}, 1), settled: map[string]settled{}, replan: map[string]bool{}, origins: map[pipeline.RunID]int{}, said: map[string]statement{},
-		published: map[pipeline.Ref]pipeline.CommitID{}, unpublished: map[pipeline.Ref]string{}, opened: map[string]opened{},
+		published: map[pipeline.Ref]pipeline.CommitID{}, unpublished: map[pipeline.Ref]string{}, moved: map[string]moved{}, opened: map[string]opened{},
 		doorsMoved: make(chan struct{}, 1), tried: map[string]time.Time{}, dismissed: map[string]bool{},
 		wrote: map[pipeline.RunID]writers{},
 	}
@@ -355,7 +359,11 @@ func (p *Proposals) branches(ctx context.Context, m *moment, open []store.Stored
 	_, before := looked[inForce]
 	first := !before
 	if !first {
-		if err := p.landed(ctx, m, open, looked); err != nil {
+		came := make([]pipeline.Proposal, len(open))
+		for i := range open {
+			came[i] = open[i].Proposal
+		}
+		if err := p.landed(ctx, m, came, looked); err != nil {
 			return err // what is merged is found once this is known
 		}
 	}

@@ -102,10 +102,18 @@ func (p *Proposals) pulls(ctx context.Context, m *moment, open []store.StoredPro
 	}
 	p.proposedAt = m.pulledAt
 	errs = append(errs, p.unproposed(ctx, m, looked))
-	if err := errors.Join(errs...); err != nil || before {
+	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return p.lookAt(ctx, firstOfPulls, m.tip)
+	if before {
+		return p.landedPulls(ctx, m, looked)
+	}
+	return p.cfg.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := p.lookAtMain(tx, m); err != nil {
+			return err
+		}
+		return tx.LookAt(p.cfg.Name, firstOfPulls, m.tip)
+	})
 }
 
 // offer is what somebody proposes, before it is planned.
@@ -139,14 +147,37 @@ func (o *offer) consent(all []store.Consent, fork bool) {
 	}
 }
 
+// moved is where a branch is that pull requests are for, and since when.
+type moved struct {
+	tip pipeline.CommitID
+	at  time.Time
+}
+
+// movedAt is when it was first seen that a branch is where it is.
+func (p *Proposals) movedAt(m *moment, branch string) time.Time {
+	tip := m.Tips[pipeline.Ref(headsOf+branch)]
+	if p.moved[branch].tip != tip {
+		p.moved[branch] = moved{tip, m.now}
+		if p.cfg.Look != nil && m.pulledAt.Before(m.now) {
+			p.cfg.Look()
+		}
+	}
+	return p.moved[branch].at
+}
+
 // pull brings one pull request up to date: it is over, planned anew, or judged by its
-// reviews.
+// reviews. Its branch may have moved because it was merged, squashed perhaps, and against
+// what it became itself its plan would be another one: it waits for a look that began
+// later.
 func (p *Proposals) pull(ctx context.Context, m *moment, known *store.StoredProposal, d *Discussed, o offer) error {
 	if d.Closed {
 		return p.over(ctx, m, known, d, o)
 	}
 	if o.tip == "" {
 		return nil // its branch is not seen yet, or gone
+	}
+	if since := p.movedAt(m, o.target); known != nil && p.settled[o.name].tip != o.tip && m.pulledAt.Before(since) {
+		return nil
 	}
 	at := p.settled[o.name]
 	if at.head != o.head || at.tip != o.tip || at.live != m.live.Commit || at.opened != o.opened || at.target != o.target {
