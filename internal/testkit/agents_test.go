@@ -12,12 +12,13 @@ import (
 
 func TestBothProgramsAreReplacedWhileATaskRuns(t *testing.T) {
 	real(t)
-	const lines = 100
+	const lines = 50
 	script, trace := counting(t, lines)
+	m := newMarks(t)
 	repo := testkit.NewRepo(t)
 	s := testkit.Serve(t, repo.Bare, nil)
 	a := s.StartAgent(t, "one", "default", "")
-	commit := repo.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("count", script, "")))
+	commit := repo.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("count", script+"; "+m.gate("replaced"), "")))
 	run := s.AwaitTask(t, commit, "count", "work", pipeline.Running)
 	seen := 0
 	for range 2 { // the second time the file is replaced from which they run
@@ -39,6 +40,7 @@ func TestBothProgramsAreReplacedWhileATaskRuns(t *testing.T) {
 		s.Restart(t)
 		s.AwaitAgent(t, "one")
 	}
+	m.open(t, "replaced")
 	checkCounted(t, s, s.AwaitRuns(t, commit, 1)[0], trace, lines)
 }
 
