@@ -156,10 +156,10 @@ func (w *work) onlyRun(t *task) bool {
 }
 
 func (w *work) readGate(t *task, fields cue.Value) {
-	if !w.static(t, "approvers", "count", "expire") {
+	if !w.static(t, "approvers", "count", "expire", "sha_echo") {
 		return
 	}
-	g := &pipeline.Gate{Count: number(get(fields, "count"), 1)}
+	g := &pipeline.Gate{Count: number(get(fields, "count"), 1), Echo: flag(get(fields, "sha_echo"))}
 	g.Expire = w.duration(get(fields, "expire"), "tasks", t.name, "fields", "expire")
 	if list := get(fields, "approvers"); list.Exists() {
 		_ = decode(list, &g.Approvers) // a list of names, checked by CUE

@@ -210,6 +210,8 @@ type Gate struct {
 	// Count is how many different people must approve, at least 1.
 	Count  int      `json:"count"`
 	Expire Duration `json:"expire"`
+	// Echo: the text of an approval has to name the commit that is approved.
+	Echo bool `json:"sha_echo,omitempty"`
 }
 
 // Each makes a task one of several over one list: the task with Index i works on
@@ -327,9 +329,10 @@ type ChangeRule struct {
 	// meant. Both empty mean every change.
 	Paths        []string `json:"paths,omitempty"`
 	Compositions []string `json:"compositions,omitempty"`
-	// Approvers and Count as in Gate.
+	// Approvers, Count and Echo as in Gate.
 	Approvers []string `json:"approvers,omitempty"`
 	Count     int      `json:"count"`
+	Echo      bool     `json:"sha_echo,omitempty"`
 }
 
 // SecretRule lists the compositions, as patterns, that may use a secret, the branches

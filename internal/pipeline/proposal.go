@@ -140,6 +140,8 @@ type Need struct {
 	People    []string `json:"people,omitempty"`
 	Want      int      `json:"want"`
 	Have      int      `json:"have"`
+	// Echo as in Gate.
+	Echo bool `json:"sha_echo,omitempty"`
 }
 
 // Opinion is a review that somebody gave, with whether it counts.

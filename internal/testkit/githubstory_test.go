@@ -74,7 +74,8 @@ func TestStoryOnGitHub(t *testing.T) {
 	g := testkit.NewGitHub(t)
 	y.GitHub = g
 	people(g)
-	g.Repo.Push("main", testkit.Files(pullFiles(), map[string]string{"compositions/ship/ship.cue": ship}))
+	careful := strings.Replace(ship, `expire: "1h"`, `expire: "1h", sha_echo: true`, 1)
+	g.Repo.Push("main", testkit.Files(pullFiles(), map[string]string{"compositions/ship/ship.cue": careful}))
 	y.say("a GitHub that is made up, with the repository octo/ops\n    %s", g.Page(0))
 	s := g.Serve(t, y.reachable()...)
 	y.say("reconciler serve --forge github --github-repo octo/ops\n    %s", s.Web)
@@ -109,7 +110,14 @@ func TestStoryOnGitHub(t *testing.T) {
 	y.comment(n, "a gate waits: review this pull request again")
 	laterThan(t, &run)
 	g.Review("bo", n, "APPROVED", "looks right")
-	y.say("bo reviews again: the deployment may go on")
+	y.say("bo reviews again, and does not say what: this gate wants the commit to be named")
+	testkit.Eventually(t, "it is said that the commit is to be named", func() (bool, string) {
+		run := s.AwaitTask(t, merge, "ship", "confirm", pipeline.Held)
+		why := run.Task("confirm").Reason
+		return strings.Contains(why, "does not name the commit"), why
+	})
+	g.Review("bo", n, "APPROVED", string(merge[:7])+" looks right")
+	y.say("bo names %s: the deployment may go on", merge[:7])
 	run = s.AwaitTask(t, merge, "ship", "deploy", pipeline.Success)
 	if log := s.Log(t, run.Task("deploy").Attempt); !strings.Contains(log, "looks right by bo") {
 		t.Errorf("the tasks after the gate see %q", log)
@@ -156,8 +164,8 @@ func (y *story) letGo(s *testkit.Server, commit pipeline.CommitID, by string) {
 	n := y.AwaitGate("maestro-gate/ship/1/confirm", "Needs 1 approval of ops")
 	body, _ := y.Body(n)
 	y.show(fmt.Sprintf("what it says, #%d:", n), body)
-	y.Review(by, n, "APPROVED", "go")
-	y.say("%s approves #%d, and ship goes on", by, n)
+	y.Review(by, n, "APPROVED", "go, "+string(commit[:7]))
+	y.say("%s approves #%d for %s, and ship goes on", by, n, commit[:7])
 	y.AwaitSettled(n, "`confirm` success: approved by "+by)
 	y.status(commit, "maestro/run/ship", "success", "")
 	y.status(commit, "maestro", "failure", "merged without the approval it needed; ")

@@ -195,7 +195,8 @@ func (p *Proposals) gate(ctx context.Context, m *moment, ref pipeline.Ref, r *pi
 	}
 	in := review.Input{
 		Head: head, Groups: m.live.Policy.Groups, Authors: people, AuthorsUnknown: unknown,
-		Rules:   []review.Rule{{Name: string(t.Name), Approvers: t.Spec.Gate.Approvers, Count: t.Spec.Gate.Count}},
+		Rules:   []review.Rule{{Name: string(t.Name), Approvers: t.Spec.Gate.Approvers, Count: t.Spec.Gate.Count, Echo: t.Spec.Gate.Echo}},
+		Commit:  r.Commit,
 		Reviews: reviews, Truncated: truncated, Unsigned: p.cfg.Unsigned, Now: m.now,
 	}
 	plain := in

@@ -105,7 +105,7 @@ func (p *Proposals) stray(ctx context.Context, m *moment, open []pipeline.Propos
 	in := review.Input{Head: m.tip, Plan: asked.Digest, Groups: a.expected.Policy.Groups, Now: m.now}
 	var because []string
 	for _, r := range asked.Approvals {
-		in.Rules = append(in.Rules, review.Rule{Name: r.Rule, Approvers: r.Approvers, Count: r.Count})
+		in.Rules = append(in.Rules, review.Rule{Name: r.Rule, Approvers: r.Approvers, Count: r.Count, Echo: r.Echo})
 		because = append(because, r.Because...)
 	}
 	d := review.Approved(in)

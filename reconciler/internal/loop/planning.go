@@ -114,7 +114,7 @@ func describe(c *store.StoredProposal, on *plan.Plan, checks []plan.Run, url str
 	}
 	c.Markdown = on.Markdown(o)
 	for _, a := range on.Approvals {
-		c.Needs = append(c.Needs, pipeline.Need{Rule: a.Rule, Approvers: a.Approvers, People: a.People, Want: a.Count})
+		c.Needs = append(c.Needs, pipeline.Need{Rule: a.Rule, Approvers: a.Approvers, People: a.People, Want: a.Count, Echo: a.Echo})
 	}
 	c.Approval, c.Sentence = pipeline.ApprovalWaiting, "its reviews have not been read"
 	return nil

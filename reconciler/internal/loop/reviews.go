@@ -91,7 +91,7 @@ func (p *Proposals) judge(ctx context.Context, m *moment, c *store.StoredProposa
 		return err
 	}
 	for _, n := range c.Needs {
-		in.Rules = append(in.Rules, review.Rule{Name: n.Rule, Approvers: n.Approvers, Count: n.Want})
+		in.Rules = append(in.Rules, review.Rule{Name: n.Rule, Approvers: n.Approvers, Count: n.Want, Echo: n.Echo})
 	}
 	d := review.Approved(in)
 	for i := range d.Needs {

@@ -287,6 +287,7 @@ type Approval struct {
 	// People are the members of the groups.
 	People []string `json:"people,omitempty"`
 	Count  int      `json:"count"`
+	Echo   bool     `json:"sha_echo,omitempty"` // as in pipeline.Gate
 	// Because are the paths and compositions that the rule is about, at most three.
 	Because []string `json:"because,omitempty"`
 }

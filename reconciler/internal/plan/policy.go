@@ -23,7 +23,7 @@ func (p *Plan) approvals(in *Input) {
 		}
 		p.Approvals = append(p.Approvals, Approval{
 			Rule: r.Name, Pos: r.Pos, Approvers: slices.Sorted(slices.Values(r.Approvers)), People: members(law, r.Approvers),
-			Count: max(r.Count, 1), Because: because,
+			Count: max(r.Count, 1), Echo: r.Echo, Because: because,
 		})
 	}
 	slices.SortFunc(p.Approvals, func(a, b Approval) int { return cmp.Compare(a.Rule, b.Rule) })

@@ -60,6 +60,9 @@ func (p *Plan) seal(in *Input, s *seal) {
 	}
 	for _, a := range p.Approvals {
 		s.add("approval", a.Rule, strings.Join(a.Approvers, ","), strings.Join(a.People, ","), strconv.Itoa(a.Count))
+		if a.Echo {
+			s.add("echo", a.Rule)
+		}
 	}
 	for i := range p.Diagnostics {
 		if d := &p.Diagnostics[i]; d.Severity == pipeline.SeverityError {

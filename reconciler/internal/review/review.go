@@ -40,11 +40,13 @@ type Review struct {
 type Person struct{ Name, Email string }
 
 // Rule asks for Count different members of one of the groups Approvers, none for
-// anybody who may review.
+// anybody who may review. Echo: whose text names the commit, so that nobody approves
+// what was pushed between their look and their click.
 type Rule struct {
 	Name      string
 	Approvers []string
 	Count     int
+	Echo      bool
 }
 
 // Input is all that the decision depends on.
@@ -53,6 +55,9 @@ type Input struct {
 	// all, as that of a gate does.
 	Head pipeline.CommitID
 	Plan pipeline.Digest
+	// Commit is what a text may name as well as the head where a rule wants that: the one
+	// that the run of a gate is of; "" for none.
+	Commit pipeline.CommitID
 	// Rules and Groups are the base's, never the change's.
 	Rules  []Rule
 	Groups []pipeline.Group
@@ -110,7 +115,7 @@ func Approved(in Input) Decision {
 	}
 	missing := false
 	for _, rule := range in.Rules {
-		n := pipeline.Need{Rule: rule.Name, Approvers: rule.Approvers, People: Others(in.people(rule), in.Authors), Want: max(rule.Count, 1)}
+		n := pipeline.Need{Rule: rule.Name, Approvers: rule.Approvers, People: Others(in.people(rule), in.Authors), Want: max(rule.Count, 1), Echo: rule.Echo}
 		n.Have = in.count(rule, approving)
 		missing = missing || n.Have < n.Want
 		d.Needs = append(d.Needs, n)
@@ -162,6 +167,8 @@ func (in *Input) against(r *Review) string {
 		return "the plan is another one since; review again"
 	case in.Now.Sub(r.At) > Lifetime:
 		return fmt.Sprintf("it is older than %s; review again", hours(Lifetime))
+	case !in.echoes(r) && !slices.ContainsFunc(in.Rules, func(rule Rule) bool { return !rule.Echo && in.asks(rule, r) }) && len(in.Rules) > 0:
+		return "its text does not name the commit; review again, with " + in.named().Short() + " in it"
 	}
 	return ""
 }
@@ -228,7 +235,7 @@ func (in *Input) count(rule Rule, reviews []Review) int {
 		known := slices.ContainsFunc(counted, func(other []string) bool {
 			return slices.ContainsFunc(names, func(n string) bool { return slices.Contains(other, n) })
 		})
-		if !known && in.asks(rule, &r) {
+		if !known && in.asks(rule, &r) && (!rule.Echo || in.echoes(&r)) {
 			counted = append(counted, names)
 		}
 	}
@@ -256,7 +263,11 @@ func (in *Input) waiting(needs []pipeline.Need) string {
 	var parts []string
 	for _, n := range needs {
 		if left := n.Want - n.Have; left > 0 {
-			parts = append(parts, fmt.Sprintf("%s of %s%s", approvals(left), groups(n.Approvers), inBrackets(in.nobody(&n))))
+			naming := ""
+			if n.Echo {
+				naming = " with " + in.named().Short() + " in its text"
+			}
+			parts = append(parts, fmt.Sprintf("%s of %s%s%s", approvals(left), groups(n.Approvers), naming, inBrackets(in.nobody(&n))))
 		}
 	}
 	slices.Sort(parts)
