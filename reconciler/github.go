@@ -135,7 +135,7 @@ func (s *server) gitHubPosts() *hooks.GitHub {
 	}
 	return hooks.NewGitHub(hooks.GitHubConfig{
 		Secret:     func() (string, error) { return secretFile(s.opt.githubHookFile) },
-		Repository: s.opt.githubRepo, App: s.opt.githubApp, Log: s.log,
+		Repository: s.opt.githubRepo, ID: s.pulls.RepositoryID, App: s.opt.githubApp, Log: s.log,
 		Hint: func(h hooks.Hint) {
 			if h.Pull == 0 || h.Event == "pull_request" { // a branch moved, or will have
 				s.watcher.Hint()

@@ -54,6 +54,7 @@ type GitHub struct {
 	times     int // that each is posted
 	app       *githubApp
 	checks    []*CheckRun
+	id        int           // of the repository
 	lag       time.Duration // for which lists lack what is new
 }
 
@@ -112,7 +113,7 @@ func NewGitHub(t testing.TB) *GitHub {
 	t.Helper()
 	g := &GitHub{
 		Repo: NewRepo(t), Token: "ghs_canary5d2f8b1c7e", t: t,
-		people: map[string]*githubPerson{}, teams: map[string][]string{}, ids: 1000,
+		people: map[string]*githubPerson{}, teams: map[string][]string{}, ids: 1000, id: 7,
 	}
 	g.git = ServeGit(t, g.Repo.Bare, "x-access-token", g.Token)
 	g.Person(MaestroLogin, "write")
@@ -169,7 +170,7 @@ func (g *GitHub) post(event string, payload map[string]any) {
 	if g.hooked == "" {
 		return
 	}
-	payload["repository"] = map[string]any{"id": 7, "full_name": "octo/ops"}
+	payload["repository"] = map[string]any{"id": g.id, "full_name": "octo/ops"}
 	body := marshal(g.t, payload)
 	mac := hmac.New(sha256.New, []byte(g.secret))
 	mac.Write(body)
@@ -245,6 +246,13 @@ func (g *GitHub) Paid() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.paid
+}
+
+// Replace makes the repository another one of the same name.
+func (g *GitHub) Replace() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.id++
 }
 
 // Lag makes lists of comments lack what was written less than d ago.

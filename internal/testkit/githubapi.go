@@ -183,7 +183,7 @@ func (g *GitHub) route(r *http.Request, path string, body []byte) reply {
 	}
 	switch path {
 	case repoPath:
-		return reply{http.StatusOK, obj{"permissions": obj{"push": g.people[MaestroLogin].permission == "write", "pull": true, "admin": false}}}
+		return reply{http.StatusOK, obj{"id": g.id, "permissions": obj{"push": g.people[MaestroLogin].permission == "write", "pull": true, "admin": false}}}
 	case "/user":
 		self := g.user(MaestroLogin)
 		self["user_view_type"] = "private"
@@ -286,9 +286,9 @@ func (g *GitHub) pull(p *githubPull) obj {
 	if p.merge != "" {
 		merged, merge = stamp(p.updated), p.merge
 	}
-	from := 7
+	from := g.id
 	if p.fork {
-		from = 8
+		from = 8000
 	}
 	end := func(ref, sha string, repo int) obj {
 		return obj{"ref": ref, "sha": sha, "label": ref, "repo": obj{"id": repo}}
@@ -296,7 +296,7 @@ func (g *GitHub) pull(p *githubPull) obj {
 	return obj{
 		"number": p.number, "title": p.title, "user": g.user(p.author), "state": state, "draft": p.draft, "merged_at": merged,
 		"merge_commit_sha": merge, "updated_at": stamp(p.updated), "body": p.body, "head": end(p.branch, p.head, from),
-		"base": end(p.base, g.Repo.Git(g.Repo.Bare, "rev-parse", "refs/heads/"+p.base), 7),
+		"base": end(p.base, g.Repo.Git(g.Repo.Bare, "rev-parse", "refs/heads/"+p.base), g.id),
 	}
 }
 

@@ -13,6 +13,18 @@ import (
 
 const needsPush = "write access to contents and pull requests of the repository"
 
+// RepositoryID returns the number of the repository, which no other one ever has.
+func (g *GitHub) RepositoryID(ctx context.Context) (int64, error) {
+	r, _, err := g.client.Repositories.Get(ctx, g.cfg.Owner, g.cfg.Repo)
+	if err == nil && r.GetID() <= 0 {
+		err = fault.New(fault.Unavailable, "the answer is not a repository")
+	}
+	if err != nil {
+		return 0, g.explain("read the repository", "read access to metadata of the repository", err)
+	}
+	return r.GetID(), nil
+}
+
 // PullsOf returns the pull requests of a branch of the repository itself, open or not,
 // the newest first, or none with an error. One that was just opened may be missing.
 func (g *GitHub) PullsOf(ctx context.Context, branch string) ([]pipeline.Pull, error) {

@@ -54,6 +54,9 @@ type GitHubConfig struct {
 	Secret func() (string, error)
 	// Repository is OWNER/NAME.
 	Repository string
+	// ID of the repository is compared with that of a post, so that one about another
+	// repository of the same name does not count; nil, or 0 of it, when it is not known.
+	ID func() int64
 	// App is the number of the GitHub App whose check runs count, 0 for none.
 	App int64
 	// Hint is told of each post about it that counts, Elsewhere of one about another
@@ -116,12 +119,26 @@ func (g *GitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusUnauthorized, "the post is not signed as it should be")
 		return
 	}
-	h, about, err := parseHint(r.Header.Get("X-GitHub-Event"), body, g.cfg.App)
+	h, about, id, err := parseHint(r.Header.Get("X-GitHub-Event"), body, g.cfg.App)
 	if err != nil {
 		refuse(w, http.StatusBadRequest, err.Error())
 		return
 	}
+	if g.isOther(about, id) {
+		g.cfg.Log.Warn("post of GitHub is about another repository of the same name", "audit", true, "repository", about, "id", id)
+		refuse(w, http.StatusForbidden, "the post is about another repository of the same name")
+		return
+	}
 	answer(w, http.StatusAccepted, map[string]bool{"told": g.tell(h, about, r.Header, body)})
+}
+
+// isOther reports whether a post is about a repository that has only the name of ours.
+func (g *GitHub) isOther(about string, id int64) bool {
+	if g.cfg.ID == nil || !strings.EqualFold(about, g.cfg.Repository) {
+		return false
+	}
+	own := g.cfg.ID()
+	return own != 0 && id != own
 }
 
 // tell passes a post on, and reports whether it counted.
@@ -181,9 +198,10 @@ type checkRun struct {
 
 // parseHint takes the little that is used of a post, and nothing else of it. app is the
 // one whose check runs count.
-func parseHint(event string, body []byte, app int64) (h Hint, repository string, err error) {
+func parseHint(event string, body []byte, app int64) (h Hint, repository string, id int64, err error) {
 	var p struct {
 		Repository struct {
+			ID       int64  `json:"id"`
 			FullName string `json:"full_name"`
 		} `json:"repository"`
 		PullRequest struct {
@@ -201,10 +219,10 @@ func parseHint(event string, body []byte, app int64) (h Hint, repository string,
 		} `json:"sender"`
 	}
 	if trimmed := bytes.TrimLeft(body, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' {
-		return h, "", fault.New(fault.Invalid, "the body is not a JSON object; choose the content type application/json for the webhook")
+		return h, "", 0, fault.New(fault.Invalid, "the body is not a JSON object; choose the content type application/json for the webhook")
 	}
 	if err := json.Unmarshal(body, &p); err != nil {
-		return h, "", fault.New(fault.Invalid, "the body is not what GitHub sends: %w", err)
+		return h, "", 0, fault.New(fault.Invalid, "the body is not what GitHub sends: %w", err)
 	}
 	h = Hint{Event: event, Pull: max(p.PullRequest.Number, p.Issue.Number, 0)}
 	if event == "check_run" && p.Action == "rerequested" && app != 0 && p.CheckRun.App.ID == app {
@@ -214,5 +232,5 @@ func parseHint(event string, body []byte, app int64) (h Hint, repository string,
 			Body: pipeline.DigestOf(body),
 		}
 	}
-	return h, p.Repository.FullName, nil
+	return h, p.Repository.FullName, p.Repository.ID, nil
 }

@@ -218,3 +218,33 @@ func TestTheButtonOfACheckRunIsOfOurAppAlone(t *testing.T) {
 		}
 	}
 }
+
+func TestPostsAboutAnotherRepositoryOfTheSameNameAreRefused(t *testing.T) {
+	t.Parallel()
+	known := int64(0)
+	h := newHints("octo/ops")
+	h.GitHub = hooks.NewGitHub(hooks.GitHubConfig{
+		Secret: func() (string, error) { return githubSecret, nil }, Repository: "octo/ops", ID: func() int64 { return known }, Log: slog.New(slog.DiscardHandler),
+		Hint:      func(one hooks.Hint) { h.got = append(h.got, one) },
+		Elsewhere: func(string) bool { return true },
+	})
+	for i, c := range []struct {
+		known int64
+		body  string
+		want  int
+	}{
+		{0, `{"repository":{"id":9,"full_name":"octo/ops"}}`, http.StatusAccepted},
+		{7, `{"repository":{"id":7,"full_name":"Octo/Ops"}}`, http.StatusAccepted},
+		{7, `{"repository":{"id":9,"full_name":"octo/OPS"}}`, http.StatusForbidden},
+		{7, `{"repository":{"full_name":"octo/ops"}}`, http.StatusForbidden},
+		{7, `{"repository":{"id":9,"full_name":"octo/source"}}`, http.StatusAccepted},
+	} {
+		known = c.known
+		if code := h.post("push", fmt.Sprint("d", i), c.body, signedByGitHub(c.body)); code != c.want {
+			t.Errorf("%d knowing %d: %d, want %d", i, c.known, code, c.want)
+		}
+	}
+	if len(h.got) != 2 {
+		t.Errorf("%v", h.got)
+	}
+}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -20,6 +22,9 @@ import (
 // Forge is where pull requests live. Lists are complete, or an error. What cannot be
 // asked now is fault.Unavailable, what a person has to grant fault.Invalid.
 type Forge interface {
+	// RepositoryID is the number that the repository has for as long as it lives: a name
+	// can be given to another one.
+	RepositoryID(ctx context.Context) (int64, error)
 	// Self is the account that Maestro writes by.
 	Self(ctx context.Context) (pipeline.Account, error)
 	// Pulls are the open pull requests. One that others come and go beside may be
@@ -82,6 +87,8 @@ type PullsConfig struct {
 type Pulls struct {
 	cfg  PullsConfig
 	hint chan struct{}
+	// id of the repository, 0 before the first look.
+	id atomic.Int64
 
 	mu     sync.Mutex
 	hinted map[int]bool // to be read again whatever they say of themselves
@@ -194,10 +201,49 @@ func (w *Pulls) rest() time.Duration {
 	return w.cfg.Poll
 }
 
+const repositoryID = "repository-id"
+
+// RepositoryID is the number of the repository, 0 while it is not known.
+func (w *Pulls) RepositoryID() int64 { return w.id.Load() }
+
+// same reports that the repository is another one than when it was first looked at: what
+// people may do and say there is about something else.
+func (w *Pulls) same(ctx context.Context) error {
+	id, err := w.cfg.Forge.RepositoryID(ctx)
+	if err != nil {
+		return err
+	}
+	known := w.id.Load()
+	if known == 0 {
+		text, err := w.cfg.DB.ForgeFact(ctx, repositoryID)
+		if err != nil {
+			return err
+		}
+		if text == "" {
+			text = strconv.FormatInt(id, 10)
+			if err := w.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.SetForgeFact(repositoryID, text) }); err != nil {
+				return err
+			}
+		}
+		if known, err = strconv.ParseInt(text, 10, 64); err != nil {
+			return fault.New(fault.Internal, "%s in the record is %q: %w", repositoryID, text, err)
+		}
+		w.id.Store(known)
+	}
+	if id != known {
+		return fault.New(fault.Invalid, "the repository is another one of the same name (number %d, and it was %d); when that is meant, serve it with another --data folder", id, known)
+	}
+	return nil
+}
+
 // look reads all that changed and tells Proposals.
 func (w *Pulls) look(ctx context.Context) error {
 	began := time.Now().UTC()
-	list, err := w.list(ctx)
+	err := w.same(ctx)
+	var list []pipeline.Pull
+	if err == nil {
+		list, err = w.list(ctx)
+	}
 	if err != nil {
 		// What was known of reviews may not hold any more.
 		w.doubt(err)
