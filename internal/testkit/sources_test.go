@@ -302,7 +302,7 @@ secrets: key: from: env: "KEY"
 		if r.Composition == "plain" && r.State != pipeline.Success {
 			t.Errorf("without a secret: %s %s", r.State, r.Reason)
 		}
-		if r.Composition == "use" && (r.State == pipeline.Success || !strings.Contains(r.Task("work").Reason, "needs secret key")) {
+		if r.Composition == "use" && (r.State == pipeline.Success || !strings.Contains(r.Task("work").Reason, "secret key is for branch main, not for other of repository app")) {
 			t.Errorf("with a secret: %s %s", r.State, r.Task("work").Reason)
 		}
 	}
