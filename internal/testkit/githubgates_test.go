@@ -89,8 +89,8 @@ compositions: ship: {
 		}
 		deploy: shell.#Run & {
 			needs: ["confirm"]
-			fields: script: "echo \"$SAID by $BY\""
-			fields: env: {SAID: tasks.confirm.outputs.comment, BY: tasks.confirm.outputs.approved_by[0]}
+			fields: script: "echo \"$SAID by $BY\"; echo \"at $AT\""
+			fields: env: {SAID: tasks.confirm.outputs.comment, BY: tasks.confirm.outputs.approved_by[0], AT: tasks.confirm.outputs.approved_at}
 		}
 	}
 	triggers: [{push: branches: ["main"]}]
@@ -130,7 +130,7 @@ func TestGateOfAPushOpensAPullRequest(t *testing.T) {
 
 	g.Review("bo", n, "APPROVED", "looks right")
 	run = s.AwaitTask(t, first, "ship", "deploy", pipeline.Success)
-	if log := s.Log(t, run.Task("deploy").Attempt); !strings.Contains(log, "looks right by bo") {
+	if log := s.Log(t, run.Task("deploy").Attempt); !strings.Contains(log, "looks right by bo") || !strings.Contains(log, "at 20") {
 		t.Errorf("the tasks after it see %q", log)
 	}
 	g.AwaitSettled(n, "`confirm` success: approved by bo: looks right")

@@ -150,7 +150,7 @@ func TestGateCountsDifferentPeople(t *testing.T) {
 	expect(t, w, map[string]pipeline.State{"run": "held", "g": "held", "after": "pending"})
 	w.must(t, approve("g", "bo"))
 	expect(t, w, map[string]pipeline.State{"run": "running", "g": "success", "after": "ready"})
-	if got := string(w.run.Task("g").Outputs); got != `{"approved_by":["ana","bo"],"comment":"sure"}` {
+	if got := string(w.run.Task("g").Outputs); got != `{"approved_at":"0001-01-01T00:00:00Z","approved_by":["ana","bo"],"comment":"sure"}` {
 		t.Errorf("outputs = %s", got)
 	}
 	if err := w.do(engine.Judged{Task: "g", Note: note}); !errors.Is(err, engine.ErrStale) {

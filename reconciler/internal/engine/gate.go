@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
@@ -53,13 +54,16 @@ func (m *machine) reviewed(e Reviewed) error {
 		m.move(t, pipeline.Held, WaitsFor(m.run, t, ""))
 		return nil
 	}
-	by, comment := approvers(t), ""
+	by, comment, at := approvers(t), "", time.Time{}
 	for _, r := range t.Reviews {
+		if r.At.After(at) {
+			at = r.At
+		}
 		if r.Comment != "" {
 			comment = r.Comment
 		}
 	}
-	outputs, err := json.Marshal(map[string]any{"approved_by": by, "comment": comment})
+	outputs, err := json.Marshal(map[string]any{"approved_by": by, "approved_at": at.UTC().Format(time.RFC3339), "comment": comment})
 	if err != nil {
 		return fmt.Errorf("run %s: outputs of gate %s: %w", m.run.ID, t.Name, err)
 	}
