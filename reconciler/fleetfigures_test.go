@@ -306,6 +306,7 @@ func manyAgents(t *testing.T, tab *table) {
 	s := testkit.Serve(t, repo.Bare, nil)
 	repo.Push("main", testkit.Ops())
 	c := newCrew(t, s, agents)
+	time.Sleep(window) // what their coming left to do is done
 	before, _ := cpu(t, s.PID())
 	time.Sleep(window) // what is measured is that nothing happens
 	after, _ := cpu(t, s.PID())
