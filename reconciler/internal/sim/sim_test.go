@@ -19,7 +19,6 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -170,22 +169,6 @@ type sim struct {
 	durable   map[pipeline.AttemptID]int64
 	cancelled map[pipeline.RunID]bool
 	errs      []error
-}
-
-// node is a machine with its agent.
-type node struct {
-	sim     *sim
-	i       int
-	dir     string
-	token   string
-	machine *agenttest.Machine
-	// turn holds one token while the agent is being changed.
-	turn  chan struct{}
-	agent *agenttest.Agent // nil while it is down
-
-	mu    sync.Mutex
-	doom  agenttest.Step // where the agent is to be killed
-	after time.Duration  // and for how long
 }
 
 // group is a sync.WaitGroup that may be added to while others wait.
@@ -432,167 +415,6 @@ func (s *sim) crash(down, jump time.Duration, on *cable) {
 		s.start()
 		s.world.note("the server is back")
 	})
-}
-
-// strike makes one thing go wrong.
-func (s *sim) strike(f *mishap) {
-	n := s.nodes[f.Agent]
-	heal := func(why string, after func()) {
-		s.soon(f.For.duration(), func() {
-			s.world.note("healed: %s", why)
-			after()
-		})
-	}
-	s.world.note("%s; agent %d, n %d, for %gs", f.Kind, f.Agent, f.N, float64(f.For))
-	switch f.Kind {
-	case killServer, jumpClock:
-		jump := time.Duration(0)
-		if f.Kind == jumpClock {
-			jump = []time.Duration{time.Hour, -time.Hour}[f.N%2]
-		}
-		s.turn <- struct{}{}
-		s.crash(f.For.duration(), jump, nil)
-	case killServerMid:
-		s.mu.Lock()
-		s.countdown, s.downFor = f.N, f.For.duration()
-		s.mu.Unlock()
-	case killAgent:
-		s.later.Go(func() { n.kill(f.For.duration(), nil) })
-	case killAgentMid:
-		n.mu.Lock()
-		n.doom = []agenttest.Step{agenttest.BeforeSpawn, agenttest.AfterSpawn, agenttest.BeforeGive, agenttest.AfterGive}[f.N%4]
-		n.after = f.For.duration()
-		n.mu.Unlock()
-	case killShim:
-		n.machine.KillShim(f.N)
-	case cutPower:
-		s.later.Go(func() {
-			n.kill(f.For.duration(), func() error {
-				return n.machine.PowerCut(n.dir, func(k int) int { return k * (f.N % 4) / 3 })
-			})
-		})
-	case partition:
-		s.net.silence(f.Agent, true, toServer, toAgent)
-		heal(f.Kind, func() { s.net.silence(f.Agent, false, toServer, toAgent) })
-	case deafServer:
-		s.net.silence(f.Agent, true, toServer)
-		heal(f.Kind, func() { s.net.silence(f.Agent, false, toServer) })
-	case deafAgent:
-		s.net.silence(f.Agent, true, toAgent)
-		heal(f.Kind, func() { s.net.silence(f.Agent, false, toAgent) })
-	case slowNetwork:
-		s.net.change(f.Agent, func(d *side) { d.slow = time.Duration(f.N) * 20 * time.Millisecond })
-		heal(f.Kind, func() { s.net.change(f.Agent, func(d *side) { d.slow = 0 }) })
-	case sayTwice, overtake, replay:
-		s.net.change(f.Agent, func(d *side) { d.play(f) })
-	case fullServerDisk:
-		s.fill(1)
-		heal(f.Kind, func() { s.fill(-1) })
-	case fullAgentDisk:
-		n.machine.SetFull(true)
-		heal(f.Kind, func() { n.machine.SetFull(false) })
-	case forgeDown:
-		s.world.forge.fail(1)
-		heal(f.Kind, func() { s.world.forge.fail(-1) })
-	case cancelRun:
-		s.cancel(f.N)
-	default:
-		s.fail(fmt.Errorf("no such fault: %q", f.Kind))
-	}
-}
-
-func (d *side) play(f *mishap) {
-	for _, t := range d.tamed {
-		switch f.Kind {
-		case sayTwice:
-			t.twice = f.N
-		case overtake:
-			t.swap = f.N
-		case replay:
-			t.replay = f.N
-		}
-	}
-}
-
-// fill adds a reason why the server's disk is full, or takes one away.
-func (s *sim) fill(by int) {
-	s.disk <- struct{}{}
-	defer func() { <-s.disk }()
-	s.full += by
-	if err := fill(s.dir, s.full > 0); err != nil {
-		s.fail(err)
-	}
-}
-
-// cancel cancels the n-th run, if there is one.
-func (s *sim) cancel(n int) {
-	s.turn <- struct{}{}
-	defer func() { <-s.turn }()
-	if s.srv == nil {
-		return
-	}
-	runs, err := s.srv.db.UnfinishedRuns(context.Background())
-	if err != nil || len(runs) == 0 {
-		return
-	}
-	r := runs[n%len(runs)]
-	s.mu.Lock()
-	s.cancelled[r.ID] = true
-	s.mu.Unlock()
-	s.srv.runs.Cancel(r.ID, "cancelled by the schedule")
-}
-
-func (n *node) start() error {
-	n.sim.net.cutAgent(n.i, false)
-	a, err := agenttest.Start(agenttest.Config{
-		Server: "http://server", Dir: n.dir, Token: n.token, Name: "agent-" + strconv.Itoa(n.i),
-		Dial:    func(ctx context.Context, _, _ string) (net.Conn, error) { return n.sim.net.dial(ctx, n.i) },
-		Machine: n.machine, Log: n.sim.log,
-	})
-	n.agent = a
-	return err
-}
-
-// step is asked at each step of a start whether the agent dies there.
-func (n *node) step(at agenttest.Step) bool {
-	n.mu.Lock()
-	doomed, after := n.doom == at, n.after
-	if doomed {
-		n.doom = ""
-	}
-	n.mu.Unlock()
-	if !doomed {
-		return false
-	}
-	n.sim.world.note("agent %d is killed %s", n.i, at)
-	n.sim.net.cutAgent(n.i, true)
-	n.sim.later.Go(func() { n.kill(after, nil) })
-	// Killed means that nothing of it goes on: until it has heard of its end.
-	time.Sleep(time.Millisecond)
-	return true
-}
-
-// kill kills the agent and brings it back; what is done in between may be nil.
-func (n *node) kill(down time.Duration, between func() error) {
-	n.turn <- struct{}{}
-	defer func() { <-n.turn }()
-	n.sim.net.cutAgent(n.i, true)
-	if n.agent != nil {
-		if err := n.agent.Kill(); err != nil {
-			n.sim.fail(fmt.Errorf("agent %d ended by itself: %w", n.i, err))
-		}
-	}
-	n.agent = nil
-	if between != nil {
-		if err := between(); err != nil {
-			n.sim.fail(err)
-		}
-	}
-	time.Sleep(down)
-	if err := n.start(); err != nil {
-		n.sim.fail(err)
-	}
-	n.sim.world.note("agent %d is back", n.i)
 }
 
 // settle waits until nothing is left to be done, or nothing moves any more.
