@@ -166,9 +166,14 @@ func (t *Talk) reviews(m *markdown) {
 	p := t.Proposal
 	m.line("**Reviews:** %s.", prose(p.Sentence))
 	m.line("")
-	for i, o := range p.Reviews {
+	m.opinions(p.Reviews)
+}
+
+// opinions lists what reviewers said, and of those that do not count why.
+func (m *markdown) opinions(list []pipeline.Opinion) {
+	for i, o := range list {
 		if i == mostShownRuns {
-			m.line("- … %d more", len(p.Reviews)-i)
+			m.line("- … %d more", len(list)-i)
 			break
 		}
 		verb := "refuses"
@@ -181,7 +186,7 @@ func (t *Talk) reviews(m *markdown) {
 			m.line("- %s %s, which does not count: %s", code(o.By), verb, prose(o.Why))
 		}
 	}
-	if len(p.Reviews) > 0 {
+	if len(list) > 0 {
 		m.line("")
 	}
 }

@@ -82,24 +82,7 @@ func (g *GateTalk) head(m *markdown) {
 		m.line("- When nobody has said enough by %s, the task times out.", g.Expires.UTC().Format(time.RFC3339))
 	}
 	m.line("")
-	for i, o := range g.Opinions {
-		if i == mostShownRuns {
-			m.line("- … %d more", len(g.Opinions)-i)
-			break
-		}
-		verb := "refuses"
-		if o.Approve {
-			verb = "approves"
-		}
-		if o.Counts {
-			m.line("- %s %s", code(o.By), verb)
-		} else {
-			m.line("- %s %s, which does not count: %s", code(o.By), verb, prose(o.Why))
-		}
-	}
-	if len(g.Opinions) > 0 {
-		m.line("")
-	}
+	m.opinions(g.Opinions)
 }
 
 func (g *GateTalk) link(m *markdown) string {
