@@ -9,22 +9,30 @@ import (
 	"testing"
 )
 
-// TestPromisesNameTestsThatExist fails for a test that docs/reliability.md names and
-// that nobody finds, and for a promise that names none and does not say why.
-func TestPromisesNameTestsThatExist(t *testing.T) {
-	t.Parallel()
-	raw, err := os.ReadFile("reliability.md")
+var testName = regexp.MustCompile("`(Test[A-Za-z0-9]+)`")
+
+// namingTests reads a document and fails for each test that it names and nobody finds.
+func namingTests(t *testing.T, file string) string {
+	t.Helper()
+	raw, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	there := testsOf(t, "..")
-	name := regexp.MustCompile("`(Test[A-Za-z0-9]+)`")
-	for _, m := range name.FindAllStringSubmatch(string(raw), -1) {
-		if !there[m[1]] {
+	for _, m := range testName.FindAllSubmatch(raw, -1) {
+		if !there[string(m[1])] {
 			t.Errorf("%s is named and is no test", m[1])
 		}
 	}
-	_, table, _ := strings.Cut(string(raw), "## Promises\n")
+	return string(raw)
+}
+
+// TestPromisesNameTestsThatExist fails for a test that docs/reliability.md names and
+// that nobody finds, and for a promise that names none and does not say why.
+func TestPromisesNameTestsThatExist(t *testing.T) {
+	t.Parallel()
+	raw := namingTests(t, "reliability.md")
+	_, table, _ := strings.Cut(raw, "## Promises\n")
 	table, _, _ = strings.Cut(table, "\n## ")
 	rows := 0
 	for line := range strings.Lines(table) {
@@ -33,7 +41,7 @@ func TestPromisesNameTestsThatExist(t *testing.T) {
 			continue
 		}
 		rows++
-		if !name.MatchString(cells[3]) && !strings.Contains(cells[3], "no test: ") && !strings.Contains(cells[3], "not promised") {
+		if !testName.MatchString(cells[3]) && !strings.Contains(cells[3], "no test: ") && !strings.Contains(cells[3], "not promised") {
 			t.Errorf("no test holds, and nothing says why: %s", line)
 		}
 	}
@@ -47,26 +55,16 @@ func TestPromisesNameTestsThatExist(t *testing.T) {
 // that says what holds it names a test.
 func TestSecurityIsHeldByTestsThatExist(t *testing.T) {
 	t.Parallel()
-	raw, err := os.ReadFile("security.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	there := testsOf(t, "..")
-	name := regexp.MustCompile("`(Test[A-Za-z0-9]+)`")
-	for _, m := range name.FindAllStringSubmatch(string(raw), -1) {
-		if !there[m[1]] {
-			t.Errorf("%s is named and is no test", m[1])
-		}
-	}
+	raw := namingTests(t, "security.md")
 	held, rows := false, 0
-	for line := range strings.Lines(string(raw)) {
+	for line := range strings.Lines(raw) {
 		switch {
 		case !strings.HasPrefix(line, "|"):
 			held = false
 		case strings.HasSuffix(strings.TrimSpace(line), "| held by |"):
 			held = true
 		case held && !strings.HasPrefix(line, "|--"):
-			if rows++; !name.MatchString(line) {
+			if rows++; !testName.MatchString(line) {
 				t.Errorf("no test holds: %s", line)
 			}
 		}
