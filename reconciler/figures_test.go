@@ -85,6 +85,27 @@ func percentile(ds []time.Duration, p int) time.Duration {
 	return ds[min(len(ds)-1, len(ds)*p/100)]
 }
 
+// stamping is a script that leaves the time at which it began in a file of dir that is
+// named for its commit.
+func stamping(dir string) string {
+	return fmt.Sprintf("date +%%s%%N > %[1]s/$MAESTRO_COMMIT.tmp && mv %[1]s/$MAESTRO_COMMIT.tmp %[1]s/$MAESTRO_COMMIT", dir)
+}
+
+// stamp waits for what stamping leaves for the commit.
+func stamp(t *testing.T, dir string, commit pipeline.CommitID) time.Time {
+	t.Helper()
+	var at int64
+	testkit.Eventually(t, "the task's stamp", func() (bool, string) {
+		b, err := os.ReadFile(filepath.Join(dir, string(commit)))
+		if err != nil {
+			return false, err.Error()
+		}
+		at, err = strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+		return err == nil, string(b)
+	})
+	return time.Unix(0, at)
+}
+
 // latency measures from the return of git push to the first act of the first
 // task's program.
 func latency(t *testing.T, tab *table, finished int) {
@@ -97,24 +118,15 @@ func latency(t *testing.T, tab *table, finished int) {
 	}
 	s := testkit.ServeIn(t, data, repo.Bare, nil)
 	s.StartAgent(t, "one", "default", "")
-	script := fmt.Sprintf("date +%%s%%N > %s/$MAESTRO_COMMIT.tmp && mv %s/$MAESTRO_COMMIT.tmp %s/$MAESTRO_COMMIT", stamps, stamps, stamps)
-	repo.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("first", script, "")))
+	repo.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("first", stamping(stamps), "")))
 	var took []time.Duration
 	for i := range pushes {
 		commit := repo.Commit(map[string]string{"README": fmt.Sprint(i)})
 		repo.Git(repo.Work, "push", "--quiet", repo.Bare, "HEAD:refs/heads/main")
 		returned := time.Now()
-		var at int64
-		testkit.Eventually(t, "the task's stamp", func() (bool, string) {
-			b, err := os.ReadFile(filepath.Join(stamps, string(commit)))
-			if err != nil {
-				return false, err.Error()
-			}
-			at, err = strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
-			return err == nil, string(b)
-		})
+		at := stamp(t, stamps, commit)
 		if i > 4 { // the first ones warm the caches
-			took = append(took, time.Unix(0, at).Sub(returned))
+			took = append(took, at.Sub(returned))
 		}
 		s.AwaitRuns(t, commit, 1)
 	}

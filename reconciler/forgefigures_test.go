@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -36,23 +35,14 @@ func hookedGitHub(t *testing.T, files map[string]string) (*testkit.GitHub, *test
 func webhooks(t *testing.T, tab *table) {
 	const pushes = 60
 	stamps := t.TempDir()
-	script := fmt.Sprintf("date +%%s%%N > %s/$MAESTRO_COMMIT.tmp && mv %s/$MAESTRO_COMMIT.tmp %s/$MAESTRO_COMMIT", stamps, stamps, stamps)
-	g, s := hookedGitHub(t, testkit.Files(testkit.Ops(), testkit.Shell("first", script, "")))
+	g, s := hookedGitHub(t, testkit.Files(testkit.Ops(), testkit.Shell("first", stamping(stamps), "")))
 	var took []time.Duration
 	for i := range pushes {
 		commit := g.Push("ana", "main", "", map[string]string{"README": fmt.Sprint(i)})
 		told := time.Now() // the post is the last that a push does
-		var at int64
-		testkit.Eventually(t, "the task's stamp", func() (bool, string) {
-			b, err := os.ReadFile(filepath.Join(stamps, string(commit)))
-			if err != nil {
-				return false, err.Error()
-			}
-			at, err = strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
-			return err == nil, string(b)
-		})
+		at := stamp(t, stamps, commit)
 		if i > 4 { // the first ones warm the caches
-			took = append(took, time.Unix(0, at).Sub(told))
+			took = append(took, at.Sub(told))
 		}
 		s.AwaitRuns(t, commit, 1)
 	}

@@ -43,7 +43,7 @@ type cloud struct {
 func headOf(n int) string { return fmt.Sprintf("%040x", n) }
 
 func (c *cloud) RoundTrip(req *http.Request) (*http.Response, error) {
-	time.Sleep(40 * time.Millisecond) // of false time
+	time.Sleep(40 * time.Millisecond) // of false time: what an answer takes
 	var body []byte
 	if req.Body != nil {
 		body, _ = io.ReadAll(req.Body)
