@@ -2,7 +2,6 @@ package testkit
 
 import (
 	"encoding/json"
-	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -75,10 +74,13 @@ func (a *Agent) Shims() map[int]pipeline.AttemptID {
 		}
 	}
 	// The child of a shim looks like it until it becomes the task's program.
-	children := maps.Clone(found)
-	maps.DeleteFunc(children, func(pid int, _ pipeline.AttemptID) bool { return found[parents[pid]] == "" })
-	maps.DeleteFunc(found, func(pid int, _ pipeline.AttemptID) bool { return children[pid] != "" })
-	return found
+	shims := map[int]pipeline.AttemptID{}
+	for pid, id := range found {
+		if found[parents[pid]] == "" {
+			shims[pid] = id
+		}
+	}
+	return shims
 }
 
 // end kills the agent and all that it started, which would go on without it.
