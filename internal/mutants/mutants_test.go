@@ -99,7 +99,7 @@ func TestEveryMutantIsKilled(t *testing.T) {
 	all := mutants(t)
 	switch *which {
 	case "":
-		// Drawn schedules kill nearly always, which is not enough for every change.
+		// Nearly always is not enough for every change; -mutants=all runs them.
 		all = slices.DeleteFunc(all, func(m mutant) bool { return slices.ContainsFunc(m.tests, drawn) })
 		all = all[rand.IntN(len(all)):][:1]
 	case "all":
@@ -116,7 +116,8 @@ func TestEveryMutantIsKilled(t *testing.T) {
 	}
 }
 
-// drawn reports whether a test tries drawn schedules.
+// drawn reports whether a test is of the simulation, where the order in which goroutines
+// run is not drawn with the schedule: it kills nearly always.
 func drawn(test string) bool { return strings.Contains(test, "/sim ") }
 
 // kill runs a test on the mutated sources, which must fail it.

@@ -127,12 +127,12 @@ func (p *Proposals) gateAt(ctx context.Context, m *moment, r *pipeline.Run, t *p
 		in.Truncated, in.Unread = true, d.Unread
 	}
 	for _, given := range review.Latest(d.Reviews) {
-		// The forge cuts its times to seconds, so that what was given in the second in
-		// which the gate was reached comes before it.
 		if own {
 			in.Reviews = append(in.Reviews, review.OfPull(given, in.Head, d.Standing[given.By]))
 			continue
 		}
+		// The forge cuts its times to seconds, so that what was given in the second in
+		// which the gate was reached comes before it.
 		if !given.At.After(t.StartedAt) || !means(given.Body, r, t, m.awaited[n].gates == 1) {
 			continue
 		}
