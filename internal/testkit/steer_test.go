@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -133,6 +134,10 @@ func TestPeopleSteerRunsThroughGit(t *testing.T) {
 	if b := again.Task("build"); again.Resumes == nil || again.Resumes.Number != 1 || again.Resumes.By != "eve" ||
 		b.Reused == nil || b.Reused.Run != again.Resumes.Run || !strings.Contains(b.Reason, "taken over from release#1") {
 		t.Errorf("%+v, build %+v", again.Resumes, b)
+	}
+	out, _ := testkit.Run(t, "reconciler", "run", "--server", s.Web, "release#2")
+	if !regexp.MustCompile(`(?m)^build +✓ success +taken over from release#1`).MatchString(out) {
+		t.Errorf("the command line tells of tries of what no agent was given:\n%s", out)
 	}
 	if html := page(t, s, "/c/release/2"); !strings.Contains(html, ">release#1</a>, asked for by eve") {
 		t.Errorf("the run's page does not say what it goes on from:\n%s", html)

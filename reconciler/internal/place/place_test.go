@@ -201,6 +201,11 @@ func TestWaitingTaskSaysWhy(t *testing.T) {
 	t.Parallel()
 	need := ready("a")
 	need.Spec.Requirement = linux()
+	gone := func(id string) place.Agent {
+		a := agent(id, "Linux")
+		a.Usable = false
+		return a
+	}
 	later := ready("a")
 	later.NotBefore, later.Reason = now.Add(9*time.Second), "failure: exit 1; try 2 of 3 in 10s"
 	for _, tc := range []struct {
@@ -213,6 +218,8 @@ func TestWaitingTaskSaysWhy(t *testing.T) {
 		{"no agents", []*pipeline.Run{run("r1", need)}, nil, true, "no agent is enrolled"},
 		{"none fits", []*pipeline.Run{run("r1", need)}, []place.Agent{agent("x", "Windows")}, true, `no agent fits: 1 of 1 lack kernel: "Linux"`},
 		{"busy", []*pipeline.Run{run("r1", need), run("r0", on("a", pipeline.Running, "x"))}, []place.Agent{agent("x", "Linux")}, false, "no free agent with kernel: \"Linux\": 1 busy; first in line"},
+		{"most first", []*pipeline.Run{run("r1", need), run("r0", on("a", pipeline.Running, "x"))}, []place.Agent{agent("x", "Linux"), gone("y"), gone("z")}, false, "2 not connected, 1 busy; first in line"},
+		{"as many of each", []*pipeline.Run{run("r1", need), run("r0", on("a", pipeline.Running, "x"))}, []place.Agent{gone("w"), agent("x", "Linux")}, false, "1 busy, 1 not connected; first in line"},
 		{"retry", []*pipeline.Run{run("r1", later)}, []place.Agent{agent("x", "Linux")}, false, "try 2 of 3 in 10s (in 9s)"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
