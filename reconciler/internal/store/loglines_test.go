@@ -17,8 +17,8 @@ import (
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
 
+// It does not run in parallel: the heap it looks at is the whole program's.
 func TestLargeLogIsStoredWithinSecondsInConstantMemory(t *testing.T) {
-	t.Parallel()
 	lines := 1_000_000
 	if testing.Short() {
 		lines = 100_000
@@ -49,7 +49,7 @@ func TestLargeLogIsStoredWithinSecondsInConstantMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("stored %d MB in %s, peak heap %d MB", off>>20, time.Since(begin), peak>>20)
-	if peak > 150<<20 {
+	if peak > 96<<20 {
 		t.Errorf("peak heap %d MB: the queue is bounded by 32 MiB", peak>>20)
 	}
 	n, err := l.Length(t.Context(), "a1")
