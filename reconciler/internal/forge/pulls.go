@@ -83,13 +83,17 @@ func (g *GitHub) Pull(ctx context.Context, number int) (pipeline.Pull, error) {
 	if missing(err) {
 		return pipeline.Pull{}, fault.New(fault.NotFound, "%s at %s: there is none", doing, g.Name())
 	}
+	var pull pipeline.Pull
 	if err == nil {
-		var pull pipeline.Pull
-		if pull, err = pullOf(p); err == nil && pull.Number == number {
-			return pull, nil
-		}
+		pull, err = pullOf(p)
 	}
-	return pipeline.Pull{}, g.explain(doing, needsPulls, err)
+	if err == nil && pull.Number != number {
+		err = fault.New(fault.Unavailable, "the answer is about pull request %d", pull.Number)
+	}
+	if err != nil {
+		return pipeline.Pull{}, g.explain(doing, needsPulls, err)
+	}
+	return pull, nil
 }
 
 // pullOf takes what is understood of a pull request. One without a head is no answer.
