@@ -188,6 +188,13 @@ func TestAnswersThatAreNoPullRequestAreRefused(t *testing.T) {
 	if p, err := c.Pull(t.Context(), 1); err != nil || !p.Fork {
 		t.Errorf("%+v %v", p, err)
 	}
+	// Nor is one of a fork, or of another branch, one of the branch.
+	c = speaks(t, g, func(_ *http.Request, res *http.Response) {
+		become(res, http.StatusOK, `[{"number": 1, `+strings.Replace(head, `"id": 7`, `"id": 8`, 1)+`}, {"number": 2, `+strings.Replace(head, `"ref": "x"`, `"ref": "y"`, 1)+`}]`)
+	})
+	if list, err := c.PullsOf(t.Context(), "x"); err != nil || len(list) != 0 {
+		t.Errorf("%+v %v", list, err)
+	}
 }
 
 func TestOnlyWhatWasMergedIntroducedACommit(t *testing.T) {
