@@ -50,6 +50,14 @@ func (g *GitHub) setToken(token string) {
 	g.git.password = token
 }
 
+// Revoke makes the token that requests carry one that is not accepted. An App gets
+// another one when it asks.
+func (g *GitHub) Revoke() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.setToken("ghs_" + rand.Text())
+}
+
 // Issued returns how many tokens were issued to the App.
 func (g *GitHub) Issued() int {
 	g.mu.Lock()

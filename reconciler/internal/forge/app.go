@@ -98,6 +98,16 @@ func (a *appTokens) Token(ctx context.Context) (string, error) {
 	return a.token, nil
 }
 
+// drop forgets a token that GitHub does not accept, as after the App was suspended or
+// installed anew: the next request carries another one.
+func (a *appTokens) drop(token string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.token == token {
+		a.token, a.ends = "", time.Time{}
+	}
+}
+
 func (a *appTokens) kept() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -82,7 +82,7 @@ func NewGitHub(cfg GitHubConfig) (*GitHub, error) {
 	if cfg.App != nil {
 		g.app = &appTokens{app: *cfg.App, owner: cfg.Owner, repo: cfg.Repo, explain: g.explain, turn: make(chan struct{}, 1)}
 		g.app.client = g.signer(g.app)
-		way.token = g.app.Token
+		way.token, way.denied = g.app.Token, g.app.drop
 	}
 	return g, nil
 }

@@ -22,7 +22,8 @@ type lane struct {
 	base   *url.URL
 	next   http.RoundTripper
 	token  func(context.Context) (string, error)
-	hushed func(time.Time) // nil for nobody
+	denied func(token string) // told of one that is not accepted; nil for nobody
+	hushed func(time.Time)    // nil for nobody
 
 	mu    sync.Mutex
 	quiet time.Time // no request leaves before
@@ -68,6 +69,9 @@ func (l *lane) RoundTrip(req *http.Request) (*http.Response, error) {
 	res, err := l.next.RoundTrip(req)
 	if err != nil {
 		return nil, err
+	}
+	if res.StatusCode == http.StatusUnauthorized && l.denied != nil {
+		l.denied(t)
 	}
 	if ok := res.StatusCode >= 200 && res.StatusCode < 300; ok && res.StatusCode != http.StatusNoContent && !isJSON(res) {
 		_ = res.Body.Close()
