@@ -71,6 +71,7 @@ new tasks and end when those it has are done.`,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return fromEnv(cmd.Flags(), os.LookupEnv) },
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			harden()
 			return serve(cmd.Context(), s, newLog(cmd.ErrOrStderr(), s.verbose))
 		},
 	}

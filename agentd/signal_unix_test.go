@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// start runs agentd until it says that it starts.
-func start(t *testing.T, dir string) (*exec.Cmd, *bufio.Scanner) {
+// agentd is one that finds no server.
+func agentd(t *testing.T, dir string) *exec.Cmd {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -22,6 +22,12 @@ func start(t *testing.T, dir string) (*exec.Cmd, *bufio.Scanner) {
 	cmd := exec.CommandContext(t.Context(), exe)
 	cmd.Args = []string{"agentd", "--server", "http://127.0.0.1:1", "--data", dir}
 	cmd.WaitDelay = time.Second
+	return cmd
+}
+
+// started runs agentd until it says that it starts.
+func started(t *testing.T, cmd *exec.Cmd) *bufio.Scanner {
+	t.Helper()
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -32,11 +38,11 @@ func start(t *testing.T, dir string) (*exec.Cmd, *bufio.Scanner) {
 	lines := bufio.NewScanner(stderr)
 	for lines.Scan() {
 		if strings.Contains(lines.Text(), "agentd starts") {
-			return cmd, lines
+			return lines
 		}
 	}
 	t.Fatal("agentd ended before it started")
-	return nil, nil
+	return nil
 }
 
 func TestSignalsEndAgentdInGoodOrderAndFreeItsFolder(t *testing.T) {
@@ -50,7 +56,8 @@ func TestSignalsEndAgentdInGoodOrderAndFreeItsFolder(t *testing.T) {
 		{syscall.SIGUSR1, "takes no new tasks"},
 		{syscall.SIGINT, "tasks go on"},
 	} {
-		cmd, lines := start(t, dir)
+		cmd := agentd(t, dir)
+		lines := started(t, cmd)
 		if err := cmd.Process.Signal(c.signal); err != nil {
 			t.Fatal(err)
 		}
