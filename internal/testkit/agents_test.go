@@ -119,4 +119,7 @@ func TestRevokedAgentIsTurnedOutForEver(t *testing.T) {
 	}
 	commit := repo.Push("main", testkit.Files(testkit.Ops(), testkit.Shell("waits", "true", "")))
 	s.AwaitTask(t, commit, "waits", "work", pipeline.Ready)
+	if n := strings.Count(s.Said(), "agent connected"); n != 1 {
+		t.Errorf("that it was connected once is said %d times:\n%s", n, s.Said())
+	}
 }

@@ -210,7 +210,7 @@ func (s *session) serve(hello *wire.Hello) {
 	defer s.leave()
 	f := s.f
 	f.cfg.Events.Connected(s.agent, hello.Attempts)
-	s.log.Info("agent connected", "build", s.agent.Build, "os", label(hello.OS), "arch", label(hello.Arch), "held", len(hello.Attempts))
+	s.log.Info("agent connected", "pool", s.agent.Pool, "build", s.agent.Build, "os", label(hello.OS), "arch", label(hello.Arch), "held", len(hello.Attempts))
 	err := s.read()
 	switch {
 	case fault.Is(err, fault.Invalid):

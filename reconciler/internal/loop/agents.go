@@ -120,7 +120,6 @@ func (l *Runs) agentConnected(ctx context.Context, p *pass, c *connected) {
 	a.connected, a.renewedAt = true, time.Now()
 	a.State, a.SeenAt = pipeline.AgentOnline, time.Now().UTC()
 	l.saveAgent(p, a)
-	l.cfg.Log.Info("agent connected", "agent_id", a.ID, "name", a.Name, "pool", a.Pool, "held", len(c.held))
 	held := map[pipeline.AttemptID]bool{}
 	for _, h := range c.held {
 		held[h.Attempt] = true
@@ -210,7 +209,6 @@ func (l *Runs) agentDisconnected(ctx context.Context, p *pass, id pipeline.Agent
 	a.connected = false
 	a.State, a.SeenAt = pipeline.AgentOffline, a.renewedAt.UTC()
 	l.saveAgent(p, a)
-	l.cfg.Log.Info("agent disconnected", "agent_id", id, "name", a.Name)
 	for _, open := range l.openOn(id) {
 		if open.State == pipeline.AttemptOffered {
 			// Without an answer no go was sent, so nothing started.
