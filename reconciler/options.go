@@ -60,7 +60,7 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.data, "data", defaultData(), "folder for the record, logs and caches")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:8420", "address of the read-only web view")
 	f.StringVar(&o.intake, "intake", "127.0.0.1:8421", "address that agents connect to and webhooks are posted to")
-	f.StringVar(&o.public, "public-url", "", "address of the web view as people reach it, for links")
+	f.StringVar(&o.public, "public-url", "", "address of the web view as people reach it, for links; without it statuses and comments have none")
 	f.StringVar(&o.forge, "forge", "local", "where statuses go: local (Git notes in the repository), github or none")
 	f.StringVar(&o.githubRepo, "github-repo", "", "OWNER/NAME, with --forge github")
 	f.StringVar(&o.githubAPI, "github-api", "https://api.github.com/", "base of GitHub's API")

@@ -222,6 +222,9 @@ func (s *server) openForge() (wake func(), github *forge.GitHub, err error) {
 			return nil, nil, err
 		}
 		f, s.github = github, github
+		if s.opt.public == "" {
+			s.log.Warn("statuses and comments have no links", "next", "give --public-url, the address at which people reach the web view")
+		}
 	default:
 		return func() {}, nil, nil
 	}

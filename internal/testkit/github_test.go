@@ -185,7 +185,7 @@ func TestSilenceThatGitHubAsksForIsKeptOverARestart(t *testing.T) {
 		}}
 	})
 	g.Repo.Push("main", pullFiles())
-	s := g.Serve(t)
+	s := g.Serve(t, "--public-url=")
 	testkit.Eventually(t, "it is told to be silent", func() (bool, string) {
 		return strings.Contains(s.Said(), "GitHub asks for silence"), ""
 	})
@@ -208,5 +208,8 @@ func TestSilenceThatGitHubAsksForIsKeptOverARestart(t *testing.T) {
 	})
 	if time.Now().Before(until) {
 		t.Error("a status was posted before the silence ended")
+	}
+	if url := g.Status(commit, "maestro").URL; url != "" || !strings.Contains(s.Said(), "give --public-url") {
+		t.Errorf("nobody said where the web view is, and a status leads to %q; the server said:\n%s", url, s.Said())
 	}
 }
