@@ -171,3 +171,35 @@ func TestGateOfAPushOpensAPullRequest(t *testing.T) {
 		}
 	}
 }
+
+func TestDismissedApprovalCountsAtNoGate(t *testing.T) {
+	real(t)
+	g := testkit.NewGitHub(t)
+	people(g)
+	g.Push("ada", "main", "", testkit.Files(pullFiles(), map[string]string{
+		"compositions/ship/ship.cue": strings.Replace(ship, `approvers: ["ops"]`, `approvers: ["ops"], count: 2`, 1),
+	}))
+	s := g.Serve(t)
+	s.StartAgent(t, "one", "default", "")
+	commit := g.Push("eve", "main", "", map[string]string{"README": "in force"})
+	n := g.AwaitGate("maestro-gate/ship/1/confirm", "has 0")
+	waits := func(what, want string) {
+		t.Helper()
+		testkit.Eventually(t, what, func() (bool, string) {
+			run := s.AwaitTask(t, commit, "ship", "confirm", pipeline.Held)
+			why := run.Task("confirm").Reason
+			return strings.HasPrefix(why, want), why
+		})
+	}
+	id := g.Review("ana", n, "APPROVED", "")
+	waits("the first counts", "waits for 1 more approval of ops (approved by ana)")
+	g.Dismiss(id)
+	waits("it was dismissed", "waits for 2 more approvals of ops")
+	g.Review("bo", n, "APPROVED", "")
+	waits("the other counts alone", "waits for 1 more approval of ops (approved by bo)")
+	g.Review("ana", n, "APPROVED", "after all")
+	run := s.AwaitTask(t, commit, "ship", "confirm", pipeline.Success)
+	if why := run.Task("confirm").Reason; why != "approved by ana, bo: after all" {
+		t.Error(why)
+	}
+}

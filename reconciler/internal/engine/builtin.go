@@ -31,6 +31,12 @@ type (
 		Task   pipeline.TaskName
 		Review pipeline.Review
 	}
+	// Withdrawn: the review that somebody gave a gate counts no more, while it is held
+	// still.
+	Withdrawn struct {
+		Task pipeline.TaskName
+		By   string
+	}
 	// Judged says what else is to be said of a gate that is held, such as why a review
 	// does not count. It is stale when it says nothing new.
 	Judged struct {
@@ -70,17 +76,18 @@ type (
 	}
 )
 
-func (Decided) event()  {}
-func (Asked) event()    {}
-func (Returned) event() {}
-func (Reviewed) event() {}
-func (Judged) event()   {}
-func (Made) event()     {}
-func (Seen) event()     {}
-func (Expired) event()  {}
-func (Stuck) event()    {}
-func (Prepared) event() {}
-func (Moved) event()    {}
+func (Decided) event()   {}
+func (Asked) event()     {}
+func (Returned) event()  {}
+func (Reviewed) event()  {}
+func (Withdrawn) event() {}
+func (Judged) event()    {}
+func (Made) event()      {}
+func (Seen) event()      {}
+func (Expired) event()   {}
+func (Stuck) event()     {}
+func (Prepared) event()  {}
+func (Moved) event()     {}
 
 // Call is a run to be made in the transaction of the step: one that a task calls, or
 // that was to be called when something failed. It begins as a draft.
@@ -144,6 +151,8 @@ func (m *machine) applyBuiltIn(ev Event) error {
 		return nil
 	case Reviewed:
 		return m.reviewed(e)
+	case Withdrawn:
+		return m.withdrawn(e)
 	case Judged:
 		t := m.run.Task(e.Task)
 		if t == nil || t.State != pipeline.Held || t.Reason == WaitsFor(m.run, t, e.Note) {

@@ -148,6 +148,14 @@ func TestGateCountsDifferentPeople(t *testing.T) {
 	again.Review.Comment = "sure"
 	w.must(t, again)
 	expect(t, w, map[string]pipeline.State{"run": "held", "g": "held", "after": "pending"})
+	w.must(t, engine.Withdrawn{Task: "g", By: "ana"})
+	if g := w.run.Task("g"); len(g.Reviews) > 0 || g.Reason != "waits for 2 more approvals of ops: reconciler review c#0/g" {
+		t.Errorf("after it was withdrawn: %+v", g)
+	}
+	if err := w.do(engine.Withdrawn{Task: "g", By: "ana"}); !errors.Is(err, engine.ErrStale) {
+		t.Errorf("withdrawn again: %v", err)
+	}
+	w.must(t, again)
 	w.must(t, approve("g", "bo"))
 	expect(t, w, map[string]pipeline.State{"run": "running", "g": "success", "after": "ready"})
 	if got := string(w.run.Task("g").Outputs); got != `{"approved_at":"0001-01-01T00:00:00Z","approved_by":["ana","bo"],"comment":"sure"}` {
@@ -155,6 +163,9 @@ func TestGateCountsDifferentPeople(t *testing.T) {
 	}
 	if err := w.do(engine.Judged{Task: "g", Note: note}); !errors.Is(err, engine.ErrStale) {
 		t.Errorf("a word on a gate that is open: %v", err)
+	}
+	if err := w.do(engine.Withdrawn{Task: "g", By: "bo"}); !errors.Is(err, engine.ErrStale) {
+		t.Errorf("withdrawn from a gate that is open: %v", err)
 	}
 	if err := w.do(approve("g", "cy")); !errors.Is(err, engine.ErrStale) {
 		t.Errorf("a review of a gate that is open: %v", err)
@@ -527,6 +538,10 @@ func (p *player) step() {
 	case 1:
 		p.do(engine.Unfit{Task: name, Reason: "does not fit"})
 	case 2:
+		if rapid.Bool().Draw(p.t, "withdrawn") {
+			p.do(engine.Withdrawn{Task: name, By: "x"})
+			return
+		}
 		p.do(engine.Reviewed{Task: name, Review: pipeline.Review{By: "x", Approve: rapid.Bool().Draw(p.t, "approve")}})
 	case 3:
 		if due := engine.Due(p.run.Task(name)); !due.IsZero() {

@@ -72,6 +72,17 @@ func (m *machine) reviewed(e Reviewed) error {
 	return nil
 }
 
+func (m *machine) withdrawn(e Withdrawn) error {
+	t := m.run.Task(e.Task)
+	by := func(r pipeline.Review) bool { return r.By == e.By }
+	if t == nil || t.State != pipeline.Held || !slices.ContainsFunc(t.Reviews, by) {
+		return ErrStale
+	}
+	t.Reviews = slices.DeleteFunc(slices.Clone(t.Reviews), by)
+	m.move(t, pipeline.Held, WaitsFor(m.run, t, ""))
+	return nil
+}
+
 func withComment(s, comment string) string {
 	if comment == "" {
 		return s

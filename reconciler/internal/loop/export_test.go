@@ -33,3 +33,6 @@ var LatestFiring = latestFiring
 func (c *Commits) FireSchedules(ctx context.Context, now time.Time) (time.Time, error) {
 	return c.fireSchedules(ctx, now)
 }
+
+// ToGive is toGive.
+var ToGive = toGive

@@ -70,6 +70,11 @@ func (l *Runs) Review(run pipeline.RunID, task pipeline.TaskName, r pipeline.Rev
 	l.queue(message{review: &gateReview{run, engine.Reviewed{Task: task, Review: r}}})
 }
 
+// Withdraw takes the review of somebody back that a gate was given. Queues.
+func (l *Runs) Withdraw(run pipeline.RunID, task pipeline.TaskName, by string) {
+	l.queue(message{review: &gateReview{run, engine.Withdrawn{Task: task, By: by}}})
+}
+
 // Judge says of a gate what else is to be said of it. Queues.
 func (l *Runs) Judge(run pipeline.RunID, task pipeline.TaskName, note string) {
 	l.queue(message{review: &gateReview{run, engine.Judged{Task: task, Note: note}}})
@@ -200,11 +205,12 @@ func (p *Proposals) gate(ctx context.Context, m *moment, ref pipeline.Ref, r *pi
 		Reviews: reviews, Truncated: truncated, Unsigned: p.cfg.Unsigned, Now: m.now,
 	}
 	plain := in
-	if err := p.gateAt(ctx, m, r, t, &in); err != nil {
+	heard, err := p.gateAt(ctx, m, r, t, &in)
+	if err != nil {
 		return err
 	}
-	reviews = in.Reviews
 	decision := review.Approved(in)
+	m.before(decision.Until)
 	at, err := p.doorway(ctx, m, due, d, r, t, plain, &decision)
 	if err != nil {
 		return err
@@ -212,6 +218,7 @@ func (p *Proposals) gate(ctx context.Context, m *moment, ref pipeline.Ref, r *pi
 	if note := noteOf(at, &decision); engine.WaitsFor(r, t, note) != t.Reason {
 		p.cfg.Runs.Judge(r.ID, t.Name, note)
 	}
+	var counting []pipeline.Review
 	for _, o := range decision.Opinions {
 		if !o.Counts {
 			p.dismiss(ctx, head, o)
@@ -220,13 +227,39 @@ func (p *Proposals) gate(ctx context.Context, m *moment, ref pipeline.Ref, r *pi
 		if o.Approve && decision.Approval == pipeline.ApprovalRefused {
 			continue // who refuses takes precedence, whoever came first
 		}
-		given := o.Review
-		given.By = reviewer(reviews, o)
-		if !slices.Contains(t.Reviews, given) {
-			p.cfg.Runs.Review(r.ID, t.Name, given)
-		}
+		one := o.Review
+		one.By = reviewer(in.Reviews, o)
+		counting = append(counting, one)
+	}
+	give, back := toGive(t.Reviews, counting, heard && !in.Truncated)
+	for _, by := range back { // before others are given, or the two would be enough
+		p.cfg.Runs.Withdraw(r.ID, t.Name, by)
+	}
+	for _, one := range give {
+		p.cfg.Runs.Review(r.ID, t.Name, one)
 	}
 	return nil
+}
+
+// toGive are the reviews that a gate is to be given, of those that count, and back those
+// people whose reviews it has and that do not: they were dismissed, or are too old. Where
+// not all has been heard what is missing may count still: nothing is taken back then, and
+// nobody approves beside it.
+func toGive(has, counting []pipeline.Review, heard bool) (give []pipeline.Review, back []string) {
+	for _, old := range has {
+		if !slices.ContainsFunc(counting, func(c pipeline.Review) bool { return c.By == old.By }) {
+			back = append(back, old.By)
+		}
+	}
+	for _, c := range counting {
+		if !slices.Contains(has, c) && (heard || len(back) == 0 || !c.Approve) {
+			give = append(give, c)
+		}
+	}
+	if !heard {
+		back = nil
+	}
+	return give, back
 }
 
 // noteOf is what is said of a gate besides what it waits for: where else it is reviewed,

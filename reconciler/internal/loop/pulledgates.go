@@ -104,19 +104,23 @@ func means(body string, r *pipeline.Run, t *pipeline.RunTask, only bool) bool {
 // gateAt makes the reviews of the pull request that a run comes from the input of the
 // decision on one of its gates. A review counts for a gate when it was given after the
 // gate was reached: an earlier one was about the change, not about going on. At a door
-// all of them are about the gate.
-func (p *Proposals) gateAt(ctx context.Context, m *moment, r *pipeline.Run, t *pipeline.RunTask, in *review.Input) error {
+// all of them are about the gate. heard is false while there may be a pull request that
+// has not been read.
+func (p *Proposals) gateAt(ctx context.Context, m *moment, r *pipeline.Run, t *pipeline.RunTask, in *review.Input) (heard bool, err error) {
 	n, err := p.origin(ctx, r)
 	if err != nil {
-		return err
+		return false, err
 	}
 	own := n == 0
 	if own {
-		n = p.doorOf(DoorBranch(r.Composition, r.Number, t.Name)).number
+		door := p.doorOf(DoorBranch(r.Composition, r.Number, t.Name))
+		if n = door.number; n == 0 {
+			return !p.cfg.Pulls || door.problem != "", nil
+		}
 	}
 	d := m.pulledOf(n)
 	if d == nil || t.StartedAt.IsZero() || d.readAt.Before(t.StartedAt) {
-		return nil // it is read in a moment, or there is none
+		return false, nil
 	}
 	in.Groups = review.Members(in.Groups, d.Standing)
 	in.Authors = append(slices.Clone(in.Authors), review.Behind(d.People)...)
@@ -142,7 +146,7 @@ func (p *Proposals) gateAt(ctx context.Context, m *moment, r *pipeline.Run, t *p
 		}
 		in.Reviews = append(in.Reviews, one)
 	}
-	return nil
+	return true, nil
 }
 
 // originsOf counts the gates of each pull request, and forgets runs that have ended.
