@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/reconciler/internal/review"
 )
 
 // Describes counts how often the words of a run that moves all the time are brought
@@ -32,6 +33,18 @@ var LatestFiring = latestFiring
 // FireSchedules is fireSchedules.
 func (c *Commits) FireSchedules(ctx context.Context, now time.Time) (time.Time, error) {
 	return c.fireSchedules(ctx, now)
+}
+
+// ReviewsAtGate are those of a pull request that the decision on a gate of a run gets
+// which came of its merge, where n gates wait for it.
+func ReviewsAtGate(d *Discussed, read time.Time, n int, r *pipeline.Run, t *pipeline.RunTask) ([]review.Review, error) {
+	one := *d
+	one.readAt = read
+	p := &Proposals{cfg: ProposalsConfig{Pulls: true}, origins: map[pipeline.RunID]int{r.ID: d.Number}}
+	m := &moment{pulled: []*Discussed{&one}, awaited: map[int]awaited{d.Number: {gates: n}}}
+	in := review.Input{Head: "gate"}
+	_, err := p.gateAt(context.Background(), m, r, t, &in)
+	return in.Reviews, err
 }
 
 // ToGive is toGive.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"time"
 
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
@@ -135,18 +136,28 @@ func (p *Proposals) gateAt(ctx context.Context, m *moment, r *pipeline.Run, t *p
 			in.Reviews = append(in.Reviews, review.OfPull(given, in.Head, d.Standing[given.By]))
 			continue
 		}
-		// The forge cuts its times to seconds, so that what was given in the second in
-		// which the gate was reached comes before it.
-		if !given.At.After(t.StartedAt) || !means(given.Body, r, t, m.awaited[n].gates == 1) {
+		early := !given.At.After(t.StartedAt)
+		if !means(given.Body, r, t, m.awaited[n].gates == 1) || early && !meantAsWell(&given, r, t) {
 			continue
 		}
 		one := review.OfPull(given, d.Head, d.Standing[given.By])
 		if one.Head == d.Head {
 			one.Head = in.Head
 		}
+		if early && one.Void == "" {
+			one.Void = "it was given before the gate was reached, or in the same second; review again"
+		}
 		in.Reviews = append(in.Reviews, one)
 	}
 	return true, nil
+}
+
+// meantAsWell reports whether a review that came too early to count may have been about
+// the gate all the same, so that whoever gave it has to be told: it names the gate, or it
+// was given in the second in which the gate was reached. The forge cuts its times to
+// seconds, so that nobody can tell which of the two came first.
+func meantAsWell(given *pipeline.PullReview, r *pipeline.Run, t *pipeline.RunTask) bool {
+	return means(given.Body, r, t, false) || !given.At.Before(t.StartedAt.Truncate(time.Second))
 }
 
 // originsOf counts the gates of each pull request, and forgets runs that have ended.
