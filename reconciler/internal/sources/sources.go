@@ -115,11 +115,12 @@ func (s *Source) Run(ctx context.Context) error {
 		case err := <-w.errors():
 			// Notices were lost; the pass that follows looks at everything.
 			s.cfg.Log.Warn("notices of the file system were lost", "err", err)
-			w.sync()
+			w.stale = true
 		case <-next.C:
-			w.sync()
+			w.stale = true
 		}
 		w.drain()
+		w.sync()
 		next.Reset(s.pass(ctx))
 	}
 }

@@ -21,6 +21,8 @@ type watch struct {
 	// seen holds what was at each watched path; a folder that was replaced has
 	// another identity, and its notices are lost.
 	seen map[string]fs.FileInfo
+	// stale: folders may have come or gone since they were last looked through.
+	stale bool
 }
 
 func newWatch(roots []string, log *slog.Logger) *watch {
@@ -33,7 +35,7 @@ func newWatch(roots []string, log *slog.Logger) *watch {
 		log.Warn("file system gives no notices, changes are found by polling", "err", err)
 		return w
 	}
-	w.fsn = fsn
+	w.fsn, w.stale = fsn, true
 	w.sync()
 	return w
 }
@@ -71,8 +73,8 @@ func (w *watch) drain() {
 	}
 }
 
-// matters reports whether a notice may mean that a ref moved, and keeps the set
-// of watched folders up to date.
+// matters reports whether a notice may mean that a ref moved, and notes whether the
+// set of watched folders is still right.
 func (w *watch) matters(ev fsnotify.Event) bool {
 	if ev.Op == fsnotify.Chmod || strings.HasSuffix(ev.Name, ".lock") {
 		return false
@@ -89,7 +91,7 @@ func (w *watch) matters(ev fsnotify.Event) bool {
 		}
 	}
 	if _, folder := w.seen[ev.Name]; folder || isDir(ev.Name) {
-		w.sync()
+		w.stale = true
 	}
 	return true
 }
@@ -103,13 +105,15 @@ func (w *watch) underRoot(name string) bool {
 	return false
 }
 
-// sync watches every folder that should be, and anew where it was replaced. It
-// looks again after each addition: a folder may have been made in the moment
-// before its parent was watched.
+// sync watches every folder that should be, and anew where it was replaced, if any may
+// have been: it looks through all of them, so once for many notices. It looks again
+// after each addition: a folder may have been made in the moment before its parent was
+// watched.
 func (w *watch) sync() {
-	if w.fsn == nil {
+	if w.fsn == nil || !w.stale {
 		return
 	}
+	w.stale = false
 	const rounds = 16 // deeper nesting that is made meanwhile waits for the poll
 	for range rounds {
 		if !w.syncOnce() {

@@ -331,3 +331,26 @@ func TestReviewsAndRequestsAreNoticedAsTheyArrive(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkManyReviews is how long it takes to see the last of 2,000 refs, each in a
+// folder of its own, as somebody makes them.
+func BenchmarkManyReviews(b *testing.B) {
+	work, bare := pair(b)
+	head := work.run("rev-parse", "HEAD")
+	refs, _ := follow(b, bare.dir, never)
+	n := 0
+	for b.Loop() {
+		var lines strings.Builder
+		for range 2000 {
+			n++
+			fmt.Fprintf(&lines, "create refs/reviews/%040x/ana %s\n", n, head)
+		}
+		cmd := exec.Command("git", "update-ref", "--stdin")
+		cmd.Dir, cmd.Stdin = bare.dir, strings.NewReader(lines.String())
+		if out, err := cmd.CombinedOutput(); err != nil {
+			b.Fatalf("%v\n%s", err, out)
+		}
+		until(b, refs, "the last review", func(r gitrepo.Refs) bool { return len(r.Own) == n })
+		bare.run("pack-refs", "--all", "--prune")
+	}
+}
