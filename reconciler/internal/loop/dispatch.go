@@ -23,13 +23,14 @@ import (
 
 // place gives ready tasks to agents and adds the offers to the pass.
 func (l *Runs) place(ctx context.Context, p *pass) {
-	// An error of one task may make another ready, so look again until nothing moves.
+	// What comes of a task that cannot be offered may make another ready, and leaves its
+	// agent free, so look again until all is as the board took it to be.
 	for range 1 + len(l.active) {
-		moved := false
+		again := false
 		for _, g := range l.board().Assign() {
-			moved = l.offer(ctx, p, g) || moved
+			again = l.offer(ctx, p, g) || again
 		}
-		if !moved {
+		if !again {
 			return
 		}
 	}
@@ -92,8 +93,9 @@ func (l *Runs) closed(forks bool) func(*agent) func(*pipeline.Run) bool {
 	}
 }
 
-// offer turns an assignment into an attempt. It reports whether the run changed;
-// it does not when the fields have to be computed first.
+// offer turns an assignment into an attempt. It reports whether there is something else
+// to place because of it: not when it was offered, nor when the fields have to be
+// computed first.
 func (l *Runs) offer(ctx context.Context, p *pass, g place.Assignment) bool {
 	ar := l.active[g.Run]
 	if ar == nil { // ended within this pass
@@ -130,7 +132,7 @@ func (l *Runs) offer(ctx context.Context, p *pass, g place.Assignment) bool {
 	l.assigned++
 	ag.load, ag.warm[ar.run.Composition] = l.assigned, true
 	l.tell(p, g.Agent, m)
-	return true
+	return false
 }
 
 // refusal is an agent's no to a task, and until when it is not asked again.

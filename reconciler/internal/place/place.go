@@ -236,8 +236,8 @@ func (b *Board) Assign() []Assignment {
 			free++
 		}
 	}
-	if free == 0 && len(b.seats) == 0 {
-		return nil
+	if free == 0 && !b.goesOn() {
+		return nil // nobody has to know who is first in line
 	}
 	type place struct {
 		run pipeline.RunID
@@ -264,6 +264,13 @@ func (b *Board) Assign() []Assignment {
 		out = append(out, Assignment{it.Run.ID, it.Task.Name, b.agents[at].ID, slots[p]})
 	}
 	return out
+}
+
+// goesOn reports whether a run that holds an agent has a task that is ready.
+func (b *Board) goesOn() bool {
+	return slices.ContainsFunc(b.runs, func(r *pipeline.Run) bool {
+		return len(b.seats[r.ID]) > 0 && anyIn(r, pipeline.Ready)
+	})
 }
 
 // choose returns the best agent for the task now, or -1: a seat that its run has,
