@@ -164,6 +164,17 @@ func TestNobodyWhoHadAHandInItApproves(t *testing.T) {
 	o.says(name, pipeline.ApprovalWaiting, "bo may not write to the repository")
 }
 
+// asked counts the requests whose path ends so.
+func (o *opened) asked(end string) int {
+	n := 0
+	for _, asked := range o.Asked() {
+		if strings.HasSuffix(asked, end) {
+			n++
+		}
+	}
+	return n
+}
+
 func TestWhatGitHubDoesNotTellApprovesNothing(t *testing.T) {
 	real(t)
 	o := openGitHub(t, pullFiles())
@@ -185,6 +196,14 @@ func TestWhatGitHubDoesNotTellApprovesNothing(t *testing.T) {
 	o.Comment("eve", n, "something happens")
 	o.says(name, pipeline.ApprovalWaiting, "its standing cannot be read")
 	o.AwaitStatus(head, "maestro", "pending", "needs 1 approval of ops")
+	// Nor are they taken back by that, even when nothing is known of them any more.
+	o.s.Kill()
+	before := o.asked("/reviews")
+	o.s.Restart(t)
+	testkit.Eventually(t, "they are asked for twice in vain", func() (bool, string) {
+		n := o.asked("/reviews") - before
+		return n > 1, fmt.Sprint(n)
+	})
 	o.Fail(nil)
 	o.says(name, pipeline.ApprovalGiven, "approved by bo")
 	o.AwaitStatus(head, "maestro", "pending", "approved by bo")

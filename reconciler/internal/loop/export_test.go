@@ -2,6 +2,7 @@ package loop
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
@@ -49,3 +50,25 @@ func ReviewsAtGate(d *Discussed, read time.Time, n int, r *pipeline.Run, t *pipe
 
 // ToGive is toGive.
 var ToGive = toGive
+
+// Turns are those of pull requests to be read.
+type Turns struct{ turns turns }
+
+// Look reads those whose turn it is, and returns them.
+func (t *Turns) Look(now time.Time, soon, others []*Discussed) []*Discussed {
+	slices.SortFunc(soon, inTurn)
+	slices.SortFunc(others, inTurn)
+	first, then, _ := t.turns.take(now, soon, others)
+	list := slices.Concat(soon[:first], others[:then])
+	for _, d := range list {
+		d.readAt, d.triedAt = now, now
+	}
+	return list
+}
+
+// Pulled are the pull requests as they were told last.
+func (p *Proposals) Pulled() []*Discussed {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.pulled
+}

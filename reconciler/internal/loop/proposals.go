@@ -185,6 +185,8 @@ type moment struct {
 	pulled   []*Discussed
 	asked    []Asked
 	pulledAt time.Time
+	// unheard are those of them of which nothing was read yet.
+	unheard map[int]bool
 	// awaited are the pull requests whose reviews gates wait for.
 	awaited map[int]awaited
 }

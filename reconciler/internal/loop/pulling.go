@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -49,12 +50,15 @@ func (m *moment) pull(list []*Discussed) {
 	if o.Own == nil {
 		o.Own = map[pipeline.Ref]string{}
 	}
-	m.Observed, m.pulled = &o, list
+	m.Observed, m.pulled, m.unheard = &o, list, map[int]bool{}
 	for _, d := range list {
 		if d.Closed && d.Merge == "" || isDoor(&d.Pull) {
 			continue // opened again, it needs other reviews; gates remember none
 		}
 		m.heads[d.Head] = true
+		if !d.heard {
+			m.unheard[d.Number] = true
+		}
 		for _, r := range review.Latest(d.Reviews) {
 			o.Own[pulledRef(d.Number, r.ID)] = pulledObject(r.ID, d.Target)
 		}
@@ -179,7 +183,7 @@ func (p *Proposals) pull(ctx context.Context, m *moment, known *store.StoredProp
 	if since := p.movedAt(m, o.target); known != nil && p.settled[o.name].tip != o.tip && m.pulledAt.Before(since) {
 		return nil
 	}
-	at := p.settled[o.name]
+	at, planned := p.settled[o.name], false
 	if at.head != o.head || at.tip != o.tip || at.live != m.live.Commit || at.opened != o.opened || at.target != o.target {
 		span, err := p.cfg.Discussion.Between(ctx, o.tip, o.head)
 		if err != nil {
@@ -191,6 +195,7 @@ func (p *Proposals) pull(ctx context.Context, m *moment, known *store.StoredProp
 				return err
 			}
 			delete(p.replan, o.name)
+			planned = true
 		}
 		at = settled{head: o.head, tip: o.tip, live: m.live.Commit, people: span.People, unknown: span.Truncated, opened: o.opened, target: o.target}
 		p.settled[o.name] = at
@@ -200,6 +205,9 @@ func (p *Proposals) pull(ctx context.Context, m *moment, known *store.StoredProp
 		if err := p.save(ctx, m, &known.Proposal); err != nil {
 			return err
 		}
+	}
+	if !d.heard && d.Unread == notYet && !planned && o.held == "" {
+		return nil // what was decided before the start stands until it is read
 	}
 	at.held, at.closed = o.held, o.closed
 	return p.judge(ctx, m, known, at)
@@ -346,6 +354,14 @@ func (p *Proposals) listen(ctx context.Context, m *moment, number int, in *revie
 		in.Truncated, in.Unread = true, d.Unread
 	}
 	return nil
+}
+
+// pullOf is the pull request of a review at a forge, 0 when the ref stands for none.
+func pullOf(ref pipeline.Ref) (number int) {
+	rest, _ := strings.CutPrefix(string(ref), pulledSpace)
+	text, _, _ := strings.Cut(rest, "/")
+	number, _ = strconv.Atoi(text)
+	return number
 }
 
 // isPulled reports whether a ref stands for a review at a forge.

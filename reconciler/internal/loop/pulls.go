@@ -11,8 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/reconciler/internal/review"
@@ -96,6 +94,8 @@ type Pulls struct {
 
 	// Owned by Run.
 	known    map[int]*Discussed
+	turns    turns
+	left     bool // some were not read that have to be
 	failures int
 	since    time.Time // comments until then are answered
 	lookedAt time.Time // when the last look began that told all
@@ -111,7 +111,12 @@ type Discussed struct {
 	Standing map[pipeline.Account]review.Standing
 	// Unread says why not all of that could be read, "" when it could.
 	Unread string
-	readAt time.Time
+	// readAt is when it was read, zero when that was before its head moved; triedAt is when
+	// that was last attempted.
+	readAt, triedAt time.Time
+	// heard: it was read since the start. doubted: so it was, and then the forge could not
+	// be asked for all.
+	heard, doubted bool
 }
 
 // Asked is a comment that asks for something, from somebody who may or may not, or the
@@ -126,14 +131,13 @@ type Asked struct {
 }
 
 const (
-	// staleAfter is when a pull request is read again although nothing says that it
-	// changed: permissions and teams change beside it.
+	// staleAfter is when a pull request is read again at the latest although nothing says
+	// that it changed, where there are no more than can be read in that time: permissions
+	// and teams change beside it.
 	staleAfter = 5 * time.Minute
 	// justNow is how long after a change it is read again: the forge tells times in
 	// seconds, and its lists may lag.
 	justNow = 5 * time.Second
-	// readersOfPulls bounds the pull requests that are read at a time.
-	readersOfPulls = 8
 	// overlapOfComments: comments are read again for that long, for lists that lag.
 	overlapOfComments = 2 * time.Minute
 )
@@ -193,12 +197,16 @@ func (w *Pulls) Run(ctx context.Context) error {
 
 // rest is until the next look.
 func (w *Pulls) rest() time.Duration {
+	rest := w.cfg.Poll
+	if w.left {
+		rest = min(rest, catchUp)
+	}
 	for _, d := range w.known {
 		if time.Since(d.UpdatedAt) < justNow {
-			return min(justNow, w.cfg.Poll)
+			return min(justNow, rest)
 		}
 	}
-	return w.cfg.Poll
+	return rest
 }
 
 const repositoryID = "repository-id"
@@ -250,44 +258,12 @@ func (w *Pulls) look(ctx context.Context) error {
 		return err
 	}
 	errs := []error{w.resume(ctx), w.bring(ctx, list)}
-	w.mu.Lock()
-	hinted := w.hinted
-	w.hinted = map[int]bool{}
-	w.mu.Unlock()
-	awaited := w.cfg.Proposals.awaitedPulls()
-	next := make(map[int]*Discussed, len(list))
-	var g errgroup.Group
-	g.SetLimit(readersOfPulls)
-	for _, p := range list {
-		d := &Discussed{Pull: p}
-		if old := w.known[p.Number]; old != nil {
-			*d = *old
-			d.Pull = p
-			if old.Head != p.Head {
-				d.readAt = time.Time{}
-			}
-		}
-		next[p.Number] = d
-		why, isAwaited := awaited[p.Number]
-		if isDoor(&p) && why.cause == nil {
-			continue
-		}
-		if (!p.Closed || isAwaited) && (hinted[p.Number] || d.due(time.Now(), isAwaited)) {
-			g.Go(func() error { w.read(ctx, d, why.cause); return nil })
-		}
-	}
-	_ = g.Wait()
-	w.known, w.lookedAt = next, began
+	errs = append(errs, w.readSome(ctx, list))
+	w.lookedAt = began
 	asked, err := w.asked(ctx)
 	errs = append(errs, err)
 	pressed, err := w.pressed(ctx)
 	asked, errs = append(asked, pressed...), append(errs, err)
-	for _, d := range next {
-		if d.Unread != "" {
-			errs = append(errs, errors.New(d.Unread))
-			break
-		}
-	}
 	w.tell(asked)
 	return errors.Join(errs...)
 }
@@ -308,7 +284,8 @@ func (w *Pulls) doubt(err error) {
 	}
 	for n, old := range w.known {
 		d := *old
-		d.Unread, d.readAt = err.Error(), time.Time{}
+		d.doubted = d.doubted || d.Unread == ""
+		d.Unread = err.Error()
 		w.known[n] = &d
 	}
 	w.tell(nil)
@@ -376,25 +353,23 @@ func (w *Pulls) bring(ctx context.Context, list []pipeline.Pull) error {
 	return err
 }
 
-// due reports whether it has to be read again; sooner when a run waits for it.
+// due reports whether something may have changed since it was read, or a run waits for
+// what is said of it.
 func (d *Discussed) due(now time.Time, awaited bool) bool {
-	stale := staleAfter
-	if awaited {
-		stale = justNow
-	}
-	return d.Unread != "" || d.UpdatedAt.Add(justNow).After(d.readAt) || now.Sub(d.readAt) > stale
+	return d.Unread != "" || d.UpdatedAt.Add(justNow).After(d.readAt) || awaited && now.Sub(d.readAt) > justNow
 }
 
 // read reads what people said of a pull request, and who they are now. cause is not nil
 // when it is the door of a gate.
-func (w *Pulls) read(ctx context.Context, d *Discussed, cause *pipeline.Event) {
-	now := time.Now().UTC()
+func (w *Pulls) read(ctx context.Context, d *Discussed, cause *pipeline.Event) error {
+	d.triedAt = time.Now().UTC()
 	err := w.readAll(ctx, d, cause)
 	if err != nil {
 		d.Unread = err.Error()
-		return
+		return err
 	}
-	d.Unread, d.readAt = "", now
+	d.Unread, d.readAt, d.heard = "", d.triedAt, true
+	return nil
 }
 
 func (w *Pulls) readAll(ctx context.Context, d *Discussed, cause *pipeline.Event) error {

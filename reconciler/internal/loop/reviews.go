@@ -46,7 +46,7 @@ func (p *Proposals) forget(ctx context.Context, m *moment) error {
 	for k, r := range m.seen {
 		switch there := m.Own[k.ref] == k.object; {
 		case isPulled(k.ref) && m.pulled == nil:
-		case !there && m.Truncated:
+		case !there && (m.Truncated || m.unheard[pullOf(k.ref)]):
 		case !there && (k.object == string(r.Head) || m.now.Sub(r.At) > review.Lifetime):
 			gone = append(gone, r)
 		case !there && r.Void == "":

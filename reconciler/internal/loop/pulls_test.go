@@ -1,0 +1,158 @@
+package loop_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/reconciler/internal/loop"
+	"github.com/maestro-cd/maestro/reconciler/internal/store"
+)
+
+// board is a forge with pull requests that nobody says anything of.
+type board struct {
+	loop.Forge
+	mu   sync.Mutex
+	list []pipeline.Pull
+	read []int // whose reviews were asked for
+	away bool
+}
+
+func (b *board) RepositoryID(context.Context) (int64, error) { return 7, nil }
+
+func (b *board) Self(context.Context) (pipeline.Account, error) {
+	return pipeline.Account{ID: 1, Login: "maestro"}, nil
+}
+
+func (b *board) Pulls(context.Context) ([]pipeline.Pull, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.away {
+		return nil, fault.New(fault.Unavailable, "it answers HTTP 502")
+	}
+	return slices.Clone(b.list), nil
+}
+
+func (b *board) Reviews(_ context.Context, number int) ([]pipeline.PullReview, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.read = append(b.read, number)
+	return nil, nil
+}
+
+func (b *board) People(context.Context, *pipeline.Pull) (pipeline.PullPeople, error) {
+	return pipeline.PullPeople{}, nil
+}
+
+func (b *board) CommentsSince(context.Context, time.Time) ([]pipeline.PullComment, error) {
+	return nil, nil
+}
+
+// change does something to what is there.
+func (b *board) change(f func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f()
+}
+
+// TestNothingCountsThatWasSaidOfAnotherHead looks at more pull requests than are read at
+// once, whose heads move, and at an outage.
+func TestNothingCountsThatWasSaidOfAnotherHead(t *testing.T) {
+	t.Parallel()
+	dir := memoryDir(t)
+	synctest.Test(t, func(t *testing.T) {
+		log := slog.New(slog.DiscardHandler)
+		db, err := store.Open(t.Context(), dir, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const all = 60
+		b := &board{}
+		move := func(to string) {
+			b.list = nil
+			for n := range all {
+				b.list = append(b.list, pipeline.Pull{
+					Number: n + 1, Head: pipeline.CommitID(fmt.Sprintf("%s%039d", to, n)), Target: "main", UpdatedAt: time.Now().Add(-time.Minute),
+				})
+			}
+		}
+		move("a")
+		runs := loop.New(loop.Config{DB: db, Log: log, Default: mainRef, Repo: repoName})
+		commits := loop.NewCommits(loop.CommitsConfig{DB: db, Runs: runs, Log: log, Name: repoName, Default: mainRef})
+		p := loop.NewProposals(loop.ProposalsConfig{DB: db, Commits: commits, Runs: runs, Log: log, Name: repoName, Default: mainRef, Pulls: true})
+		pulls := loop.NewPulls(loop.PullsConfig{
+			DB: db, Forge: b, Commits: commits, Proposals: p, Log: log, Name: repoName, Poll: time.Hour,
+			Bring: func(context.Context, []pipeline.Ref) (map[pipeline.Ref]pipeline.CommitID, error) { return nil, nil },
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = pulls.Run(ctx) })
+		unread := func(what string, want int, why string) {
+			t.Helper()
+			synctest.Wait()
+			n := 0
+			for _, d := range p.Pulled() {
+				if d.Unread != "" {
+					n++
+				}
+				if !strings.Contains(d.Unread, why) && d.Unread != "" {
+					t.Errorf("%s: %q", what, d.Unread)
+				}
+			}
+			if n != want || len(p.Pulled()) != all {
+				t.Errorf("%s: %d of %d are unread, want %d of %d", what, n, len(p.Pulled()), want, all)
+			}
+		}
+		unread("the first look", 10, "its turn")
+		time.Sleep(15 * time.Second)
+		unread("some seconds later", 0, "")
+
+		// What nobody has read yet is no approval of the new head, and the one that a hint is
+		// about is read first.
+		time.Sleep(time.Second)
+		b.change(func() { move("b"); b.read = nil })
+		pulls.Hint(60)
+		synctest.Wait()
+		b.change(func() {
+			if len(b.read) == 0 || len(b.read) > 20 || !slices.Contains(b.read, 60) {
+				t.Errorf("read %v, with a hint about 60", b.read)
+			}
+		})
+		unread("after the heads moved", all-len(b.read), "its turn")
+		time.Sleep(time.Minute)
+		unread("a minute later", 0, "")
+
+		// While the forge is away nothing counts, and what was read just before need not be
+		// read again.
+		b.change(func() { b.away = true })
+		pulls.Hint(0)
+		unread("an outage", all, "HTTP 502")
+		b.change(func() { b.away = false; b.read = nil })
+		time.Sleep(2 * time.Second)
+		unread("and after it", 0, "")
+		b.change(func() {
+			if len(b.read) > 10 {
+				t.Errorf("%d were read again after two seconds without the forge", len(b.read))
+			}
+			b.away = true
+		})
+		pulls.Hint(0)
+		time.Sleep(10 * time.Minute)
+		b.change(func() { b.away, b.read = false, nil })
+		pulls.Hint(0)
+		unread("and after a long one", 10, "its turn")
+		cancel()
+		wg.Wait()
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
