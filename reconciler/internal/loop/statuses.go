@@ -139,11 +139,11 @@ func (l *Runs) statuses(id pipeline.Head, p *pass) []pipeline.Status {
 	return out
 }
 
-// newest reports whether r is the commit's latest run of its composition: only
-// that one speaks for it. Runs that others have called speak through those.
+// newest reports whether r is the run of its composition that speaks for the commit.
+// Runs that others have called speak through those.
 func (f *commitFacts) newest(r *pipeline.Run) bool {
 	return !r.Called() && !slices.ContainsFunc(slices.Collect(maps.Values(f.runs)), func(o *pipeline.Run) bool {
-		return o.Composition == r.Composition && !o.Called() && o.ID > r.ID
+		return o.Composition == r.Composition && !o.Called() && plan.Before(o, r)
 	})
 }
 
@@ -185,10 +185,11 @@ func anyGateMoved(before, after *pipeline.Run) bool {
 	return false
 }
 
-// latest reports whether no later run of the composition is of the commit.
+// latest reports whether r, called or not, is the run of its composition that speaks for
+// the commit.
 func (f *commitFacts) latest(r *pipeline.Run) bool {
 	return !slices.ContainsFunc(slices.Collect(maps.Values(f.runs)), func(o *pipeline.Run) bool {
-		return o.Composition == r.Composition && o.ID > r.ID
+		return o.Composition == r.Composition && plan.Before(o, r)
 	})
 }
 

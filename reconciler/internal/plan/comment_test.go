@@ -39,7 +39,7 @@ func TestNothingInACommentIsMarkupFromOutside(t *testing.T) {
 			for i := 0; i < len(parts); i += 2 {
 				outside += parts[i]
 			}
-			for _, bad := range []string{"@octo", "![", "<details", "x](", "a](", "\u202e"} {
+			for _, bad := range []string{"@octo", "![", "<details", "x](", "a](", "Fixes #1", "\u202e"} {
 				if strings.Contains(outside, bad) {
 					t.Errorf("%s: %q has %q", state, outside, bad)
 				}

@@ -2,6 +2,7 @@ package plan_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -182,6 +183,35 @@ func TestStatusesRollUpTheWorstFirst(t *testing.T) {
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestRunOfAForkDoesNotSpeakForACommitOfTheRepository(t *testing.T) {
+	t.Parallel()
+	run := func(id string, ref pipeline.Ref, state pipeline.State) *pipeline.Run {
+		return &pipeline.Run{ID: pipeline.RunID(id), Number: 1, Commit: "c", Ref: ref, Composition: "check", State: state}
+	}
+	own, fork := pipeline.Ref("refs/heads/x"), pipeline.PullRef(2)
+	for name, c := range map[string]struct {
+		runs []*pipeline.Run
+		want string
+	}{
+		"a fork's after one that failed":  {[]*pipeline.Run{run("1", own, pipeline.Failure), run("2", fork, pipeline.Success)}, "failure"},
+		"a fork's before one that waits":  {[]*pipeline.Run{run("1", fork, pipeline.Success), run("2", own, pipeline.Ready)}, "pending"},
+		"a fork's that failed":            {[]*pipeline.Run{run("1", own, pipeline.Success), run("2", fork, pipeline.Failure)}, "success"},
+		"a fork's alone":                  {[]*pipeline.Run{run("1", fork, pipeline.Success)}, "success"},
+		"two of a fork":                   {[]*pipeline.Run{run("1", fork, pipeline.Success), run("2", fork, pipeline.Failure)}, "failure"},
+		"two of the repository":           {[]*pipeline.Run{run("1", own, pipeline.Failure), run("2", own, pipeline.Success)}, "success"},
+		"a fork's between two, the later": {[]*pipeline.Run{run("1", own, pipeline.Failure), run("2", fork, pipeline.Success), run("3", own, pipeline.Failure)}, "failure"},
+	} {
+		for range 2 {
+			for _, s := range plan.Statuses(plan.Facts{Commit: "c", Runs: c.runs}) {
+				if s.State != c.want {
+					t.Errorf("%s: %s is %s, want %s", name, s.Context, s.State, c.want)
+				}
+			}
+			slices.Reverse(c.runs)
+		}
 	}
 }
 

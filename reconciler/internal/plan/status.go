@@ -56,15 +56,26 @@ func Statuses(f Facts) []pipeline.Status {
 	return out
 }
 
-// newest returns the latest run of each composition, in no order. Runs that others have
-// called do not count: what came of them is in their callers.
+// Before reports whether, of two runs of a composition at one commit, a is the one that
+// speaks for it: the later, but never one of a fork where there is one of the repository
+// itself. Anybody may propose a commit that is there already, and what agents for
+// untrusted work say of it does not take the place of what others said.
+func Before(a, b *pipeline.Run) bool {
+	if a.Ref.Fork() != b.Ref.Fork() {
+		return b.Ref.Fork()
+	}
+	return a.ID > b.ID
+}
+
+// newest returns the run of each composition that speaks for it, in no order. Runs that
+// others have called do not count: what came of them is in their callers.
 func newest(all []*pipeline.Run) []*pipeline.Run {
 	latest := make(map[pipeline.CompositionName]*pipeline.Run, len(all))
 	for _, r := range all {
 		if r.Called() {
 			continue
 		}
-		if n := latest[r.Composition]; n == nil || r.ID > n.ID {
+		if n := latest[r.Composition]; n == nil || Before(r, n) {
 			latest[r.Composition] = r
 		}
 	}
