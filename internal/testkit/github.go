@@ -1,14 +1,8 @@
 package testkit
 
 import (
-	"bytes"
-	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -52,6 +46,8 @@ type GitHub struct {
 	hooked    string // where webhooks are posted
 	secret    string
 	times     int // that each is posted
+	holding   bool
+	held      []func() // webhooks that are kept back while holding
 	app       *githubApp
 	checks    []*CheckRun
 	id        int           // of the repository
@@ -147,56 +143,6 @@ func (g *GitHub) Flags(t testing.TB) []string {
 
 // Address of the repository.
 func (g *GitHub) Address() string { return g.git.URL }
-
-// Hook posts webhooks to an address from now on, each as often as is said: lost, sent,
-// or repeated.
-func (g *GitHub) Hook(url, secret string, times int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.hooked, g.secret, g.times = url, secret, times
-}
-
-// tell posts a webhook about a pull request, 0 for none. Called with mu.
-func (g *GitHub) tell(event string, number int) {
-	payload := map[string]any{}
-	if number > 0 {
-		payload["pull_request"] = map[string]any{"number": number}
-	}
-	g.post(event, payload)
-}
-
-// post posts a webhook. Called with mu.
-func (g *GitHub) post(event string, payload map[string]any) {
-	if g.hooked == "" {
-		return
-	}
-	payload["repository"] = map[string]any{"id": g.id, "full_name": "octo/ops"}
-	body := marshal(g.t, payload)
-	mac := hmac.New(sha256.New, []byte(g.secret))
-	mac.Write(body)
-	g.ids++
-	for range g.times {
-		req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, g.hooked, bytes.NewReader(body))
-		if err != nil {
-			g.t.Error(err)
-			return
-		}
-		req.Header.Set("Content-Type", "application/json")
-		req.Header.Set("X-GitHub-Event", event)
-		req.Header.Set("X-GitHub-Delivery", fmt.Sprint("delivery-", g.ids))
-		req.Header.Set("X-Hub-Signature-256", "sha256="+hex.EncodeToString(mac.Sum(nil)))
-		g.posts.Go(func() {
-			res, err := http.DefaultClient.Do(req)
-			if err != nil {
-				return // the reconciler was stopped
-			}
-			_ = res.Body.Close()
-			if res.StatusCode != http.StatusAccepted {
-				g.t.Errorf("the webhook is answered with %s", res.Status)
-			}
-		})
-	}
-}
 
 // Person makes or changes an account with its permission: admin, write, read or none.
 func (g *GitHub) Person(login, permission string) {
@@ -346,6 +292,15 @@ func (g *GitHub) OpenFork(by, base, title string, files map[string]string) (int,
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.open(&githubPull{title: title, author: by, branch: "main", base: base, head: string(commit), fork: true}), commit
+}
+
+// OpenForkAt opens a pull request of somebody's fork that proposes a commit which is in
+// the repository already.
+func (g *GitHub) OpenForkAt(by, base, title string, commit pipeline.CommitID) int {
+	g.t.Helper()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.open(&githubPull{title: title, author: by, branch: "main", base: base, head: string(commit), fork: true})
 }
 
 // PushFork pushes another commit to the fork of a pull request.
