@@ -7,6 +7,7 @@ import (
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/wire"
+	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
 
 // rollUp returns the status of the commit as a whole.
@@ -75,6 +76,42 @@ func TestBranchAtTheSameCommitLeavesItsStatusAlone(t *testing.T) {
 	branch("refs/heads/three")
 	if s := w.rollUp(c); s.State != "failure" {
 		t.Errorf("after the run of the default branch failed: %+v", s)
+	}
+}
+
+func TestRunOfAForkLeavesTheStatusOfTheRepositoryAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	a := w.agent("one")
+	c := w.commit("c1", pipeline.Task{Name: "a"})
+	w.push(c)
+	w.runs.Message(a.ID, success(w.accept(a), `{}`))
+	own := w.await(pipeline.Success)
+	of, err := w.db.Composition(t.Context(), own.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fork := &pipeline.Run{
+		ID: own.ID + "Z", Key: own.Key + "-of-a-fork", Composition: "c", Digest: own.Digest, Commit: c, Ref: pipeline.PullRef(2), Event: own.Event,
+		State: pipeline.Pending, CreatedAt: own.CreatedAt, Tasks: []pipeline.RunTask{{Name: "a", Spec: own.Task("a").Spec, State: pipeline.Pending}},
+	}
+	fork.Event.Ref = fork.Ref
+	if err := w.db.Write(t.Context(), func(tx *store.Tx) error { return tx.CreateRun(fork, of) }); err != nil {
+		t.Fatal(err)
+	}
+	w.runs.Add(fork.Head(), []*pipeline.Run{fork}, []*pipeline.Composition{of})
+	w.runs.Cancel(fork.ID, "by whom it is")
+	w.awaitRun("c", 2, in(pipeline.Cancelled))
+	w.quiet()
+	all, err := w.db.StatusesOf(t.Context(), c)
+	if err != nil || len(all) != 2 {
+		t.Fatal(all, err)
+	}
+	for _, s := range all {
+		if s.State != "success" {
+			t.Errorf("what came of a fork's run is said of the commit: %+v", s)
+		}
 	}
 }
 
