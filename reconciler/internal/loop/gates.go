@@ -330,12 +330,13 @@ func (p *Proposals) writers(ctx context.Context, r *pipeline.Run) ([]review.Pers
 }
 
 // peopleOf returns who wrote or asked for what a run does: of a run that another
-// one caused, those of the first.
+// one caused, those of the first, and whoever had one of them done again.
 func (p *Proposals) peopleOf(ctx context.Context, r *pipeline.Run) (people []review.Person, unknown bool, err error) {
-	e, err := p.causeOf(ctx, r)
+	all, err := p.ledTo(ctx, r)
 	if err != nil {
 		return nil, false, err
 	}
+	e := all[len(all)-1].Event
 	head := e.Head
 	if head == "" {
 		head = r.Commit
@@ -354,8 +355,35 @@ func (p *Proposals) peopleOf(ctx context.Context, r *pipeline.Run) (people []rev
 		return nil, false, err
 	}
 	people = span.People
-	if e.Author != "" {
-		people = append(people, review.Person{Name: e.Author})
+	names := []string{e.Author}
+	for _, r := range all {
+		if r.Resumes != nil {
+			names = append(names, r.Resumes.By)
+		}
+	}
+	for _, name := range names {
+		who, err := p.asker(ctx, name)
+		if err != nil {
+			return nil, false, err
+		}
+		people = append(people, who...)
 	}
 	return people, span.Truncated, nil
+}
+
+// asker is who asked for something: by name and, at a forge, by the account that had the
+// login, which stays the same when it takes another one. Nobody for "".
+func (p *Proposals) asker(ctx context.Context, login string) (out []review.Person, err error) {
+	if login == "" {
+		return nil, nil
+	}
+	out = append(out, review.Person{Name: login})
+	if !p.cfg.Pulls {
+		return out, nil
+	}
+	id, err := p.cfg.DB.KnownAccount(ctx, login)
+	if id != 0 {
+		out = append(out, review.Person{Name: pipeline.Account{ID: id}.Identity()})
+	}
+	return out, err
 }

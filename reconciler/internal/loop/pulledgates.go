@@ -46,19 +46,25 @@ func (p *Proposals) origin(ctx context.Context, r *pipeline.Run) (int, error) {
 // causeOf is the event that began it all: of a run that another one caused, that of the
 // first.
 func (p *Proposals) causeOf(ctx context.Context, r *pipeline.Run) (pipeline.Event, error) {
+	all, err := p.ledTo(ctx, r)
+	return all[len(all)-1].Event, err
+}
+
+// ledTo are a run, the one that caused it, and so on to the first.
+func (p *Proposals) ledTo(ctx context.Context, r *pipeline.Run) ([]*pipeline.Run, error) {
 	const deepest = 64 // more than calls may nest
-	e := r.Event
+	all := []*pipeline.Run{r}
 	for range deepest {
-		if e.Cause == nil {
+		if r.Event.Cause == nil {
 			break
 		}
-		cause, err := p.cfg.DB.Run(ctx, e.Cause.Run)
-		if err != nil {
-			return e, err
+		var err error
+		if r, err = p.cfg.DB.Run(ctx, r.Event.Cause.Run); err != nil {
+			return all, err
 		}
-		e = cause.Event
+		all = append(all, r)
 	}
-	return e, nil
+	return all, nil
 }
 
 // awaited says why a pull request is read. Gates wait for it; cause is what began the

@@ -103,11 +103,10 @@ func (tx *Tx) Withdraw(repo, branch, verb string) error {
 // KnowAccount returns the number of the account that had a login when it was first met,
 // and keeps id when that is this moment. Logins are the same in any case of letters.
 func (db *DB) KnowAccount(ctx context.Context, login string, id int64) (known int64, err error) {
-	login = strings.ToLower(login)
-	err = db.file.reader.QueryRowContext(ctx, `SELECT id FROM accounts WHERE login = ?`, login).Scan(&known)
-	if !errors.Is(err, sql.ErrNoRows) {
-		return known, db.read(err, "account %s", login)
+	if known, err = db.KnownAccount(ctx, login); known != 0 || err != nil {
+		return known, err
 	}
+	login = strings.ToLower(login)
 	err = db.Write(ctx, func(tx *Tx) error {
 		_, err := tx.exec(`INSERT INTO accounts (login, id) VALUES (?, ?) ON CONFLICT DO NOTHING`, login, id)
 		return err
@@ -116,6 +115,16 @@ func (db *DB) KnowAccount(ctx context.Context, login string, id int64) (known in
 		return 0, fmt.Errorf("keep account %s: %w", login, err)
 	}
 	return id, nil
+}
+
+// KnownAccount returns the number of the account that had a login when it was first met,
+// 0 when nobody of that login was.
+func (db *DB) KnownAccount(ctx context.Context, login string) (id int64, err error) {
+	err = db.file.reader.QueryRowContext(ctx, `SELECT id FROM accounts WHERE login = ?`, strings.ToLower(login)).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, nil
+	}
+	return id, db.read(err, "account %s", login)
 }
 
 // ForgeFact returns a value that SetForgeFact keeps, "" for none.

@@ -29,6 +29,9 @@ func TestTalkWithAForgeGoesOnAfterARestart(t *testing.T) {
 	})
 	write(func(tx *store.Tx) error { return tx.SetForgeFact("x", "1") })
 	write(func(tx *store.Tx) error { return tx.SetForgeFact("x", "2") })
+	if id, err := db.KnownAccount(t.Context(), "ana"); id != 0 || err != nil {
+		t.Errorf("before anybody was met: %d %v", id, err)
+	}
 	if id, err := db.KnowAccount(t.Context(), "Ana", 7); id != 7 || err != nil {
 		t.Error(id, err)
 	}
@@ -48,6 +51,9 @@ func TestTalkWithAForgeGoesOnAfterARestart(t *testing.T) {
 		t.Error(v, err)
 	}
 	// A login stays whose it was, in any case of letters.
+	if id, err := db.KnownAccount(t.Context(), "ANA"); id != 7 || err != nil {
+		t.Errorf("ANA is %d %v", id, err)
+	}
 	if id, err := db.KnowAccount(t.Context(), "aNA", 8); id != 7 || err != nil {
 		t.Error(id, err)
 	}

@@ -1,0 +1,110 @@
+package loop_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/reconciler/internal/loop"
+	"github.com/maestro-cd/maestro/reconciler/internal/review"
+)
+
+func TestApprovalEndsByItselfAfterADay(t *testing.T) {
+	t.Parallel()
+	a := newAssembly(t)
+	a.make(c1, c0, "eve", touched("one"))
+	a.propose("x", c1)
+	p := a.awaitProposal("x", "is planned", planned(c1))
+	a.f.mu.Lock()
+	a.f.statements["old"] = loop.Statement{
+		Target: c1, Signers: []string{"ana"}, At: time.Now().Add(-review.Lifetime + 3*time.Second), Message: "approve\n\nplan: " + string(p.Digest),
+	}
+	a.f.refs["refs/reviews/"+c1+"/ana"] = "old"
+	a.f.mu.Unlock()
+	a.see()
+	a.awaitProposal("x", "is approved", approval(c1, pipeline.ApprovalGiven))
+	// Nothing happens but that time passes.
+	p = a.awaitProposal("x", "is not approved any more", approval(c1, pipeline.ApprovalWaiting))
+	if !strings.Contains(p.Reviews[0].Why, "older than 24 hours") {
+		t.Errorf("%+v", p.Reviews)
+	}
+	a.status(c1, "pending", "needs 1 approval of ops")
+}
+
+func TestPolicyThatAsksForMoreVoidsAnApproval(t *testing.T) {
+	t.Parallel()
+	a := newAssembly(t)
+	a.make(c1, c0, "eve", touched("one"))
+	a.propose("x", c1)
+	a.awaitProposal("x", "is planned", planned(c1))
+	a.review(c1, "ana", "approve")
+	a.awaitProposal("x", "is approved", approval(c1, pipeline.ApprovalGiven))
+	for i, stricter := range []func(*pipeline.Config){
+		func(cfg *pipeline.Config) { cfg.Policy.Changes[0].Count = 2 },
+		func(cfg *pipeline.Config) { cfg.Policy.Groups[0].Members = []string{"bo", "eve"} },
+	} {
+		base := []pipeline.CommitID{c2, c3}[i]
+		a.make(base, c0, "eve", stricter)
+		a.tips[mainRef] = base
+		a.see()
+		a.awaitProposal("x", "needs more", func(p pipeline.Proposal) bool { return p.Base == base && approval(c1, pipeline.ApprovalWaiting)(p) })
+	}
+}
+
+func TestWhoRetriesARunDoesNotApproveItsGate(t *testing.T) {
+	t.Parallel()
+	a := newAssembly(t)
+	a.make(c1, c0, "cy", func(cfg *pipeline.Config) {
+		gate := coreTask("g")
+		gate.Gate = &pipeline.Gate{Count: 1, Approvers: []string{"ops"}, Expire: pipeline.Duration(time.Hour)}
+		cfg.Policy.Groups[0].Members = []string{"ana", "bo", "dan"}
+		cfg.Compositions[0].Tasks = []pipeline.Task{gate}
+		cfg.Compositions[0].Triggers = []pipeline.Trigger{{Manual: &pipeline.ManualTrigger{Approvers: []string{"ops"}}}}
+	})
+	a.tips[mainRef] = c1
+	a.see()
+	held := func(number int) pipeline.CommitID {
+		t.Helper()
+		a.awaitRun("c", number, func(r *pipeline.Run) bool { return r.Task("g").State == pipeline.Held })
+		var head string
+		a.eventually("the gate is published", func() (bool, string) {
+			a.see()
+			a.f.mu.Lock()
+			defer a.f.mu.Unlock()
+			head = a.f.refs[loop.GateRef("c", number, "g")]
+			return head != "", ""
+		})
+		return pipeline.CommitID(head)
+	}
+	first := latest(t, a)
+	a.say("refs/maestro/requests/ana/1", c1, "ana", "run c")
+	run := first + 1
+	held(run)
+	a.say("refs/maestro/requests/ana/2", c1, "ana", fmt.Sprintf("cancel c#%d", run))
+	a.awaitRun("c", run, in(pipeline.Cancelled))
+	a.say("refs/maestro/requests/bo/1", c1, "bo", fmt.Sprintf("retry c#%d", run))
+	head := held(run + 1)
+	for _, user := range []string{"ana", "bo"} {
+		a.review(head, user, "approve")
+		a.awaitRun("c", run+1, func(r *pipeline.Run) bool {
+			a.see()
+			return strings.Contains(r.Task("g").Reason, "the review by "+user+" does not count: who wrote or asked for it")
+		})
+	}
+	a.review(head, "dan", "approve")
+	a.awaitRun("c", run+1, in(pipeline.Success))
+}
+
+// latest is the number of the latest run of c.
+func latest(t *testing.T, a *assembly) int {
+	t.Helper()
+	n := 0
+	for {
+		if _, err := a.db.RunByNumber(t.Context(), "c", n+1); err != nil {
+			return n
+		}
+		n++
+	}
+}
