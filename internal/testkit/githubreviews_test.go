@@ -116,6 +116,7 @@ func TestApprovalsAtGitHubAreVoidedByWhatComesAfter(t *testing.T) {
 	o.approved(name, n, "ana")
 	o.Edit(n, false, "main", true)
 	awaitChange(t, o.s, name, "is closed", func(p pipeline.Proposal) bool { return p.State == pipeline.ProposalClosed })
+	o.Review("tim", n, "APPROVED", "while it is closed")
 	o.Edit(n, false, "main", false)
 	awaitChange(t, o.s, name, "is open", func(p pipeline.Proposal) bool { return p.State == pipeline.ProposalOpen })
 	o.says(name, pipeline.ApprovalWaiting, "review again")
