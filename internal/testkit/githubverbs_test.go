@@ -33,12 +33,20 @@ func TestNothingButAReviewApproves(t *testing.T) {
 
 	answers := map[int64]string{}
 	for _, n := range []int{change, fork} {
-		for text, sign := range map[string]string{
-			"/maestro plan": "+1", "/maestro hold": "+1", "/maestro hold off": "+1", "/maestro help": "+1", "/maestro why check": "+1", "/maestro retry": "",
-			"/maestro run check": "confused", "/maestro retry release#2": "confused", "/maestro approve": "confused", "/maestro resolve release#2/confirm success": "confused",
-			"/maestro retry check#99": "confused",
+		for _, c := range [][2]string{
+			{"plan", "+1"},
+			{"hold", "+1"},
+			{"hold off", "+1"},
+			{"help", "+1"},
+			{"why check", "+1"},
+			{"retry", ""},
+			{"run check", "confused"},
+			{"retry release#2", "confused"},
+			{"approve", "confused"},
+			{"resolve release#2/confirm success", "confused"},
+			{"retry check#99", "confused"},
 		} {
-			answers[o.Comment("bo", n, text)] = sign
+			answers[o.Comment("bo", n, "/maestro "+c[0])] = c[1]
 		}
 		o.Comment("bo", n, "LGTM, approve\n\n/approve "+string(head))
 		o.Review("bo", n, "COMMENTED", "/approve "+string(head))
