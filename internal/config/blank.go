@@ -156,6 +156,10 @@ func eventJSON(ev pipeline.Event) (json.RawMessage, error) {
 	for name, raw := range cause.Outputs {
 		outputs[name] = orObject(raw)
 	}
+	pull := ev.Pull
+	if pull == nil {
+		pull = &pipeline.EventPull{}
+	}
 	clean := func(s string) string { return strings.ToValidUTF8(s, "?") }
 	const tags = "refs/tags/"
 	tag := ""
@@ -166,6 +170,9 @@ func eventJSON(ev pipeline.Event) (json.RawMessage, error) {
 		"kind": kind, "repo": ev.Repo, "ref": ev.Ref, "branch": ev.Ref.Branch(), "tag": tag,
 		"commit": ev.Head, "base": ev.Base, "author": clean(ev.Author), "subject": clean(ev.Subject),
 		"change": ev.Proposal, "target": ev.Target, "time": due, "payload": orObject(ev.Payload),
+		"pull": map[string]any{
+			"number": pull.Number, "title": clean(pull.Title), "author": clean(pull.Author.Login), "fork": pull.Fork,
+		},
 		"cause": map[string]any{
 			"run": cause.Run, "composition": cause.Composition, "number": cause.Number, "task": cause.Task,
 			"state": cause.State, "reason": clean(cause.Reason), "outputs": outputs,

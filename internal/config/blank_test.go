@@ -44,7 +44,7 @@ compositions: x: {
 			n:       event.payload.n
 		}},
 		{after: composition: "notify", params: version: event.cause.outputs.a.v},
-		{pullRequest: {}, params: version: "\(event.change) to \(event.target)"},
+		{pullRequest: {}, params: {version: "\(event.change) to \(event.target) by \(event.pull.author): \(event.pull.title), fork: \(event.pull.fork)", n: event.pull.number}},
 	]
 	tasks: {
 		build: shell.#Run & {
@@ -90,6 +90,8 @@ func TestEveryPartIsFilled(t *testing.T) {
 		Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Payload: json.RawMessage(`{"version":"9","n":12345678901234567890}`),
 		Cause: &pipeline.Cause{Composition: "y", Number: 4, Outputs: map[pipeline.TaskName]json.RawMessage{"a": json.RawMessage(`{"v":"out"}`)}},
 	}
+	pulled := event
+	pulled.Pull = &pipeline.EventPull{Number: 7, Title: "mend", Author: pipeline.Account{Login: "eve"}, Fork: true}
 	tag := event
 	tag.Ref = "refs/tags/v3"
 	for name, c := range map[string]struct {
@@ -127,7 +129,8 @@ func TestEveryPartIsFilled(t *testing.T) {
 		"trigger webhook":                     {pipeline.Blank{Part: pipeline.PartTrigger, Trigger: 3}, event, nil, `{"version":"9","n":12345678901234567890}`},
 		"trigger webhook without payload":     {pipeline.Blank{Part: pipeline.PartTrigger, Trigger: 3}, pipeline.Event{}, nil, ""},
 		"trigger after":                       {pipeline.Blank{Part: pipeline.PartTrigger, Trigger: 4}, event, nil, `{"version":"out"}`},
-		"trigger pull request":                {pipeline.Blank{Part: pipeline.PartTrigger, Trigger: 5}, event, nil, `{"version":"fix-1 to main"}`},
+		"trigger pull request":                {pipeline.Blank{Part: pipeline.PartTrigger, Trigger: 5}, pulled, nil, `{"version":"fix-1 to main by eve: mend, fork: true","n":7}`},
+		"trigger of what is no pull request":  {pipeline.Blank{Part: pipeline.PartTrigger, Trigger: 5}, event, nil, `{"version":"fix-1 to main by : , fork: false","n":0}`},
 		"an unknown part":                     {pipeline.Blank{Part: "colour"}, event, nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

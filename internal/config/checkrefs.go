@@ -155,8 +155,8 @@ func (w *work) declaresParam(name string) bool {
 func (w *work) checkEventRef(by referrer, c chain) {
 	event := w.batch.schema().LookupPath(cue.ParsePath("#Event"))
 	known, at, what := fieldNames(event), c[1], "event"
-	if slices.Contains(known, at.name) && at.name == "cause" && len(c) > 2 {
-		known, at, what = fieldNames(get(event, "cause")), c[2], "event.cause"
+	if part := at.name; (part == "cause" || part == "pull") && len(c) > 2 {
+		known, at, what = fieldNames(get(event, part)), c[2], "event."+part
 	}
 	if !slices.Contains(known, at.name) {
 		d := diag(codeParamRef, at.pos, "%s refers to %s.%s, which no event has", by.who, what, at.name)

@@ -193,7 +193,7 @@ func (r *repository) checkListeners(rule *pipeline.SecretRule) {
 			continue
 		}
 		for i := range c.Triggers {
-			repo := listensTo(&c.Triggers[i])
+			repo := c.Triggers[i].Repo()
 			if repo == "" || matchesAny(rule.Repositories, repo) {
 				continue
 			}
@@ -203,17 +203,6 @@ func (r *repository) checkListeners(rule *pipeline.SecretRule) {
 			r.complain(c.Unit, c.Name, d)
 		}
 	}
-}
-
-// listensTo is the source repository that a trigger is about, "" for none.
-func listensTo(t *pipeline.Trigger) string {
-	switch {
-	case t.Push != nil:
-		return t.Push.Repo
-	case t.Tag != nil:
-		return t.Tag.Repo
-	}
-	return ""
 }
 
 // matchesAny compares a name with patterns; one with "!" takes back what an

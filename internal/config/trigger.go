@@ -95,6 +95,7 @@ func (w *work) readKind(t *pipeline.Trigger, kind string, v cue.Value, at []stri
 	case "pullRequest":
 		t.PullRequest = &pipeline.PullRequestTrigger{}
 		err = decode(v, t.PullRequest)
+		w.mentionRepository(t.PullRequest.Repo, at)
 	case "tag":
 		t.Tag = &pipeline.TagTrigger{}
 		err = decode(v, t.Tag)

@@ -421,6 +421,31 @@ func (t *Trigger) Kind() string {
 	return EventManual
 }
 
+// Repo names the source repository that the trigger is about, "" for the ops
+// repository.
+func (t *Trigger) Repo() string {
+	switch {
+	case t.Push != nil:
+		return t.Push.Repo
+	case t.PullRequest != nil:
+		return t.PullRequest.Repo
+	case t.Tag != nil:
+		return t.Tag.Repo
+	}
+	return ""
+}
+
+// Paths are the patterns that a changed path must meet, none for any change.
+func (t *Trigger) Paths() []string {
+	switch {
+	case t.Push != nil:
+		return t.Push.Paths
+	case t.PullRequest != nil:
+		return t.PullRequest.Paths
+	}
+	return nil
+}
+
 // PushTrigger fires when a branch moves.
 type PushTrigger struct {
 	// Repo names the source repository; "" is the ops repository.
@@ -431,6 +456,8 @@ type PushTrigger struct {
 
 // PullRequestTrigger fires when a change is proposed and when its head moves.
 type PullRequestTrigger struct {
+	// Repo as in PushTrigger.
+	Repo string `json:"repo,omitempty"`
 	// Branches are patterns of the branch that the change is to be merged into.
 	Branches []string `json:"branches"`
 	Paths    []string `json:"paths,omitempty"`

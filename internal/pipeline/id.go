@@ -94,8 +94,10 @@ type Head struct {
 // SourceRef is how the record calls a ref of a source repository beside those of the
 // ops repository, as refs/sources/app/heads/main. It is no branch and no tag there.
 func SourceRef(repo string, ref Ref) Ref {
-	return Ref("refs/sources/" + repo + strings.TrimPrefix(string(ref), "refs"))
+	return Ref(sourceRefs + repo + strings.TrimPrefix(string(ref), "refs"))
 }
+
+const sourceRefs = "refs/sources/"
 
 // Branch returns the branch name of a refs/heads/ ref, and "" for any other.
 func (r Ref) Branch() string {

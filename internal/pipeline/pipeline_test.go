@@ -163,3 +163,23 @@ func TestWhereAChangeStandsIsItsFirstMistake(t *testing.T) {
 		}
 	}
 }
+
+func TestForksAreKnownByTheirRefsInEveryRepository(t *testing.T) {
+	t.Parallel()
+	for ref, want := range map[pipeline.Ref]bool{
+		"refs/pull/7/head": true, pipeline.SourceRef("app", "refs/pull/7/head"): true,
+		"refs/heads/pull/7/head": false, pipeline.SourceRef("app", "refs/heads/pull/7/head"): false,
+		pipeline.SourceRef("pull", "refs/heads/main"): false, "refs/tags/pull/7": false, "": false,
+	} {
+		if ref.Fork() != want {
+			t.Errorf("%s is taken for a fork: %t", ref, !want)
+		}
+	}
+	p := pipeline.Pull{Number: 7, Branch: "topic"}
+	if p.Ref() != "refs/heads/topic" {
+		t.Errorf("its ref is %s", p.Ref())
+	}
+	if p.Fork = true; !p.Ref().Fork() || p.Ref().Branch() != "" {
+		t.Errorf("of a fork it is %s", p.Ref())
+	}
+}

@@ -56,8 +56,30 @@ func PullNumber(name string) int {
 // that was pushed.
 func PullRef(number int) Ref { return Ref(fmt.Sprintf("refs/pull/%d/head", number)) }
 
-// Fork reports whether the ref holds what came from outside the repository.
-func (r Ref) Fork() bool { return strings.HasPrefix(string(r), "refs/pull/") }
+// OfEvent is what an event has of it.
+func (p *Pull) OfEvent() *EventPull {
+	return &EventPull{Number: p.Number, Title: p.Title, Author: p.Author, Fork: p.Fork}
+}
+
+// Ref is the ref that its runs are of: its branch, and of a fork that under which the
+// forge keeps its head.
+func (p *Pull) Ref() Ref {
+	if p.Fork {
+		return PullRef(p.Number)
+	}
+	return Ref("refs/heads/" + p.Branch)
+}
+
+// Fork reports whether the ref holds what came from outside the repository, which may
+// be a source repository.
+func (r Ref) Fork() bool {
+	rest, ofSource := strings.CutPrefix(string(r), sourceRefs)
+	if ofSource {
+		_, rest, _ = strings.Cut(rest, "/")
+		return strings.HasPrefix(rest, "pull/")
+	}
+	return strings.HasPrefix(rest, "refs/pull/")
+}
 
 // PullReview is a review of a pull request as a forge shows it.
 type PullReview struct {

@@ -82,6 +82,8 @@ type Event struct {
 	// branch that it is to be merged into.
 	Proposal string `json:"proposal,omitempty"`
 	Target   string `json:"target,omitempty"`
+	// Pull is the proposal as a pull request, nil when it is none.
+	Pull *EventPull `json:"pull,omitempty"`
 	// Name is what the event is for: the composition that a person asks to run, or
 	// the id of a webhook.
 	Name string `json:"name,omitempty"`
@@ -95,6 +97,16 @@ type Event struct {
 	Cause *Cause `json:"cause,omitempty"`
 	// Payload is the body of a webhook, a JSON object.
 	Payload json.RawMessage `json:"payload,omitempty"`
+}
+
+// EventPull is what an event has of a pull request, as it was then. Title and login are
+// text from outside.
+type EventPull struct {
+	Number int     `json:"number"`
+	Title  string  `json:"title,omitempty"`
+	Author Account `json:"author"`
+	// Fork: it comes from another repository than it is for.
+	Fork bool `json:"fork,omitempty"`
 }
 
 // Cause is a run that led to another one.

@@ -368,6 +368,10 @@ func (p *Proposals) peopleOf(ctx context.Context, r *pipeline.Run) (people []rev
 		}
 		people = append(people, who...)
 	}
+	if e.Pull != nil {
+		by := e.Pull.Author
+		people = append(people, review.Person{Name: by.Login}, review.Person{Name: by.Identity()})
+	}
 	return people, span.Truncated, nil
 }
 

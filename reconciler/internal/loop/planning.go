@@ -68,7 +68,7 @@ func (p *Proposals) plan(ctx context.Context, m *moment, known *store.StoredProp
 	}
 	var checks plan.Plan
 	in.Event.Kind, in.Event.Ref = pipeline.EventPullRequest, o.ref
-	in.Event.Proposal, in.Event.Target = o.name, o.target
+	in.Event.Proposal, in.Event.Target, in.Event.Pull = o.name, o.target, o.pull
 	proposed := &cfg // it runs as it stands
 	if o.ref.Fork() {
 		proposed = plan.Outside(&cfg, m.live.Pools)
@@ -177,7 +177,7 @@ func (p *Proposals) start(ctx context.Context, m *moment, o *offer, cfg *pipelin
 }
 
 func hasPullRequest(c *pipeline.Composition) bool {
-	return c != nil && slices.ContainsFunc(c.Triggers, func(t pipeline.Trigger) bool { return t.PullRequest != nil })
+	return c != nil && slices.ContainsFunc(c.Triggers, func(t pipeline.Trigger) bool { return t.PullRequest != nil && t.Repo() == "" })
 }
 
 // filled plans, and plans again with what only an evaluation knows.

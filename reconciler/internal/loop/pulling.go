@@ -91,11 +91,8 @@ func (p *Proposals) pulls(ctx context.Context, m *moment, open []store.StoredPro
 		if isDoor(&d.Pull) {
 			continue
 		}
-		o := offer{name: pipeline.PullName(d.Number), head: d.Head, target: d.Target, draft: d.Draft, first: !before}
-		o.tip, o.ref = m.Tips[pipeline.Ref("refs/heads/"+d.Target)], pipeline.Ref("refs/heads/"+d.Branch)
-		if d.Fork {
-			o.ref = pipeline.PullRef(d.Number)
-		}
+		o := offer{name: pipeline.PullName(d.Number), ref: d.Ref(), pull: d.OfEvent(), head: d.Head, target: d.Target, draft: d.Draft, first: !before}
+		o.tip = m.Tips[pipeline.Ref("refs/heads/"+d.Target)]
 		o.consent(consents, d.Fork)
 		if err := p.pull(ctx, m, known[o.name], d, o); err != nil {
 			errs = append(errs, fmt.Errorf("pull request %d: %w", d.Number, err))
@@ -125,6 +122,7 @@ type offer struct {
 	// name of the change, and ref that its checks are of.
 	name string
 	ref  pipeline.Ref
+	pull *pipeline.EventPull // nil when it is a branch
 	head pipeline.CommitID
 	// target branch, and where it is.
 	target string

@@ -402,6 +402,9 @@ func (w *Pulls) readAll(ctx context.Context, d *Discussed, cause *pipeline.Event
 // behind are those who brought about what a run does. Commits of source repositories
 // only name them.
 func (w *Pulls) behind(ctx context.Context, e *pipeline.Event) (pipeline.PullPeople, error) {
+	if e.Repo != "" && e.Pull != nil {
+		return pipeline.PullPeople{Accounts: []pipeline.Account{e.Pull.Author}}, nil
+	}
 	if e.Repo != "" || e.Head == "" {
 		return pipeline.PullPeople{}, nil
 	}

@@ -146,7 +146,7 @@ func (c *Commits) after(ctx context.Context, live *pipeline.Config, ended *pipel
 	}
 	e := pipeline.Event{
 		Kind: pipeline.EventAfter, Ref: ended.Ref, Head: ended.Commit,
-		Author: ended.Event.Author, Subject: ended.Event.Subject, Proposal: ended.Event.Proposal, Target: ended.Event.Target,
+		Author: ended.Event.Author, Subject: ended.Event.Subject, Proposal: ended.Event.Proposal, Target: ended.Event.Target, Pull: ended.Event.Pull,
 		Cause: &pipeline.Cause{
 			Run: ended.ID, Composition: ended.Composition, Number: ended.Number, State: ended.State, Reason: ended.Reason,
 			Outputs: engine.Reported(whole),

@@ -432,13 +432,7 @@ func (d *decision) meet(t *pipeline.Trigger, c pipeline.CompositionName) meeting
 	case t.Push != nil:
 		return d.meetPush(t.Push)
 	case t.PullRequest != nil:
-		if !anyMatch(t.PullRequest.Branches, e.Target) {
-			return miss(2, "target %s is not %s", e.Target, either(t.PullRequest.Branches))
-		}
-		if d.misses(t.PullRequest.Paths) {
-			return miss(3, "no changed path matches %s", either(t.PullRequest.Paths))
-		}
-		return miss(fires, "change %s for %s", e.Proposal, e.Target)
+		return d.meetPull(t.PullRequest)
 	case t.Tag != nil:
 		if t.Tag.Repo != e.Repo {
 			return elsewhere(t.Tag.Repo)
@@ -475,6 +469,23 @@ func (d *decision) meetPush(t *pipeline.PushTrigger) meeting {
 		return miss(3, "no changed path matches %s", either(t.Paths))
 	}
 	return miss(fires, "push to %s%s", branch, of(&d.Event))
+}
+
+func (d *decision) meetPull(t *pipeline.PullRequestTrigger) meeting {
+	e := &d.Event
+	switch {
+	case t.Repo != e.Repo:
+		return elsewhere(t.Repo)
+	case !anyMatch(t.Branches, e.Target):
+		return miss(2, "target %s is not %s", e.Target, either(t.Branches))
+	case d.misses(t.Paths):
+		return miss(3, "no changed path matches %s", either(t.Paths))
+	}
+	m := miss(fires, "change %s for %s", e.Proposal, e.Target)
+	if e.Repo != "" && e.Ref.Fork() { // nobody can be asked whether it may
+		m.refused = fmt.Sprintf("not run: %s comes from a fork; push its head to a branch of %s to run it", e.Proposal, e.Repo)
+	}
+	return m
 }
 
 // elsewhere is for a trigger on another repository than that of the event.

@@ -20,7 +20,7 @@ type Input struct {
 	// Base is what is in force, nil when nothing is: its policy judges, and what runs
 	// outside of the default branch uses its pools and secrets. Head is what the
 	// event's commit declares; for an event that no commit of the ops repository makes
-	// (cron, after, webhook, manual, a push to a source repository) it is Base.
+	// (cron, after, webhook, manual, what happens to a source repository) it is Base.
 	Base, Head *pipeline.Config
 	// Event is what happens. For the question what merging a change will do it is the
 	// push that the merge makes: kind push, the default branch, the change's head.

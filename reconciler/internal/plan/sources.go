@@ -11,15 +11,15 @@ import (
 
 // Standing is the ref by whose rules a run goes that is of ref, or would be: what an
 // event of the ops repository starts goes by ref itself. Of a source repository, the
-// branches that its declaration in force trusts are as good as main, and all else is
-// no branch of anything: whoever may push there decides what code runs.
+// branches that its declaration in force trusts are as good as main, and all else, what
+// is proposed too, is no branch of anything: whoever may push there decides what code runs.
 func Standing(declared []pipeline.Repository, e *pipeline.Event, ref, main pipeline.Ref) pipeline.Ref {
 	if e.Repo == "" {
 		return ref
 	}
 	branch := e.Ref.Branch()
 	for i := range declared {
-		if r := &declared[i]; r.Name == e.Repo && branch != "" && anyMatch(r.Trusted, branch) {
+		if r := &declared[i]; r.Name == e.Repo && branch != "" && e.Proposal == "" && anyMatch(r.Trusted, branch) {
 			return main
 		}
 	}
@@ -54,17 +54,21 @@ func listening(cfg *pipeline.Config) map[pipeline.CompositionName][]ear {
 	for i := range cfg.Compositions {
 		c := &cfg.Compositions[i]
 		for _, t := range c.Triggers {
+			repo, on := t.Repo(), ""
 			switch {
-			case c.Suspend:
-			case t.Push != nil && t.Push.Repo != "":
-				on := fmt.Sprintf("pushes to %s on %s", t.Push.Repo, strings.Join(t.Push.Branches, ", "))
-				if len(t.Push.Paths) > 0 {
-					on += " that change " + strings.Join(t.Push.Paths, ", ")
-				}
-				out[c.Name] = append(out[c.Name], ear{t.Push.Repo, on})
-			case t.Tag != nil && t.Tag.Repo != "":
-				out[c.Name] = append(out[c.Name], ear{t.Tag.Repo, fmt.Sprintf("tags of %s like %s", t.Tag.Repo, strings.Join(t.Tag.Tags, ", "))})
+			case c.Suspend || repo == "":
+				continue
+			case t.Push != nil:
+				on = fmt.Sprintf("pushes to %s on %s", repo, strings.Join(t.Push.Branches, ", "))
+			case t.PullRequest != nil:
+				on = fmt.Sprintf("pull requests of %s for %s", repo, strings.Join(t.PullRequest.Branches, ", "))
+			default:
+				on = fmt.Sprintf("tags of %s like %s", repo, strings.Join(t.Tag.Tags, ", "))
 			}
+			if paths := t.Paths(); len(paths) > 0 {
+				on += " that change " + strings.Join(paths, ", ")
+			}
+			out[c.Name] = append(out[c.Name], ear{repo, on})
 		}
 		slices.SortFunc(out[c.Name], func(a, b ear) int { return cmp.Or(cmp.Compare(a.repo, b.repo), cmp.Compare(a.on, b.on)) })
 	}

@@ -140,7 +140,12 @@ func ofRuns(f Facts) pipeline.Status {
 			worst = r
 		}
 	}
+	refused := slices.IndexFunc(f.Verdicts, func(v pipeline.Verdict) bool {
+		return v.Repo != "" && v.Ref.Fork() && v.Outcome == pipeline.VerdictRejected
+	})
 	switch {
+	case len(runs) == 0 && refused >= 0: // or it would look as if it had been tried
+		s.State, s.Description = statusFailure, cut(fmt.Sprintf("%s: %s", f.Verdicts[refused].Composition, f.Verdicts[refused].Sentence))
 	case len(runs) == 0:
 		s.Description = cut("0 runs: " + nothing(f.Verdicts))
 	case worst == nil:

@@ -15,7 +15,7 @@ func TestDocumentHasEveryFieldThatIsSent(t *testing.T) {
 	doc := document(t, handler(t, sample()))
 	for name, v := range map[string]any{
 		"Run": pipeline.Run{}, "RunTask": pipeline.RunTask{}, "Task": pipeline.Task{}, "Composition": pipeline.Composition{},
-		"Event": pipeline.Event{}, "Cause": pipeline.Cause{}, "Expr": pipeline.Expr{}, "Hook": pipeline.Hook{}, "Review": pipeline.Review{},
+		"Event": pipeline.Event{}, "EventPull": pipeline.EventPull{}, "Cause": pipeline.Cause{}, "Expr": pipeline.Expr{}, "Hook": pipeline.Hook{}, "Review": pipeline.Review{},
 		"Trigger": pipeline.Trigger{}, "Binding": pipeline.Binding{}, "Attempt": pipeline.Attempt{},
 	} {
 		schema := doc.Components.Schemas[name].Value
