@@ -56,7 +56,7 @@ type server struct {
 	commenter *loop.Commenter // likewise
 	// doorkeeper is nil likewise.
 	doorkeeper *loop.Doorkeeper
-	watcher    *sources.Source
+	watcher    *sources.Source[gitrepo.Refs]
 	sources    *sourceSet
 	converger  *forge.Converger // nil with --forge none
 	secrets    *secrets
@@ -182,7 +182,7 @@ func (s *server) openRooms(late *lateFleet) error {
 		s.openPulls(github, talk)
 	}
 	s.collector = &collector{db: s.db, logs: s.logs, policy: s.law, followed: s.commits.Followed, log: s.log}
-	s.watcher = sources.New(sources.Config{
+	s.watcher = sources.New(sources.Config[gitrepo.Refs]{
 		Repo: s.repo, Poll: s.opt.poll, Log: s.log, Observe: s.observe, Problem: s.problem,
 	})
 	s.fleet = fleet.New(fleet.Config{

@@ -162,7 +162,7 @@ type sourceWatch struct {
 	done   chan struct{}
 
 	converger atomic.Pointer[forge.Converger]
-	source    atomic.Pointer[sources.Source]
+	source    atomic.Pointer[sources.Source[gitrepo.Refs]]
 	seenAt    atomic.Int64 // when it last answered, Unix nanoseconds
 	told      *string      // what problem was told last; owned by run
 
@@ -192,7 +192,7 @@ func (x *sourceWatch) run(ctx context.Context) {
 		posting.Go(func() { _ = c.Run(ctx) }) // which ends with ctx alone
 	}
 	src := &loop.Source{Repository: x.Repository, History: &repository{repo: git}}
-	source := sources.New(sources.Config{
+	source := sources.New(sources.Config[gitrepo.Refs]{
 		Repo: loggedIn{git, x}, Poll: x.s.opt.poll, Log: x.log, Problem: x.problem,
 		Observe: func(ctx context.Context, refs gitrepo.Refs) error {
 			x.problem(ctx, nil)

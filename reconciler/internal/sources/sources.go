@@ -1,10 +1,10 @@
-// Package sources watches one repository and says where its refs are whenever
-// that changed. Looking is the truth: every pass reads all refs. Notices of the
-// file system and hints from webhooks only make the next pass come at once, so
-// that a lost, doubled or forged one does no harm.
+// Package sources watches one repository and says where its refs are, or how its pull
+// requests are, whenever that changed. Looking is the truth: every pass reads all of it.
+// Notices of the file system and hints from webhooks only make the next pass come at
+// once, so that a lost, doubled or forged one does no harm.
 //
-// The package decides nothing about refs and keeps nothing on disk; whoever
-// observes them records what was observed.
+// The package decides nothing about what it reads and keeps nothing on disk; whoever
+// observes it records what was observed.
 package sources
 
 import (
@@ -15,38 +15,44 @@ import (
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/fault"
-	"github.com/maestro-cd/maestro/internal/gitrepo"
 )
 
-// Repository is what a Source looks at; *gitrepo.Repo is one.
-type Repository interface {
-	Fetch(ctx context.Context) (gitrepo.Refs, error)
+// State is what there is to see of a repository at one moment, as gitrepo.Refs.
+type State[T any] interface {
+	Equal(other T) bool
+}
+
+// Repository is what a Source looks at; *gitrepo.Repo is one of gitrepo.Refs.
+type Repository[T State[T]] interface {
+	// Fetch returns all of it as it is.
+	Fetch(ctx context.Context) (T, error)
+	// WatchDirs are folders whose files change when it does, if there are any.
 	WatchDirs() []string
 	String() string
 }
 
 // Config says what to watch and whom to tell.
-type Config struct {
-	Repo Repository
+type Config[T State[T]] struct {
+	Repo Repository[T]
 	// Poll is how often to look when nothing seems to happen; 30 s.
 	Poll time.Duration
-	// Resync is how often unchanged refs are observed all the same; 10 min.
+	// Resync is how often what is unchanged is observed all the same; 10 min.
 	Resync time.Duration
 	Log    *slog.Logger
-	// Observe is called with all refs: first of all, whenever they differ from
+	// Observe is called with all that there is: first of all, whenever it differs from
 	// what it last took without an error, and every Resync. It is never called
 	// twice at a time. After an error it is called again: at once for
 	// ErrMore and fault.Conflict, otherwise after a pause that grows from 1 s to 5 min, or
 	// when something moves.
-	Observe func(ctx context.Context, refs gitrepo.Refs) error
+	Observe func(ctx context.Context, now T) error
 	// Problem is called when the repository cannot be read, with an error whose
 	// text is for people, again when the text changes, and with nil as soon as
 	// it can be read again. It may be nil.
 	Problem func(ctx context.Context, err error)
 }
 
-// ErrMore is returned by an Observe that has taken in a part of the refs and wants to
-// see how they are before it goes on.
+// ErrMore is returned by an Observe that has taken in a part of it and wants to
+// see how it is before it goes on.
 var ErrMore = errors.New("there is more to take in")
 
 const (
@@ -57,12 +63,12 @@ const (
 )
 
 // Source watches one repository.
-type Source struct {
-	cfg  Config
+type Source[T State[T]] struct {
+	cfg  Config[T]
 	hint chan struct{}
 
 	// Owned by Run.
-	last       gitrepo.Refs
+	last       T
 	observed   bool
 	observedAt time.Time
 	problem    string // "" while the repository can be read
@@ -70,7 +76,7 @@ type Source struct {
 }
 
 // New returns a Source that does nothing until Run.
-func New(cfg Config) *Source {
+func New[T State[T]](cfg Config[T]) *Source[T] {
 	if cfg.Poll <= 0 {
 		cfg.Poll = 30 * time.Second
 	}
@@ -84,12 +90,12 @@ func New(cfg Config) *Source {
 		cfg.Problem = func(context.Context, error) {}
 	}
 	cfg.Log = cfg.Log.With("repository", cfg.Repo.String())
-	return &Source{cfg: cfg, hint: make(chan struct{}, 1)}
+	return &Source[T]{cfg: cfg, hint: make(chan struct{}, 1)}
 }
 
 // Hint makes a pass come at once. It never blocks; hints during a pass become
 // one pass after it.
-func (s *Source) Hint() {
+func (s *Source[T]) Hint() {
 	select {
 	case s.hint <- struct{}{}:
 	default:
@@ -98,7 +104,7 @@ func (s *Source) Hint() {
 
 // Run watches until ctx ends, and returns nil then. It calls Observe and Problem
 // from its own goroutine.
-func (s *Source) Run(ctx context.Context) error {
+func (s *Source[T]) Run(ctx context.Context) error {
 	w := newWatch(s.cfg.Repo.WatchDirs(), s.cfg.Log)
 	defer w.close()
 	next := time.NewTimer(0)
@@ -126,8 +132,8 @@ func (s *Source) Run(ctx context.Context) error {
 }
 
 // pass looks once and returns how long to wait for the next look.
-func (s *Source) pass(ctx context.Context) time.Duration {
-	refs, err := s.cfg.Repo.Fetch(ctx)
+func (s *Source[T]) pass(ctx context.Context) time.Duration {
+	now, err := s.cfg.Repo.Fetch(ctx)
 	if ctx.Err() != nil {
 		return lastPause
 	}
@@ -145,11 +151,11 @@ func (s *Source) pass(ctx context.Context) time.Duration {
 		s.cfg.Log.Info("repository can be read again")
 		s.cfg.Problem(ctx, nil)
 	}
-	if s.observed && refs.Equal(s.last) && time.Since(s.observedAt) < s.cfg.Resync {
+	if s.observed && now.Equal(s.last) && time.Since(s.observedAt) < s.cfg.Resync {
 		s.failures = 0
 		return s.cfg.Poll
 	}
-	if err := s.cfg.Observe(ctx, refs); err != nil {
+	if err := s.cfg.Observe(ctx, now); err != nil {
 		s.observed = false
 		if ctx.Err() != nil {
 			return lastPause
@@ -162,10 +168,10 @@ func (s *Source) pass(ctx context.Context) time.Duration {
 		if fault.Is(err, fault.Conflict) && s.failures <= conflicts {
 			return 0
 		}
-		s.cfg.Log.Error("refs could not be taken in", "err", err, "failures", s.failures)
+		s.cfg.Log.Error("what was read could not be taken in", "err", err, "failures", s.failures)
 		return pause(s.failures)
 	}
-	s.last, s.observed, s.observedAt, s.failures = refs, true, time.Now(), 0
+	s.last, s.observed, s.observedAt, s.failures = now, true, time.Now(), 0
 	return s.cfg.Poll
 }
 

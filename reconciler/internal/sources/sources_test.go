@@ -50,7 +50,7 @@ func (f *fakeRepo) count() int {
 // bench runs a Source over a fakeRepo inside a synctest bubble.
 type bench struct {
 	repo *fakeRepo
-	src  *sources.Source
+	src  *sources.Source[gitrepo.Refs]
 
 	mu       sync.Mutex
 	observed []gitrepo.Refs
@@ -99,7 +99,7 @@ func inBubble(t *testing.T, first error, f func(t *testing.T, b *bench)) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{repo: &fakeRepo{start: time.Now(), err: first}}
-		b.src = sources.New(sources.Config{
+		b.src = sources.New(sources.Config[gitrepo.Refs]{
 			Repo: b.repo, Observe: b.observe, Problem: b.problem,
 		})
 		ctx, cancel := context.WithCancel(t.Context())

@@ -87,14 +87,14 @@ func follow(t testing.TB, dir string, poll time.Duration) (<-chan seen, <-chan e
 	return refs, problems
 }
 
-func followClosely(t testing.TB, dir string, poll time.Duration) (<-chan seen, <-chan error, *sources.Source, <-chan struct{}) {
+func followClosely(t testing.TB, dir string, poll time.Duration) (<-chan seen, <-chan error, *sources.Source[gitrepo.Refs], <-chan struct{}) {
 	t.Helper()
 	repo, err := gitrepo.Open(t.Context(), gitrepo.Options{URL: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
 	refs, problems, passes := make(chan seen, 1000), make(chan error, 1000), make(chan struct{}, 10_000)
-	src := sources.New(sources.Config{
+	src := sources.New(sources.Config[gitrepo.Refs]{
 		Repo: counting{repo, passes}, Poll: poll,
 		Observe: func(_ context.Context, r gitrepo.Refs) error { refs <- seen{r, time.Now()}; return nil },
 		Problem: func(_ context.Context, err error) { problems <- err },
