@@ -27,9 +27,9 @@ type sourceSet struct {
 	s    *server
 	wake chan struct{}
 
-	mu       sync.Mutex
-	declared []pipeline.Repository   // guarded by mu
-	watched  map[string]*sourceWatch // guarded by mu; by name
+	mu      sync.Mutex
+	live    *pipeline.Config        // guarded by mu; nil before the first
+	watched map[string]*sourceWatch // guarded by mu; by name
 }
 
 func newSourceSet(s *server) *sourceSet {
@@ -39,7 +39,7 @@ func newSourceSet(s *server) *sourceSet {
 // declare says what is in force. It does not wait.
 func (w *sourceSet) declare(cfg pipeline.Config) {
 	w.mu.Lock()
-	w.declared = cfg.Repositories
+	w.live = &cfg
 	w.mu.Unlock()
 	select {
 	case w.wake <- struct{}{}:
@@ -48,10 +48,13 @@ func (w *sourceSet) declare(cfg pipeline.Config) {
 }
 
 // inForce returns what was declared last; the caller must not change it.
-func (w *sourceSet) inForce() []pipeline.Repository {
+func (w *sourceSet) inForce() *pipeline.Config {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.declared
+	if w.live == nil {
+		return &pipeline.Config{}
+	}
+	return w.live
 }
 
 // watch returns the watch of a source repository, or nil.
@@ -80,6 +83,9 @@ func (w *sourceSet) hint(name string) (found bool) {
 	for _, x := range w.watched {
 		if src := x.source.Load(); src != nil && strings.EqualFold(w.s.opt.onGitHub(x.URL), name) && name != "" {
 			src.Hint()
+			if pulls := x.pulls.Load(); pulls != nil {
+				pulls.Hint()
+			}
 			found = true
 		}
 	}
@@ -110,18 +116,18 @@ func (w *sourceSet) run(ctx context.Context) error {
 }
 
 func (w *sourceSet) reconcile(ctx context.Context) error {
-	declared := w.inForce()
-	wanted := map[string]pipeline.Repository{}
-	for _, r := range declared {
+	live := w.inForce()
+	wanted := map[string]wantedSource{}
+	for _, r := range live.Repositories {
 		r.Pos = pipeline.Position{} // where it is written changes nothing
-		wanted[r.Name] = r
+		wanted[r.Name] = wantedSource{r, loop.AsksForPulls(live, r.Name)}
 	}
 	for name, x := range w.watched {
-		if !reflect.DeepEqual(wanted[name], x.Repository) {
+		if !reflect.DeepEqual(wanted[name], x.wantedSource) {
 			w.stop(name)
 		}
 	}
-	if err := w.s.commits.KeepSources(ctx, declared); err != nil {
+	if err := w.s.commits.KeepSources(ctx, live); err != nil {
 		return err
 	}
 	for name, r := range wanted {
@@ -132,9 +138,9 @@ func (w *sourceSet) reconcile(ctx context.Context) error {
 	return nil
 }
 
-func (w *sourceSet) start(ctx context.Context, r pipeline.Repository) {
+func (w *sourceSet) start(ctx context.Context, r wantedSource) {
 	ctx, cancel := context.WithCancel(ctx)
-	x := &sourceWatch{s: w.s, Repository: r, log: w.s.log.With("source", r.Name), cancel: cancel, done: make(chan struct{})}
+	x := &sourceWatch{s: w.s, wantedSource: r, log: w.s.log.With("source", r.Name), cancel: cancel, done: make(chan struct{})}
 	w.mu.Lock()
 	w.watched[r.Name] = x
 	w.mu.Unlock()
@@ -153,9 +159,15 @@ func (w *sourceSet) stop(name string) {
 	w.mu.Unlock()
 }
 
+// wantedSource is what is in force of a source repository.
+type wantedSource struct {
+	pipeline.Repository
+	asksForPulls bool
+}
+
 // sourceWatch watches one source repository.
 type sourceWatch struct {
-	pipeline.Repository
+	wantedSource
 	s      *server
 	log    *slog.Logger
 	cancel context.CancelFunc
@@ -163,8 +175,14 @@ type sourceWatch struct {
 
 	converger atomic.Pointer[forge.Converger]
 	source    atomic.Pointer[sources.Source[gitrepo.Refs]]
-	seenAt    atomic.Int64 // when it last answered, Unix nanoseconds
-	told      *string      // what problem was told last; owned by run
+	pulls     atomic.Pointer[sources.Source[openPulls]] // nil unless they are asked for
+	seenAt    atomic.Int64                              // when it last answered, Unix nanoseconds
+
+	troubled sync.Mutex
+	// Why the repository and its pull requests cannot be read, "" when they can, and what
+	// was told of it last; guarded by troubled.
+	trouble, pullTrouble string
+	told                 *string
 
 	mu  sync.RWMutex
 	git *gitrepo.Repo // guarded by mu; nil while it is not open
@@ -182,16 +200,25 @@ func (x *sourceWatch) run(ctx context.Context) {
 			x.log.Error("not closed cleanly", "err", err)
 		}
 	}()
-	var posting sync.WaitGroup
-	defer posting.Wait()
-	if f, err := x.s.forgeOf(&x.Repository, git); err != nil {
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	f, err := x.s.forgeOf(&x.Repository, git)
+	if err != nil {
 		x.log.Error("statuses of a source repository are not shown", "err", err)
 	} else if f != nil {
 		c := forge.NewConverger(forge.Config{Forge: f, Register: x.s.db.Register(x.Name), Log: x.log})
 		x.converger.Store(c)
-		posting.Go(func() { _ = c.Run(ctx) }) // which ends with ctx alone
+		beside.Go(func() { _ = c.Run(ctx) }) // which ends with ctx alone
 	}
-	src := &loop.Source{Repository: x.Repository, History: &repository{repo: git}}
+	src := &loop.Source{
+		Repository: x.Repository, History: &repository{repo: git}, Bring: git.Bring,
+		Between: func(ctx context.Context, base, head pipeline.CommitID) (loop.Span, error) {
+			return span(ctx, git, base, head)
+		},
+	}
+	if x.asksForPulls {
+		beside.Go(func() { x.watchPulls(ctx, f, src) }) // likewise
+	}
 	source := sources.New(sources.Config[gitrepo.Refs]{
 		Repo: loggedIn{git, x}, Poll: x.s.opt.poll, Log: x.log, Problem: x.problem,
 		Observe: func(ctx context.Context, refs gitrepo.Refs) error {
@@ -235,11 +262,17 @@ func (x *sourceWatch) setGit(git *gitrepo.Repo) {
 }
 
 // problem records why the repository cannot be read, nil when it can.
-func (x *sourceWatch) problem(ctx context.Context, problem error) {
-	sentence := ""
+func (x *sourceWatch) problem(ctx context.Context, problem error) { x.tell(ctx, &x.trouble, problem) }
+
+// tell records what is wrong with the repository or with its pull requests.
+func (x *sourceWatch) tell(ctx context.Context, what *string, problem error) {
+	x.troubled.Lock()
+	defer x.troubled.Unlock()
+	*what = ""
 	if problem != nil {
-		sentence = problem.Error()
+		*what = problem.Error()
 	}
+	sentence := strings.Trim(x.trouble+"; "+x.pullTrouble, "; ")
 	if x.told != nil && *x.told == sentence {
 		return
 	}

@@ -129,7 +129,7 @@ func (v *view) repository(ctx context.Context) (web.Repository, error) {
 	}
 	r.Problem = problems[v.s.opt.repo]
 	unposted, err := v.s.db.Unposted(ctx)
-	for _, d := range v.s.sources.inForce() {
+	for _, d := range v.s.sources.inForce().Repositories {
 		s := web.SourceRepository{Name: d.Name, URL: d.URL, Problem: problems[loop.SourceKey(&d)]}
 		if why := unposted[d.Name]; why != "" && s.Problem == "" {
 			s.Problem = "its statuses cannot be written: " + why

@@ -331,12 +331,12 @@ func (c *Commits) input(ctx context.Context, cfg *pipeline.Config, rec pipeline.
 	return p, err
 }
 
-// changed tells a plan of a push which paths differ from base, where a trigger of the
-// repository asks. Without a base it is all that there is.
+// changed tells a plan which paths differ from base, where a trigger of the event's kind
+// and repository asks. Without a base it is all that there is.
 func changed(ctx context.Context, h History, p *plan.Input, base pipeline.CommitID) (err error) {
 	wanted := slices.ContainsFunc(p.Head.Compositions, func(c pipeline.Composition) bool {
 		return slices.ContainsFunc(c.Triggers, func(t pipeline.Trigger) bool {
-			return t.Push != nil && t.Push.Repo == p.Event.Repo && len(t.Push.Paths) > 0
+			return t.Kind() == p.Event.Kind && t.Repo() == p.Event.Repo && len(t.Paths()) > 0
 		})
 	})
 	if !wanted {

@@ -24,6 +24,10 @@ func SourceKey(r *pipeline.Repository) string { return sourceKeys + r.Name + " "
 type Source struct {
 	pipeline.Repository
 	History History
+	// Bring returns where refs point, those that are there, and makes them readable;
+	// Between tells what head has that base has not. Only ObservePulls uses them.
+	Bring   func(ctx context.Context, refs []pipeline.Ref) (map[pipeline.Ref]pipeline.CommitID, error)
+	Between func(ctx context.Context, base, head pipeline.CommitID) (Span, error)
 }
 
 // ObserveSource is Observe for a source repository: what moved there starts runs of
@@ -36,12 +40,17 @@ func (c *Commits) ObserveSource(ctx context.Context, s *Source, refs map[pipelin
 	return c.observe(ctx, watched{key: SourceKey(&s.Repository), moved: moved}, refs)
 }
 
-// KeepSources forgets all that was seen of source repositories but those that are
-// declared: one that comes back later is seen for the first time.
-func (c *Commits) KeepSources(ctx context.Context, declared []pipeline.Repository) error {
-	keys := make([]string, len(declared))
-	for i := range declared {
-		keys[i] = SourceKey(&declared[i])
+// KeepSources forgets all that was seen of source repositories but what is declared, and
+// of pull requests but those that a trigger asks for: what comes back later is seen for
+// the first time.
+func (c *Commits) KeepSources(ctx context.Context, cfg *pipeline.Config) error {
+	var keys []string
+	for i := range cfg.Repositories {
+		r := &cfg.Repositories[i]
+		keys = append(keys, SourceKey(r))
+		if AsksForPulls(cfg, r.Name) {
+			keys = append(keys, pullsKey(r))
+		}
 	}
 	return c.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.KeepSources(keys) })
 }
@@ -83,32 +92,45 @@ func (p *Proposals) RestateLive(ctx context.Context) error {
 
 // sourceMoved carries out a branch or a tag of a source repository that has moved.
 func (c *Commits) sourceMoved(ctx context.Context, s *Source, e pipeline.Event, refs map[pipeline.Ref]pipeline.CommitID) error {
-	started := time.Now()
-	live := c.Live()
+	e.Kind = pipeline.EventPush
+	base := s.baseOf(&e, refs)
+	if isTag(e.Ref) {
+		e.Kind = pipeline.EventTag
+	}
+	return c.ofSource(ctx, s, plan.Input{Event: e}, base, func(tx *store.Tx) error {
+		return tx.ObserveRef(SourceKey(&s.Repository), e.Ref, e.Head)
+	})
+}
+
+// ofSource carries out what an event of a source repository causes, by what is in force.
+// Changed paths, where they matter, are those between base and its head. seen notes that
+// it has been, with it.
+func (c *Commits) ofSource(ctx context.Context, s *Source, in plan.Input, base pipeline.CommitID, seen func(*store.Tx) error) error {
+	live, e := c.Live(), &in.Event
 	if live == nil {
 		return fault.New(fault.Unavailable, "no configuration is in force yet")
 	}
-	var err error
-	if e.Author, e.Subject, err = s.History.Describe(ctx, e.Head); err != nil {
-		return err
-	}
-	e.Kind, e.Config = pipeline.EventPush, live.Commit
-	in := plan.Input{Default: c.cfg.Default, Base: live, Head: live, Event: e, Now: started}
-	if isTag(e.Ref) {
-		in.Event.Kind = pipeline.EventTag
-	} else if err := changed(ctx, s.History, &in, s.baseOf(&e, refs)); err != nil {
-		return err
-	}
-	rec := pipeline.CommitRecord{
-		Repo: s.Name, Commit: e.Head, Ref: e.Ref, Base: e.Base, Author: e.Author, Subject: e.Subject, SeenAt: started.UTC(),
-	}
-	d := deed{cfg: live, rec: rec, also: func(tx *store.Tx) error {
-		key := SourceKey(&s.Repository)
-		if err := tx.RecordCommit(key, rec); err != nil {
+	in.Default, in.Base, in.Head, in.Now = c.cfg.Default, live, live, time.Now()
+	e.Repo, e.Config = s.Name, live.Commit
+	if !e.Ref.Fork() { // else nothing of it is here
+		var err error
+		if e.Author, e.Subject, err = s.History.Describe(ctx, e.Head); err != nil {
 			return err
 		}
-		return tx.ObserveRef(key, rec.Ref, rec.Commit)
+		if err = changed(ctx, s.History, &in, base); err != nil {
+			return err
+		}
+	}
+	rec := pipeline.CommitRecord{
+		Repo: s.Name, Commit: e.Head, Ref: e.Ref, Base: e.Base, Author: e.Author, Subject: e.Subject, SeenAt: in.Now.UTC(),
+	}
+	d := deed{cfg: live, rec: rec, partly: e.Proposal != "", also: func(tx *store.Tx) error {
+		if err := tx.RecordCommit(SourceKey(&s.Repository), rec); err != nil {
+			return err
+		}
+		return seen(tx)
 	}}
+	var err error
 	if d.runs, d.verdicts, err = c.decide(ctx, in); err != nil {
 		return err
 	}
@@ -117,8 +139,8 @@ func (c *Commits) sourceMoved(ctx context.Context, s *Source, e pipeline.Event, 
 		return err
 	}
 	c.announce(live, pipeline.Head{Repo: s.Name, Commit: e.Head}, runs)
-	c.cfg.Log.Info("source commit seen", "repo", s.Name, "ref", e.Ref, "commit", e.Head, "config", live.Commit,
-		"runs", len(runs), "took", time.Since(started))
+	c.cfg.Log.Info("source commit seen", "repo", s.Name, "ref", e.Ref, "change", e.Proposal, "commit", e.Head, "config", live.Commit,
+		"runs", len(runs), "took", time.Since(in.Now))
 	return nil
 }
 

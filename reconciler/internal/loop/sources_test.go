@@ -162,7 +162,7 @@ func TestSourceThatComesBackIsSeenForTheFirstTime(t *testing.T) {
 	moved := app
 	moved.URL = "https://example.com/moved.git"
 	w.look(&moved, "main", "s2") // another repository under the name
-	if err := w.c.KeepSources(t.Context(), []pipeline.Repository{moved}); err != nil {
+	if err := w.c.KeepSources(t.Context(), &pipeline.Config{Repositories: []pipeline.Repository{moved}}); err != nil {
 		t.Fatal(err)
 	}
 	w.look(&app, "main", "s3")

@@ -1,0 +1,129 @@
+package loop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/reconciler/internal/plan"
+	"github.com/maestro-cd/maestro/reconciler/internal/store"
+)
+
+// pullsKey is how the record calls the pull requests of a source repository.
+func pullsKey(r *pipeline.Repository) string { return SourceKey(r) + " pulls" }
+
+// AsksForPulls reports whether a trigger is about pull requests of the source repository
+// of that name. No others need to be looked at.
+func AsksForPulls(cfg *pipeline.Config, repo string) bool {
+	return slices.ContainsFunc(cfg.Compositions, func(c pipeline.Composition) bool {
+		return slices.ContainsFunc(c.Triggers, func(t pipeline.Trigger) bool { return t.PullRequest != nil && t.Repo() == repo })
+	})
+}
+
+// mostClosedPulls bounds what is remembered of pull requests that are not open: one that
+// is opened again, or that a list left out, is not taken for another one.
+const mostClosedPulls = 1000
+
+// ObservePulls is ObserveSource for all the open pull requests of a source repository:
+// one that was opened, or whose head or target is another one than was ever seen, starts
+// runs of what is in force. The first look is a baseline. What could not be done it
+// returns, and does at the next call.
+func (c *Commits) ObservePulls(ctx context.Context, s *Source, open []pipeline.Pull) error {
+	key := pullsKey(&s.Repository)
+	seen, err := c.cfg.DB.ObservedRefs(ctx, key)
+	if err != nil {
+		return fmt.Errorf("read observed pull requests: %w", err)
+	}
+	_, known := seen[baseline]
+	delete(seen, baseline)
+	if !known {
+		return c.cfg.DB.Write(ctx, func(tx *store.Tx) error {
+			for i := range open {
+				if err := tx.ObserveRef(key, pullSeen(&open[i]), open[i].Head); err != nil {
+					return err
+				}
+			}
+			return tx.ObserveRef(key, baseline, "seen")
+		})
+	}
+	errs := []error{c.forgetPulls(ctx, key, seen, open)}
+	for i := range open {
+		if p := &open[i]; seen[pullSeen(p)] != p.Head && ctx.Err() == nil {
+			if err := c.pulled(ctx, s, p); err != nil {
+				errs = append(errs, fmt.Errorf("pull request %d at %s: %w", p.Number, p.Head.Short(), err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// pullSeen is what a pull request is kept as: with another target it is another event.
+// The names are in the order of the numbers.
+func pullSeen(p *pipeline.Pull) pipeline.Ref {
+	return pipeline.Ref(fmt.Sprintf("%s/%s", pullSpace(p), p.Target))
+}
+
+func pullSpace(p *pipeline.Pull) string { return fmt.Sprintf("refs/pull/%010d", p.Number) }
+
+// forgetPulls forgets the oldest pull requests that are not open, when there are many.
+func (c *Commits) forgetPulls(ctx context.Context, key string, seen map[pipeline.Ref]pipeline.CommitID, open []pipeline.Pull) error {
+	if len(seen) <= mostClosedPulls {
+		return nil
+	}
+	there := map[string]bool{}
+	for i := range open {
+		there[pullSpace(&open[i])] = true
+	}
+	closed := slices.DeleteFunc(slices.Sorted(maps.Keys(seen)), func(ref pipeline.Ref) bool {
+		space := strings.SplitN(string(ref), "/", 4)
+		return there[strings.Join(space[:min(3, len(space))], "/")]
+	})
+	if len(closed) <= mostClosedPulls {
+		return nil
+	}
+	return c.cfg.DB.Write(ctx, func(tx *store.Tx) error {
+		for _, ref := range closed[:len(closed)-mostClosedPulls] {
+			if err := tx.ObserveRef(key, ref, ""); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// pulled carries out a pull request that was opened or has moved. Of a fork nothing is
+// fetched, because nothing of it runs.
+func (c *Commits) pulled(ctx context.Context, s *Source, p *pipeline.Pull) error {
+	in := plan.Input{Event: pipeline.Event{
+		Kind: pipeline.EventPullRequest, Ref: p.Ref(), Head: p.Head,
+		Proposal: s.Name + "/" + pipeline.PullName(p.Number), Target: p.Target, Pull: p.OfEvent(),
+	}}
+	var fork pipeline.CommitID
+	if p.Fork {
+		in.PathsUnknown = true
+		in.Event.Author, in.Event.Subject = p.Author.Login, fmt.Sprintf("pull request %d, which comes from a fork", p.Number)
+	} else {
+		target := pipeline.Ref("refs/heads/" + p.Target)
+		at, err := s.Bring(ctx, []pipeline.Ref{p.Ref(), target})
+		if err != nil {
+			return err
+		}
+		if at[p.Ref()] != p.Head || at[target] == "" {
+			// What runs is what somebody pushed to the branch, whatever the forge says.
+			return fault.New(fault.Unavailable, "git and the forge do not agree on where its branches are; it is looked at again")
+		}
+		span, err := s.Between(ctx, at[target], p.Head)
+		if err != nil {
+			return err
+		}
+		in.Event.Base, fork = at[target], span.Fork
+	}
+	return c.ofSource(ctx, s, in, fork, func(tx *store.Tx) error {
+		return tx.ObserveRef(pullsKey(&s.Repository), pullSeen(p), p.Head)
+	})
+}

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"context"
+	"slices"
+
+	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/reconciler/internal/forge"
+	"github.com/maestro-cd/maestro/reconciler/internal/loop"
+	"github.com/maestro-cd/maestro/reconciler/internal/sources"
+)
+
+// openPulls are the open pull requests of a source repository.
+type openPulls []pipeline.Pull
+
+// Equal reports whether they would start the same: what people say of them is no matter.
+func (o openPulls) Equal(other openPulls) bool {
+	return slices.EqualFunc(o, other, func(a, b pipeline.Pull) bool {
+		return a.Number == b.Number && a.Head == b.Head && a.Target == b.Target && a.Ref() == b.Ref()
+	})
+}
+
+// pullsOf reads them at GitHub.
+type pullsOf struct{ github *forge.GitHub }
+
+func (p pullsOf) Fetch(ctx context.Context) (openPulls, error) { return p.github.Pulls(ctx) }
+func (p pullsOf) WatchDirs() []string                          { return nil }
+func (p pullsOf) String() string                               { return p.github.Name() }
+
+// watchPulls watches the pull requests of a source repository until ctx ends. Elsewhere
+// than at GitHub there are none to see: refs that keep their heads say neither which
+// branch one is for, nor whether it is open, nor whether it comes from a fork.
+func (x *sourceWatch) watchPulls(ctx context.Context, f forge.Forge, src *loop.Source) {
+	github, ok := f.(*forge.GitHub)
+	if !ok {
+		x.tell(ctx, &x.pullTrouble, fault.New(fault.Invalid,
+			"its pull requests cannot be seen: it is not at the GitHub that --forge github and --github-api name; a trigger push: repo: %q sees branches", x.Name))
+		return
+	}
+	pulls := sources.New(sources.Config[openPulls]{
+		Repo: pullsOf{github}, Poll: x.s.opt.poll, Log: x.log,
+		Problem: func(ctx context.Context, err error) { x.tell(ctx, &x.pullTrouble, err) },
+		Observe: func(ctx context.Context, open openPulls) error { return x.s.commits.ObservePulls(ctx, src, open) },
+	})
+	x.pulls.Store(pulls)
+	_ = pulls.Run(ctx) // it ends with ctx alone
+}
