@@ -17,7 +17,7 @@ import (
 )
 
 // GitHub is a stateful fake of GitHub with one repository, octo/ops; of another,
-// octo/app, it takes statuses. It fails the test
+// octo/app, it takes statuses, see Source too. It fails the test
 // for a request, and for an answer of its own, that is not as GitHub describes it.
 // People act on it by the methods; it serves the API below /api/v3 and Git below /git.
 type GitHub struct {
@@ -52,6 +52,7 @@ type GitHub struct {
 	checks    []*CheckRun
 	id        int           // of the repository
 	lag       time.Duration // for which lists lack what is new
+	source    *GitHubSource // nil unless a test asks for it
 }
 
 // Fault is what goes wrong with one request.

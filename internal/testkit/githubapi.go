@@ -25,6 +25,12 @@ type obj = map[string]any
 
 // ServeHTTP implements http.Handler.
 func (g *GitHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	g.mu.Lock()
+	source := g.source
+	g.mu.Unlock()
+	if source.serveGit(w, r) {
+		return
+	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return // the reconciler was stopped
@@ -182,6 +188,8 @@ func (g *GitHub) route(r *http.Request, path string, body []byte) reply {
 		}
 	}
 	switch path {
+	case "/repos/octo/app/pulls":
+		return g.source.pullsRoute()
 	case repoPath:
 		return reply{http.StatusOK, obj{"id": g.id, "permissions": obj{"push": g.people[MaestroLogin].permission == "write", "pull": true, "admin": false}}}
 	case "/user":
@@ -279,6 +287,11 @@ func (g *GitHub) user(login string) obj {
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 func (g *GitHub) pull(p *githubPull) obj {
+	return g.pullAt(p, g.id, g.Repo.Git(g.Repo.Bare, "rev-parse", "refs/heads/"+p.base))
+}
+
+// pullAt shows a pull request of the repository of that number, whose target is at base.
+func (g *GitHub) pullAt(p *githubPull, repo int, base string) obj {
 	state, merged, merge := "open", any(nil), any(strings.Repeat("e", 40))
 	if p.closed {
 		state = "closed"
@@ -286,7 +299,7 @@ func (g *GitHub) pull(p *githubPull) obj {
 	if p.merge != "" {
 		merged, merge = stamp(p.updated), p.merge
 	}
-	from := g.id
+	from := repo
 	if p.fork {
 		from = 8000
 	}
@@ -296,7 +309,7 @@ func (g *GitHub) pull(p *githubPull) obj {
 	return obj{
 		"number": p.number, "title": p.title, "user": g.user(p.author), "state": state, "draft": p.draft, "merged_at": merged,
 		"merge_commit_sha": merge, "updated_at": stamp(p.updated), "body": p.body, "head": end(p.branch, p.head, from),
-		"base": end(p.base, g.Repo.Git(g.Repo.Bare, "rev-parse", "refs/heads/"+p.base), g.id),
+		"base": end(p.base, base, repo),
 	}
 }
 

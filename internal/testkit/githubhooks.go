@@ -33,7 +33,9 @@ func (g *GitHub) post(event string, payload map[string]any) {
 	if g.hooked == "" {
 		return
 	}
-	payload["repository"] = map[string]any{"id": g.id, "full_name": "octo/ops"}
+	if payload["repository"] == nil {
+		payload["repository"] = map[string]any{"id": g.id, "full_name": "octo/ops"}
+	}
 	body := marshal(g.t, payload)
 	mac := hmac.New(sha256.New, []byte(g.secret))
 	mac.Write(body)
