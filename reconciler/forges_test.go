@@ -59,6 +59,9 @@ func TestForgesDoWhatTheirTableSays(t *testing.T) {
 			_, pulls := kinds[kind].(loop.Forge)
 			return "signed tags" + either(pulls, ", comments", "")
 		}},
+		{"pull requests of source repositories", func(kind string) string {
+			return either(seesPulls(kinds[kind]) != nil, "yes", "no")
+		}},
 		{"webhooks", func(kind string) string {
 			s := &server{opt: options{forge: kind, githubHookFile: "x"}}
 			if _, pulls := kinds[kind].(loop.Forge); pulls {

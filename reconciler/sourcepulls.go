@@ -32,8 +32,8 @@ func (p pullsOf) String() string                               { return p.github
 // than at GitHub there are none to see: refs that keep their heads say neither which
 // branch one is for, nor whether it is open, nor whether it comes from a fork.
 func (x *sourceWatch) watchPulls(ctx context.Context, f forge.Forge, src *loop.Source) {
-	github, ok := f.(*forge.GitHub)
-	if !ok {
+	github := seesPulls(f)
+	if github == nil {
 		x.tell(ctx, &x.pullTrouble, fault.New(fault.Invalid,
 			"its pull requests cannot be seen: it is not at the GitHub that --forge github and --github-api name; a trigger push: repo: %q sees branches", x.Name))
 		return
@@ -45,4 +45,10 @@ func (x *sourceWatch) watchPulls(ctx context.Context, f forge.Forge, src *loop.S
 	})
 	x.pulls.Store(pulls)
 	_ = pulls.Run(ctx) // it ends with ctx alone
+}
+
+// seesPulls is the GitHub that a forge is, nil when it is none.
+func seesPulls(f any) *forge.GitHub {
+	github, _ := f.(*forge.GitHub)
+	return github
 }

@@ -29,13 +29,17 @@ compositions: check: {
 	concurrency: {group: event.change, policy: "cancel-running"}
 	triggers: [{pullRequest: {repo: "app", branches: ["main"], paths: ["src/**"]}, params: number: event.pull.number}]
 }
+compositions: elsewhere: {
+	tasks: test: shell.#Run & {fields: script: "true"}
+	triggers: [{pullRequest: repo: "lib"}]
+}
 `
 
 func TestPullRequestsOfASourceRunUntilTheirNextHead(t *testing.T) {
 	real(t)
 	g := testkit.NewGitHub(t)
 	people(g)
-	app := g.Source()
+	app, lib := g.Source(), testkit.NewRepo(t)
 	secret := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(secret, []byte(app.Login), 0o600); err != nil {
 		t.Fatal(err)
@@ -43,13 +47,14 @@ func TestPullRequestsOfASourceRunUntilTheirNextHead(t *testing.T) {
 	done := filepath.Join(t.TempDir(), "done")
 	g.Repo.Push("main", testkit.Ops())
 	// Webhooks are all that makes it look in time.
-	s := g.Serve(t, "--allow-source", g.URL, "--github-webhook-secret-file", secret, "--poll", "1h")
+	s := g.Serve(t, "--allow-source", g.URL, "--allow-source", lib.Bare, "--github-webhook-secret-file", secret, "--poll", "1h")
 	g.Hook(s.Intake+"/github", app.Login, 2)
 	a := s.StartAgent(t, "one", "default", "")
 	config := g.Push("ana", "main", "", testkit.Files(composition("check", fmt.Sprintf(checks, done)), declare(
-		fmt.Sprintf("repositories: app: credentials: secret: \"login\"\nsecrets: login: from: file: %q\n", secret), "app", app.Address(),
+		fmt.Sprintf("repositories: app: credentials: secret: \"login\"\nsecrets: login: from: file: %q\n", secret), "app", app.Address(), "lib", lib.Bare,
 	)))
 	awaitSource(t, s, "app", "")
+	awaitSource(t, s, "lib", "its pull requests cannot be seen: it is not at the GitHub")
 	testkit.Eventually(t, "its pull requests are looked at", func() (bool, string) {
 		return slices.Contains(g.Asked(), "GET /repos/octo/app/pulls"), ""
 	})
