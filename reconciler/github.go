@@ -42,20 +42,30 @@ func newGitHub(opt options, repo string, log *slog.Logger) forge.GitHubConfig {
 // quietUntil is where the record keeps until when GitHub asked for silence.
 const quietUntil = "quiet-until"
 
-// openGitHub opens OWNER/NAME, and goes on with the silence that GitHub asked for before
-// a restart: it is about the token, hence about all repositories.
+// openGitHub opens OWNER/NAME.
 func (s *server) openGitHub(repo string) (*forge.GitHub, error) {
 	cfg := newGitHub(s.opt, repo, s.log)
+	var err error
+	if cfg.Host, err = s.gitHubHost(); err != nil {
+		return nil, err
+	}
+	return forge.NewGitHub(cfg)
+}
+
+// openGitHubHost goes on with the silence that GitHub asked for before a restart: it is
+// about the token, hence about all repositories.
+func (s *server) openGitHubHost() (*forge.Host, error) {
 	text, err := s.db.ForgeFact(context.Background(), quietUntil)
 	if err != nil {
 		return nil, err
 	}
+	var quiet time.Time
 	if text != "" {
-		if cfg.Quiet, err = time.Parse(time.RFC3339, text); err != nil {
+		if quiet, err = time.Parse(time.RFC3339, text); err != nil {
 			s.log.Warn("the time until which GitHub asked for silence cannot be read", "err", err)
 		}
 	}
-	cfg.Hush = func(until time.Time) {
+	return forge.NewHost(quiet, func(until time.Time) {
 		s.log.Warn("GitHub asks for silence", "until", until)
 		ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)
 		defer cancel()
@@ -63,8 +73,7 @@ func (s *server) openGitHub(repo string) (*forge.GitHub, error) {
 		if err != nil {
 			s.log.Error("silence not recorded", "err", err)
 		}
-	}
-	return forge.NewGitHub(cfg)
+	}), nil
 }
 
 // checkGitHub asks GitHub whether it lets us do all that is needed.

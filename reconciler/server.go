@@ -56,6 +56,8 @@ type server struct {
 	commenter *loop.Commenter // likewise
 	// doorkeeper is nil likewise.
 	doorkeeper *loop.Doorkeeper
+	// gitHubHost is what all repositories at GitHub share.
+	gitHubHost func() (*forge.Host, error)
 	watcher    *sources.Source[gitrepo.Refs]
 	sources    *sourceSet
 	converger  *forge.Converger // nil with --forge none
@@ -85,6 +87,7 @@ const addressesFile = "server.json"
 // openServer takes hold of all that the server needs, or of nothing.
 func openServer(ctx context.Context, opt options, log *slog.Logger) (_ *server, err error) {
 	s := &server{opt: opt, log: log}
+	s.gitHubHost = sync.OnceValues(s.openGitHubHost)
 	defer func() {
 		if err != nil {
 			s.close()

@@ -256,7 +256,8 @@ func (g *GitHub) Token(ctx context.Context) (string, error) { return g.lane.toke
 // signer is the way of requests that are signed by the key of an App.
 func (g *GitHub) signer(a *appTokens) *github.Client {
 	c := github.NewClient(&http.Client{
-		Transport:     &lane{base: g.lane.base, next: g.cfg.HTTP, token: a.sign},
+		// A host of its own: it is asked in the middle of requests that wait for it.
+		Transport:     &lane{base: g.lane.base, next: g.cfg.HTTP, token: a.sign, host: NewHost(time.Time{}, nil)},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Timeout:       requestTime,
 	})

@@ -31,11 +31,9 @@ type GitHubConfig struct {
 	// HTTP carries the requests; nil is http.DefaultTransport. It must not
 	// follow redirects by itself.
 	HTTP http.RoundTripper
-	// Quiet is until when GitHub asked for silence before a restart, zero when it did
-	// not. Hush is told each time that it does, from any goroutine; it may be nil.
-	Quiet time.Time
-	Hush  func(until time.Time)
-	Log   *slog.Logger
+	// Host is shared by all repositories of one GitHub; nil for one of its own.
+	Host *Host
+	Log  *slog.Logger
 }
 
 // GitHub posts commit statuses to one repository on GitHub.
@@ -69,7 +67,10 @@ func NewGitHub(cfg GitHubConfig) (*GitHub, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	way := &lane{base: base, next: newEtags(cfg.HTTP), token: cfg.token, quiet: cfg.Quiet, hushed: cfg.Hush}
+	if cfg.Host == nil {
+		cfg.Host = NewHost(time.Time{}, nil)
+	}
+	way := &lane{base: base, next: newEtags(cfg.HTTP), token: cfg.token, host: cfg.Host}
 	client := github.NewClient(&http.Client{
 		Transport: way,
 		// Never followed: a POST that is redirected may become a GET that
@@ -173,7 +174,7 @@ func (g *GitHub) explain(doing, needs string, err error) error {
 		return fault.New(kind, "%s at %s: %w", doing, g.Name(), fault.New(kind, format, args...))
 	}
 	later := func(at time.Time) error {
-		g.lane.hush(at)
+		g.lane.host.hush(at)
 		return fault.New(fault.Unavailable, "%s at %s: %w", doing, g.Name(),
 			&LaterError{At: at, Err: errors.New("its rate limit is used up until " + at.UTC().Format(time.RFC3339))})
 	}
@@ -198,7 +199,11 @@ func (g *GitHub) explain(doing, needs string, err error) error {
 	if errors.As(err, &ue) {
 		err = ue.Err
 	}
-	return say(fault.Unavailable, "%s; check the network, it will be tried again", fitText(g.withoutToken(err.Error()), 300))
+	told := fitText(g.withoutToken(err.Error()), 300) + "; check the network, it will be tried again"
+	if at, ok := NextAt(err); ok {
+		return say(fault.Unavailable, "%w", &LaterError{At: at, Err: errors.New(told)})
+	}
+	return say(fault.Unavailable, "%s", told)
 }
 
 func (g *GitHub) judge(e *github.ErrorResponse, needs string, say func(fault.Kind, string, ...any) error, later func(time.Time) error) error {

@@ -3,6 +3,7 @@ package forge
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"net"
@@ -10,42 +11,20 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/fault"
 )
 
-// lane is the only way to the API: requests leave for its address and no other,
-// the token goes with those alone, and what comes back is JSON of a sane size.
+// lane is the only way to the API: requests leave for its address and no other, when its
+// host may be asked; the token goes with those alone, and what comes back is JSON of a
+// sane size.
 type lane struct {
 	base   *url.URL
 	next   http.RoundTripper
 	token  func(context.Context) (string, error)
 	denied func(token string) // told of one that is not accepted; nil for nobody
-	hushed func(time.Time)    // nil for nobody
-
-	mu    sync.Mutex
-	quiet time.Time // no request leaves before
-}
-
-// hush keeps requests from leaving until then: asking earlier makes the wait longer.
-func (l *lane) hush(until time.Time) {
-	l.mu.Lock()
-	more := until.After(l.quiet)
-	if more {
-		l.quiet = until
-	}
-	l.mu.Unlock()
-	if more && l.hushed != nil {
-		l.hushed(until)
-	}
-}
-
-func (l *lane) quietUntil() time.Time {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.quiet
+	host   *Host
 }
 
 // maxAnswer is far above any answer about statuses.
@@ -55,9 +34,43 @@ func (l *lane) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Scheme != l.base.Scheme || req.URL.Host != l.base.Host || !strings.HasPrefix(req.URL.Path, l.base.Path) {
 		return nil, fault.New(fault.Invalid, "a request to %q was stopped: the token is for %s only", req.URL.Host, l.base.Host)
 	}
-	if at := l.quietUntil(); time.Now().Before(at) {
-		return nil, fault.New(fault.Unavailable, "%w", &LaterError{At: at, Err: errors.New("its rate limit is used up until " + at.UTC().Format(time.RFC3339))})
+	trial, err := l.host.enter(req.Context())
+	if err != nil {
+		return nil, err
 	}
+	res, err := l.carry(req)
+	at := l.host.leave(trial, answerOf(res, err))
+	switch {
+	case at.IsZero():
+		return res, err
+	case err != nil:
+		return nil, &LaterError{At: at, Err: err}
+	case !fails(res):
+		return res, nil
+	}
+	_ = res.Body.Close()
+	return nil, askLater(at, fmt.Sprintf("it answers HTTP %d; it will be tried again", res.StatusCode))
+}
+
+// answerOf says what a request tells of the host.
+func answerOf(res *http.Response, err error) answer {
+	_, named := NextAt(err)
+	switch {
+	case named, errors.Is(err, context.Canceled), fault.Is(err, fault.Invalid):
+		return notAsked
+	case err != nil || fails(res):
+		return failed
+	}
+	return answered
+}
+
+// fails reports whether an answer is none, of a host that does not say when to ask again.
+func fails(res *http.Response) bool {
+	_, named := askedLater(res)
+	return !named && (res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests)
+}
+
+func (l *lane) carry(req *http.Request) (*http.Response, error) {
 	req = req.Clone(req.Context())
 	t, err := l.token(req.Context())
 	if err != nil {
