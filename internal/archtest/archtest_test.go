@@ -34,16 +34,18 @@ var rooms = map[string][]string{
 	"internal/sshsig":   {"internal/fault"},
 	"internal/sops":     {"internal/fault"},
 
+	"internal/codeowners": {"internal/pipeline"},
+
 	"internal/wsconn/wsconntest": {},
 
-	"internal/config": {"internal/pipeline", "internal/fault", "internal/bundle", "internal/sops", "schema", "plugins"},
+	"internal/config": {"internal/pipeline", "internal/fault", "internal/bundle", "internal/codeowners", "internal/sops", "schema", "plugins"},
 	"schema":          {},
 	"plugins":         {},
 	"ui":              {},
 	"compositions":    {},
 	"docs":            {},
 
-	"reconciler/internal/plan":    {"internal/pipeline"},
+	"reconciler/internal/plan":    {"internal/pipeline", "internal/codeowners"},
 	"reconciler/internal/review":  {"internal/pipeline"},
 	"reconciler/internal/engine":  {"internal/pipeline"},
 	"reconciler/internal/place":   {"internal/pipeline"},
@@ -114,7 +116,7 @@ var homes = map[string][]string{
 // pure packages decide; these would let the world in.
 var pure = []string{
 	"internal/pipeline", "reconciler/internal/plan", "reconciler/internal/review", "reconciler/internal/engine",
-	"reconciler/internal/place",
+	"reconciler/internal/place", "internal/codeowners",
 }
 
 var worldly = []string{"context", "os", "net", "net/http", "log", "log/slog", "database/sql", "io/fs", "os/exec", "math/rand", "math/rand/v2"}

@@ -16,6 +16,8 @@ type Config struct {
 	Secrets      []Secret      `json:"secrets,omitempty"`
 	Repositories []Repository  `json:"repositories,omitempty"`
 	Policy       Policy        `json:"policy,omitzero"`
+	// Owners are read when the policy asks for them, and only then.
+	Owners Owners `json:"owners,omitzero"`
 	// Diagnostics holds every mistake found. A composition with an error in its
 	// unit is absent from Compositions; the others are usable.
 	Diagnostics []Diagnostic `json:"diagnostics,omitempty"`
@@ -333,6 +335,25 @@ type ChangeRule struct {
 	Approvers []string `json:"approvers,omitempty"`
 	Count     int      `json:"count"`
 	Echo      bool     `json:"sha_echo,omitempty"`
+}
+
+// Owners is what the file CODEOWNERS of a commit says.
+type Owners struct {
+	// File is where it lies.
+	File string `json:"file,omitempty"`
+	// Problem says why nobody can be told to own anything, "" when that can be told.
+	Problem string `json:"problem,omitempty"`
+	// Rules in the order of the file; of those that match a path the last counts.
+	Rules []OwnerRule `json:"rules,omitempty"`
+}
+
+// OwnerRule says whose the paths are that a pattern matches.
+type OwnerRule struct {
+	Pattern string `json:"pattern"`
+	// Owners are named as members of a Group are, or by e-mail address; with none the
+	// paths are nobody's.
+	Owners []string `json:"owners,omitempty"`
+	Line   int      `json:"line"`
 }
 
 // SecretRule lists the compositions, as patterns, that may use a secret, the branches
