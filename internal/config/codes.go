@@ -70,6 +70,7 @@ const (
 	codeCallLoop = "RC0504" // compositions that call each other in a circle
 	codePolicy   = "RC0505" // what the policy says of what there is not
 	codeForbid   = "RC0506" // what the policy does not allow
+	codeOwners   = "RC0507" // owners that the policy asks for and CODEOWNERS does not name
 
 	// Manifests and declared outputs.
 	codeOutputForm = "RC0401"

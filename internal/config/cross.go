@@ -66,6 +66,9 @@ func assemble(commit pipeline.CommitID, s *survey, results map[string]*unitResul
 		return pipeline.Config{}, err
 	}
 	r.checkPolicy()
+	if err := r.readOwners(s.tree); err != nil {
+		return pipeline.Config{}, err
+	}
 	r.checkWebhooks()
 	r.checkCalls()
 	for _, res := range r.results {

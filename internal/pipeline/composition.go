@@ -335,6 +335,8 @@ type ChangeRule struct {
 	Approvers []string `json:"approvers,omitempty"`
 	Count     int      `json:"count"`
 	Echo      bool     `json:"sha_echo,omitempty"`
+	// Codeowners: besides, an owner of each path that the rule is about.
+	Codeowners bool `json:"codeowners,omitempty"`
 }
 
 // Owners is what the file CODEOWNERS of a commit says.
