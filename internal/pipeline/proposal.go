@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -138,10 +139,50 @@ type Need struct {
 	// who wrote what is reviewed.
 	Approvers []string `json:"approvers,omitempty"`
 	People    []string `json:"people,omitempty"`
-	Want      int      `json:"want"`
-	Have      int      `json:"have"`
+	// Owners are asked in their place where the rule is about what they own: Paths, and
+	// More besides. Nobody says why nobody can be asked, "" when somebody can.
+	Owners []string `json:"owners,omitempty"`
+	Paths  []string `json:"paths,omitempty"`
+	More   int      `json:"more_paths,omitempty"`
+	Nobody string   `json:"nobody,omitempty"`
+	Want   int      `json:"want"`
+	Have   int      `json:"have"`
 	// Echo as in Gate.
 	Echo bool `json:"sha_echo,omitempty"`
+}
+
+// Asked says who is asked, and for what of theirs, in words.
+func (n *Need) Asked() string {
+	switch {
+	case len(n.Owners) > 0:
+		return EitherOf(n.Owners) + n.of()
+	case n.Nobody != "":
+		return "an owner"
+	case len(n.Approvers) > 0:
+		return strings.Join(n.Approvers, " or ")
+	}
+	return "anybody else"
+}
+
+// of says what the owners own.
+func (n *Need) of() string {
+	if len(n.Paths) == 0 {
+		return ""
+	}
+	s := " for " + strings.Join(n.Paths, ", ")
+	if n.More > 0 {
+		s += fmt.Sprintf(" and %d more", n.More)
+	}
+	return s
+}
+
+// EitherOf names people of whom one is enough. Of many it counts the rest.
+func EitherOf(people []string) string {
+	const most = 5
+	if left := len(people) - most; left > 1 {
+		return fmt.Sprintf("%s or one of %d others", strings.Join(people[:most], ", "), left)
+	}
+	return strings.Join(people, " or ")
 }
 
 // Opinion is a review that somebody gave, with whether it counts.

@@ -47,6 +47,11 @@ type Rule struct {
 	Approvers []string
 	Count     int
 	Echo      bool
+	// Owners and what follows are as in pipeline.Need.
+	Owners []string
+	Paths  []string
+	More   int
+	Nobody string
 }
 
 // Input is all that the decision depends on.
@@ -61,6 +66,9 @@ type Input struct {
 	// Rules and Groups are the base's, never the change's.
 	Rules  []Rule
 	Groups []pipeline.Group
+	// AtForge: people have accounts, of whose reviewers Standing tells.
+	AtForge  bool
+	Standing map[pipeline.Account]Standing
 	// Authors wrote or asked for what is reviewed: none of them may approve it.
 	// AuthorsUnknown: they could not all be listed.
 	// Nobody says why, "" when the history is too long.
@@ -115,7 +123,10 @@ func Approved(in Input) Decision {
 	}
 	missing := false
 	for _, rule := range in.Rules {
-		n := pipeline.Need{Rule: rule.Name, Approvers: rule.Approvers, People: Others(in.people(rule), in.Authors), Want: max(rule.Count, 1), Echo: rule.Echo}
+		n := pipeline.Need{
+			Rule: rule.Name, Approvers: rule.Approvers, People: Others(in.people(rule), in.Authors), Want: max(rule.Count, 1), Echo: rule.Echo,
+			Owners: rule.Owners, Paths: rule.Paths, More: rule.More, Nobody: rule.Nobody,
+		}
 		n.Have = in.count(rule, approving)
 		missing = missing || n.Have < n.Want
 		d.Needs = append(d.Needs, n)
@@ -150,7 +161,7 @@ func (in *Input) against(r *Review) string {
 	case in.wrote(r):
 		return "who wrote or asked for it does not review it"
 	case !in.eligible(r):
-		return r.By + " is in none of the groups that are asked"
+		return r.By + " is in none of the groups that are asked" + in.orOwns()
 	case !r.Approve:
 		return "" // a refusal needs no more than somebody who may give it
 	case in.Unread != "":
@@ -208,16 +219,20 @@ func (in *Input) eligible(r *Review) bool {
 
 // asks reports whether the rule asks the reviewer.
 func (in *Input) asks(rule Rule, r *Review) bool {
-	if len(rule.Approvers) == 0 {
+	switch {
+	case rule.Nobody != "":
+		return false
+	case len(rule.Approvers)+len(rule.Owners) == 0:
 		return true
 	}
 	people := in.people(rule)
 	return slices.ContainsFunc(append([]string{r.By}, r.Names...), func(name string) bool { return slices.Contains(people, name) })
 }
 
-// people are the members of the groups of a rule, sorted; none when it asks anybody.
+// people are the members of the groups of a rule, or its owners, sorted; none when it
+// asks anybody.
 func (in *Input) people(rule Rule) []string {
-	var out []string
+	out := in.owners(rule)
 	for _, g := range in.Groups {
 		if slices.Contains(rule.Approvers, g.Name) {
 			out = append(out, g.Members...)
@@ -267,15 +282,21 @@ func (in *Input) waiting(needs []pipeline.Need) string {
 			if n.Echo {
 				naming = " with " + in.named().Short() + " in its text"
 			}
-			parts = append(parts, fmt.Sprintf("%s of %s%s%s", approvals(left), groups(n.Approvers), naming, inBrackets(in.nobody(&n))))
+			if covered(&n, needs) {
+				continue
+			}
+			parts = append(parts, fmt.Sprintf("%s of %s%s%s", approvals(left), n.Asked(), naming, inBrackets(in.nobody(&n))))
 		}
 	}
 	slices.Sort(parts)
-	return "needs " + strings.Join(slices.Compact(parts), " and ")
+	return "needs " + some(slices.Compact(parts))
 }
 
 // nobody says why as things are nobody can give what is needed, "" when somebody can.
 func (in *Input) nobody(n *pipeline.Need) string {
+	if len(n.Owners) > 0 || n.Nobody != "" {
+		return in.unowned(n)
+	}
 	if len(n.Approvers) == 0 || len(n.People) > 0 {
 		return ""
 	}
@@ -300,11 +321,4 @@ func approvals(n int) string {
 		return "1 approval"
 	}
 	return fmt.Sprintf("%d approvals", n)
-}
-
-func groups(names []string) string {
-	if len(names) == 0 {
-		return "anybody else"
-	}
-	return strings.Join(names, " or ")
 }
