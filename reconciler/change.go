@@ -90,8 +90,11 @@ func showChange(w io.Writer, p pipeline.Proposal, asJSON, markdown bool) error {
 	}
 	fmt.Fprintf(c, "\n%s", p.Text)
 	for _, n := range p.Needs {
-		asked := "anybody else"
-		if len(n.Approvers) > 0 {
+		asked := n.Asked()
+		switch {
+		case n.Nobody != "":
+			asked += " (nobody: " + n.Nobody + ")"
+		case len(n.Approvers) > 0:
 			asked = strings.Join(n.Approvers, " or ") + " (" + cmp.Or(strings.Join(n.People, ", "), "nobody but its authors") + ")"
 		}
 		fmt.Fprintf(c, "%s: %d of %d approvals of %s\n", oneLine(n.Rule), n.Have, n.Want, oneLine(asked))

@@ -102,11 +102,14 @@ func (p *Proposals) stray(ctx context.Context, m *moment, open []pipeline.Propos
 	if err != nil {
 		return nil, err
 	}
-	in := review.Input{Head: m.tip, Plan: asked.Digest, Groups: a.expected.Policy.Groups, Now: m.now}
+	in := review.Input{Head: m.tip, Plan: asked.Digest, Groups: a.expected.Policy.Groups, AtForge: p.cfg.Pulls, Now: m.now}
 	var because []string
-	for _, r := range asked.Approvals {
-		in.Rules = append(in.Rules, review.Rule{Name: r.Rule, Approvers: r.Approvers, Count: r.Count, Echo: r.Echo})
-		because = append(because, r.Because...)
+	for i := range asked.Approvals {
+		r := &asked.Approvals[i]
+		in.Rules = append(in.Rules, review.RuleOf(r.Need()))
+		if len(r.Owners) == 0 { // whom owners are asked for is said with them
+			because = append(because, r.Because...)
+		}
 	}
 	d := review.Approved(in)
 	main := p.cfg.Default.Branch()

@@ -113,8 +113,8 @@ func describe(c *store.StoredProposal, on *plan.Plan, checks []plan.Run, url str
 		o.URL = url + plan.ProposalPath(c.Branch)
 	}
 	c.Markdown = on.Markdown(o)
-	for _, a := range on.Approvals {
-		c.Needs = append(c.Needs, pipeline.Need{Rule: a.Rule, Approvers: a.Approvers, People: a.People, Want: a.Count, Echo: a.Echo})
+	for i := range on.Approvals {
+		c.Needs = append(c.Needs, on.Approvals[i].Need())
 	}
 	c.Approval, c.Sentence = pipeline.ApprovalWaiting, "its reviews have not been read"
 	return nil

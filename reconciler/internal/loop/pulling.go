@@ -194,6 +194,9 @@ func (p *Proposals) pull(ctx context.Context, m *moment, known *store.StoredProp
 			}
 			delete(p.replan, o.name)
 			planned = true
+			if p.cfg.Look != nil && len(review.OwningTeams(known.Needs)) > 0 {
+				p.cfg.Look() // who reviewed it already may be in one
+			}
 		}
 		at = settled{head: o.head, tip: o.tip, live: m.live.Commit, people: span.People, unknown: span.Truncated, opened: o.opened, target: o.target}
 		p.settled[o.name] = at
@@ -333,6 +336,7 @@ func (p *Proposals) keepSeen(ctx context.Context, news []store.SeenReview) error
 
 // listen makes what a forge says of a pull request the input of the decision.
 func (p *Proposals) listen(ctx context.Context, m *moment, number int, in *review.Input) error {
+	in.AtForge = true
 	i := slices.IndexFunc(m.pulled, func(d *Discussed) bool { return d.Number == number })
 	if i < 0 {
 		in.Truncated, in.Unread = true, "the pull request has not been read yet"
@@ -343,7 +347,7 @@ func (p *Proposals) listen(ctx context.Context, m *moment, number int, in *revie
 	if in.Reviews, err = p.heard(ctx, m, d, in.Plan); err != nil {
 		return err
 	}
-	in.Groups = review.Members(in.Groups, d.Standing)
+	in.Groups, in.Standing = review.Members(in.Groups, d.Standing), d.Standing
 	in.Authors = append(slices.Clone(in.Authors), review.Behind(d.People)...)
 	if d.People.Unknown != "" && !in.AuthorsUnknown {
 		in.AuthorsUnknown, in.Nobody = true, d.People.Unknown

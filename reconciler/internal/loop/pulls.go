@@ -97,8 +97,9 @@ type Pulls struct {
 	turns    turns
 	left     bool // some were not read that have to be
 	failures int
-	since    time.Time // comments until then are answered
-	lookedAt time.Time // when the last look began that told all
+	since    time.Time        // comments until then are answered
+	lookedAt time.Time        // when the last look began that told all
+	owning   map[int][]string // teams that own what pull requests change
 	self     pipeline.Account
 }
 
@@ -107,8 +108,10 @@ type Discussed struct {
 	pipeline.Pull
 	Reviews []pipeline.PullReview
 	People  pipeline.PullPeople
-	// Standing of all who gave a review.
+	// Standing of all who gave a review, in teams of the policy and those that own what
+	// it changes.
 	Standing map[pipeline.Account]review.Standing
+	owning   []string
 	// Unread says why not all of that could be read, "" when it could.
 	Unread string
 	// readAt is when it was read, zero when that was before its head moved; triedAt is when
@@ -307,8 +310,10 @@ func (w *Pulls) list(ctx context.Context) ([]pipeline.Pull, error) {
 	if err != nil {
 		return nil, err
 	}
+	w.owning = map[int][]string{}
 	for i := range open {
 		n := pipeline.PullNumber(open[i].Branch)
+		w.owning[n] = review.OwningTeams(open[i].Needs)
 		if n == 0 || there[n] {
 			continue
 		}
@@ -391,11 +396,11 @@ func (w *Pulls) readAll(ctx context.Context, d *Discussed, cause *pipeline.Event
 		if r.By.ID == 0 {
 			continue
 		}
-		if standing[r.By], err = w.standing(ctx, r.By); err != nil {
+		if standing[r.By], err = w.standing(ctx, r.By, w.owning[d.Number]...); err != nil {
 			return err
 		}
 	}
-	d.Reviews, d.People, d.Standing = reviews, people, standing
+	d.Reviews, d.People, d.Standing, d.owning = reviews, people, standing, w.owning[d.Number]
 	return nil
 }
 
@@ -430,8 +435,9 @@ func (w *Pulls) closing(ctx context.Context, d *Discussed, reviews []pipeline.Pu
 	return append(reviews, pipeline.PullReview{By: by, State: "CHANGES_REQUESTED", Commit: d.Head, Body: "closed its pull request", At: at}), nil
 }
 
-// standing asks what somebody may do now.
-func (w *Pulls) standing(ctx context.Context, a pipeline.Account) (s review.Standing, err error) {
+// standing asks what somebody may do now, and which teams of the policy and of others
+// they are in.
+func (w *Pulls) standing(ctx context.Context, a pipeline.Account, others ...string) (s review.Standing, err error) {
 	if a.Bot {
 		return s, nil
 	}
@@ -445,7 +451,9 @@ func (w *Pulls) standing(ctx context.Context, a pipeline.Account) (s review.Stan
 	if live == nil {
 		return s, nil
 	}
-	for _, team := range review.Teams(live.Policy.Groups) {
+	teams := slices.Concat(review.Teams(live.Policy.Groups), others)
+	slices.Sort(teams)
+	for _, team := range slices.Compact(teams) {
 		in, err := w.cfg.Forge.IsMember(ctx, team, a)
 		if err != nil {
 			return s, err

@@ -80,6 +80,9 @@ func (p *Proposals) judge(ctx context.Context, m *moment, c *store.StoredProposa
 	in := review.Input{
 		Head: c.Head, Plan: c.Digest, Groups: m.live.Policy.Groups, Authors: at.people, AuthorsUnknown: at.unknown, Now: m.now,
 	}
+	for _, n := range c.Needs {
+		in.Rules = append(in.Rules, review.RuleOf(n))
+	}
 	var err error
 	if n := pipeline.PullNumber(c.Branch); n > 0 && p.cfg.Pulls {
 		err = p.listen(ctx, m, n, &in)
@@ -89,9 +92,6 @@ func (p *Proposals) judge(ctx context.Context, m *moment, c *store.StoredProposa
 	}
 	if err != nil {
 		return err
-	}
-	for _, n := range c.Needs {
-		in.Rules = append(in.Rules, review.Rule{Name: n.Rule, Approvers: n.Approvers, Count: n.Want, Echo: n.Echo})
 	}
 	d := review.Approved(in)
 	for i := range d.Needs {

@@ -96,7 +96,7 @@ func (w *Pulls) readSome(ctx context.Context, list []pipeline.Pull) error {
 		case isDoor(&p) && why.cause == nil, p.Closed && !isAwaited:
 		case hinted[p.Number]:
 			told = append(told, d)
-		case d.due(now, isAwaited):
+		case d.due(now, isAwaited), !slices.Equal(d.owning, w.owning[p.Number]):
 			soon = append(soon, d)
 		default:
 			others = append(others, d)

@@ -166,7 +166,20 @@ func (t *Talk) reviews(m *markdown) {
 	p := t.Proposal
 	m.line("**Reviews:** %s.", prose(p.Sentence))
 	m.line("")
+	m.owners(p.Needs)
 	m.opinions(p.Reviews)
+}
+
+// owners lists which owners are asked for what, those who have approved struck out.
+func (m *markdown) owners(needs []pipeline.Need) {
+	list := slices.DeleteFunc(slices.Clone(needs), func(n pipeline.Need) bool { return len(n.Owners) == 0 })
+	m.list("**Owners:**", len(list), func(i int) string {
+		n := &list[i]
+		if n.Have >= n.Want {
+			return "~~" + prose(n.Asked()) + "~~"
+		}
+		return prose(n.Asked())
+	})
 }
 
 // opinions lists what reviewers said, and of those that do not count why.

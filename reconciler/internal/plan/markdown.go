@@ -233,7 +233,7 @@ func (m *markdown) ahead() {
 	m.rows(len(m.Approvals), func(i int) {
 		a := &m.Approvals[i]
 		people := ""
-		if len(a.People) > 0 {
+		if len(a.People) > 0 && len(a.Owners) == 0 {
 			people = ": " + prose(strings.Join(a.People, ", "))
 		}
 		m.line("**To go ahead:** approval by %s%s (rule %s, %s). It counts for plan %s.",

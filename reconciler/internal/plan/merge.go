@@ -28,6 +28,9 @@ func Merged(base, fork, head *pipeline.Config) *pipeline.Config {
 	if same(&fork.Policy, &head.Policy) {
 		out.Policy = base.Policy
 	}
+	if same(&fork.Owners, &head.Owners) {
+		out.Owners = base.Owners
+	}
 	return &out
 }
 

@@ -290,6 +290,13 @@ type Approval struct {
 	Echo   bool     `json:"sha_echo,omitempty"` // as in pipeline.Gate
 	// Because are the paths and compositions that the rule is about, at most three.
 	Because []string `json:"because,omitempty"`
+	// Owners, when there are any, are asked in the place of groups, as people: one of
+	// them for Because, and for More paths besides. Nobody says why they are not known.
+	Owners []string `json:"owners,omitempty"`
+	More   int      `json:"more_paths,omitempty"`
+	Nobody string   `json:"nobody,omitempty"`
+
+	about string // all that the owners are asked for
 }
 
 // Placement says which agents can take the tasks of a composition.

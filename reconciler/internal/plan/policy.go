@@ -17,39 +17,51 @@ func (p *Plan) approvals(in *Input) {
 	}
 	law := &in.Base.Policy
 	for _, r := range law.Changes {
-		because, meant := touches(&r, p.Changes, in)
+		because, owed, meant := touches(&r, p.Changes, in)
 		if !meant {
 			continue
+		}
+		if r.Codeowners {
+			p.owned(&r, owed, in)
 		}
 		p.Approvals = append(p.Approvals, Approval{
 			Rule: r.Name, Pos: r.Pos, Approvers: slices.Sorted(slices.Values(r.Approvers)), People: members(law, r.Approvers),
 			Count: max(r.Count, 1), Echo: r.Echo, Because: because,
 		})
 	}
-	slices.SortFunc(p.Approvals, func(a, b Approval) int { return cmp.Compare(a.Rule, b.Rule) })
+	slices.SortFunc(p.Approvals, func(a, b Approval) int {
+		return cmp.Or(cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Nobody, b.Nobody), slices.Compare(a.Owners, b.Owners))
+	})
 }
 
-// touches reports whether a rule is about a change, and by what of it.
-func touches(r *pipeline.ChangeRule, changes []Change, in *Input) (because []string, meant bool) {
+// touches reports whether a rule is about a change, and by what of it. owed are the
+// paths whose owners it asks: those that it names, or all when it is about more.
+func touches(r *pipeline.ChangeRule, changes []Change, in *Input) (because, owed []string, meant bool) {
 	if len(r.Paths) == 0 && len(r.Compositions) == 0 {
-		return nil, len(changes) > 0 || len(in.Paths) > 0 || in.PathsUnknown
+		return nil, in.Paths, len(changes) > 0 || len(in.Paths) > 0 || in.PathsUnknown
 	}
 	for i := range changes {
 		if c := &changes[i]; c.Kind == KindComposition && anyMatch(r.Compositions, c.Name) {
 			because = append(because, c.Name)
 		}
 	}
+	var named []string
+	all := len(because) > 0
 	if len(r.Paths) > 0 && in.PathsUnknown {
 		because = append(because, "paths that could not be listed")
 	}
 	for _, path := range in.Paths {
 		if anyMatch(r.Paths, path) {
-			because = append(because, path)
+			because, named = append(because, path), append(named, path)
 		}
+	}
+	owed = named
+	if all {
+		owed = in.Paths
 	}
 	slices.Sort(because)
 	const most = 3
-	return because[:min(most, len(because))], len(because) > 0
+	return because[:min(most, len(because))], owed, len(because) > 0
 }
 
 // MayNotAsk says why the policy keeps a person from asking for what verb stands for of a

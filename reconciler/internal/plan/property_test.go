@@ -216,9 +216,9 @@ type place struct {
 }
 
 // meaningless are the fields that mean nothing by themselves: they repeat what
-// others say, or are words for people.
+// others say, are words for people, or say of the head what counts of the base alone.
 var meaningless = []string{
-	"Config.Commit", "Config.Diagnostics", "Composition.Unit", "Composition.Digest", "Call.Digest", "Hook.Digest", "Task.Deferred", "Task.Places",
+	"Config.Commit", "Config.Diagnostics", "Config.Owners", "Composition.Unit", "Composition.Digest", "Call.Digest", "Hook.Digest", "Task.Deferred", "Task.Places",
 	"Task.Tree", "Task.Programs", "Plugin.Dir", "Field.Doc", "Type.Text", "Expr.Text", "Expr.Reads", "Expr.Deferred", "Expr.Value",
 }
 

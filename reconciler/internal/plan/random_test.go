@@ -72,7 +72,21 @@ func (s source) config(commit string) *pipeline.Config {
 		}
 	}
 	cfg.Policy = s.policy()
+	cfg.Owners = s.owners()
 	return cfg
+}
+
+func (s source) owners() pipeline.Owners {
+	if s.yes(10) {
+		return pipeline.Owners{Problem: "the repository has no CODEOWNERS"}
+	}
+	out := pipeline.Owners{File: "CODEOWNERS"}
+	for i := range s.IntN(4) {
+		out.Rules = append(out.Rules, pipeline.OwnerRule{
+			Pattern: pick(s, "*", "/src/", "docs/*", "*.go"), Owners: s.some([]string{"ana", "@octo/web", "cy@example.com"}, 0), Line: i + 1,
+		})
+	}
+	return out
 }
 
 func (s source) plugin(name pipeline.PluginName) pipeline.Plugin {
@@ -191,7 +205,7 @@ func (s source) policy() pipeline.Policy {
 	}
 	for i := range s.IntN(3) {
 		p.Changes = append(p.Changes, pipeline.ChangeRule{
-			Name: fmt.Sprint("rule", i), Paths: s.some(pathPatterns, 0), Compositions: s.some([]string{"c0", "c*"}, 0), Approvers: s.some(groupNames, 0), Count: s.IntN(3), Pos: s.pos(),
+			Name: fmt.Sprint("rule", i), Paths: s.some(pathPatterns, 0), Compositions: s.some([]string{"c0", "c*"}, 0), Approvers: s.some(groupNames, 0), Count: s.IntN(3), Codeowners: s.yes(40), Pos: s.pos(),
 		})
 	}
 	if s.yes(20) {
@@ -325,6 +339,9 @@ func (s source) shuffled(in plan.Input) plan.Input {
 		mix(s, cfg.Diagnostics)
 		mix(s, cfg.Policy.Groups)
 		mix(s, cfg.Policy.Changes)
+		for i := range cfg.Owners.Rules {
+			mix(s, cfg.Owners.Rules[i].Owners)
+		}
 		for i := range cfg.Policy.Groups {
 			mix(s, cfg.Policy.Groups[i].Members)
 		}

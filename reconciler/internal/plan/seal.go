@@ -63,6 +63,9 @@ func (p *Plan) seal(in *Input, s *seal) {
 		if a.Echo {
 			s.add("echo", a.Rule)
 		}
+		if len(a.Owners) > 0 || a.Nobody != "" {
+			s.add("owners", a.Rule, strings.Join(a.Owners, " "), a.about, a.Nobody)
+		}
 	}
 	for i := range p.Diagnostics {
 		if d := &p.Diagnostics[i]; d.Severity == pipeline.SeverityError {

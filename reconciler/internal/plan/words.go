@@ -195,7 +195,12 @@ func brief(d pipeline.Duration) string {
 // who says whose approval it is, in words.
 func (a *Approval) who() string {
 	from := "anybody who may review"
-	if len(a.Approvers) > 0 {
+	switch {
+	case a.Nobody != "":
+		return "an owner, and on the default branch " + a.Nobody
+	case len(a.Owners) > 0:
+		from = pipeline.EitherOf(a.Owners)
+	case len(a.Approvers) > 0:
 		from = either(a.Approvers)
 	}
 	if a.Count > 1 {
@@ -205,7 +210,14 @@ func (a *Approval) who() string {
 }
 
 func (a *Approval) because() string {
-	if len(a.Because) == 0 {
+	switch {
+	case a.Nobody != "":
+		return "asks for owners"
+	case len(a.Owners) > 0 && a.More > 0:
+		return fmt.Sprintf("owns %s and %d more", strings.Join(a.Because, ", "), a.More)
+	case len(a.Owners) > 0:
+		return "owns " + strings.Join(a.Because, ", ")
+	case len(a.Because) == 0:
 		return "every change"
 	}
 	return "touches " + strings.Join(a.Because, ", ")
