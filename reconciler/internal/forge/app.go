@@ -50,7 +50,7 @@ var powers = []struct{ name, level, why string }{
 	{"checks", "write", "to show mistakes on their lines"},
 	{"pull_requests", "write", "to read pull requests and comment on them"},
 	{"issues", "write", "to read and answer comments"},
-	{"members", "read", "to read who is in a team that the policy names"},
+	{"members", "read", "to read who is in a team that the policy or CODEOWNERS names"},
 }
 
 // appTokens keeps a token of the App's installation.
