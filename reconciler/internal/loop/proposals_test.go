@@ -759,7 +759,7 @@ func TestUnreachableRepositoryIsLookedAtAgain(t *testing.T) {
 	a.f.away = true
 	a.f.mu.Unlock()
 	a.propose("x", c1)
-	a.status(c1, "pending", "the plan is being made")
+	a.status(c1, "pending", "there is no plan yet")
 	a.f.mu.Lock()
 	a.f.away = false
 	a.f.mu.Unlock()

@@ -11,7 +11,7 @@ import (
 // propose adds to the status of a commit what the changes say that it proposes or
 // merged.
 func (f *Facts) propose(s *pipeline.Status) {
-	planned := false
+	planned, merged := false, false
 	var passed []string
 	for i := range f.Proposals {
 		p := &f.Proposals[i]
@@ -21,6 +21,7 @@ func (f *Facts) propose(s *pipeline.Status) {
 			f.open(s, p)
 		case p.State != pipeline.ProposalMerged || p.Merge == nil:
 		case p.Head == f.Commit && p.Merge.Commit != f.Commit:
+			merged = true
 			f.mergedBy(s, p)
 		case passedOver[p.Merge.Approval] != "":
 			passed = append(passed, passedOver[p.Merge.Approval])
@@ -30,9 +31,16 @@ func (f *Facts) propose(s *pipeline.Status) {
 			raise(s, statusFailure) // somebody is to notice; the runs go on
 		}
 	}
-	if f.Planning && !planned {
+	switch {
+	case !f.Planning || planned:
+	case merged:
+		// Squashed or rebased, it could be proposed once more, and is not green until that
+		// has a plan.
 		raise(s, statusPending)
-		f.join(s, "the plan is being made")
+		s.Description = cut("pending until its branch is deleted; " + s.Description)
+	default:
+		raise(s, statusPending)
+		f.join(s, "there is no plan yet")
 	}
 	if slices.Sort(passed); len(passed) > 0 {
 		s.Description = cut(passed[0] + "; " + s.Description)

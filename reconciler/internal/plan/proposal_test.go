@@ -34,8 +34,8 @@ func TestStatusOfAProposedHeadSaysWhoseTurnItIs(t *testing.T) {
 		facts       plan.Facts
 		state, text string
 	}{
-		"planning":        {plan.Facts{Commit: head, Planning: true}, "pending", "the plan is being made"},
-		"planning, wrong": {plan.Facts{Commit: head, Planning: true, Diagnostics: mistake}, "failure", "the plan is being made; a.cue: no"},
+		"planning":        {plan.Facts{Commit: head, Planning: true}, "pending", "there is no plan yet"},
+		"planning, wrong": {plan.Facts{Commit: head, Planning: true, Diagnostics: mistake}, "failure", "there is no plan yet; a.cue: no"},
 		"no policy":       {plan.Facts{Commit: head, Proposals: []pipeline.Proposal{open(pipeline.ApprovalNone, "no approval is needed")}}, "success", "plan: 3 runs on merge; no approval is needed"},
 		"waiting":         {plan.Facts{Commit: head, Planning: true, Proposals: []pipeline.Proposal{open(pipeline.ApprovalWaiting, "needs 1 approval of ops")}}, "pending", "plan: 3 runs on merge; needs 1 approval of ops"},
 		"calls":           {plan.Facts{Commit: head, Proposals: []pipeline.Proposal{calling(open(pipeline.ApprovalGiven, "approved by ana"))}}, "success", "plan: 1 run and what it calls on merge; approved by ana"},
@@ -50,6 +50,8 @@ func TestStatusOfAProposedHeadSaysWhoseTurnItIs(t *testing.T) {
 		"two of them":     {plan.Facts{Commit: main, Runs: run(pipeline.Running), Proposals: []pipeline.Proposal{merged(main, pipeline.ApprovalWaiting), merged(main, pipeline.ApprovalRefused)}}, "failure", "merged although it was refused; 0 of 1 run done: lint #7 running: exit code 1"},
 		"its head":        {plan.Facts{Commit: head, Proposals: []pipeline.Proposal{merged(main, pipeline.ApprovalWaiting)}}, "failure", "merged as 222222222222: predicted 3 runs, started 3"},
 		"merged head":     {plan.Facts{Commit: head, Proposals: []pipeline.Proposal{merged(main, pipeline.ApprovalGiven)}}, "success", "merged as 222222222222: predicted 3 runs, started 3"},
+		"still a branch":  {plan.Facts{Commit: head, Planning: true, Proposals: []pipeline.Proposal{merged(main, pipeline.ApprovalGiven)}}, "pending", "pending until its branch is deleted; merged as 222222222222: predicted 3 runs, started 3"},
+		"proposed again":  {plan.Facts{Commit: head, Planning: true, Proposals: []pipeline.Proposal{merged(main, pipeline.ApprovalGiven), open(pipeline.ApprovalWaiting, "needs 1 approval of ops")}}, "pending", "plan: 3 runs on merge; needs 1 approval of ops"},
 	} {
 		c.facts.URL = "http://x"
 		s := plan.RollUp(c.facts)
