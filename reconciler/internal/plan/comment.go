@@ -62,9 +62,25 @@ func (t *Talk) Rank() int {
 	return RankFine
 }
 
-// waits reports whether a run is held by a gate.
+// waits reports whether a run is held by a gate that is reviewed here.
 func (t *Talk) waits() bool {
-	return slices.ContainsFunc(t.Runs, func(r *pipeline.Run) bool { return r.State == pipeline.Held })
+	return slices.ContainsFunc(t.Runs, func(r *pipeline.Run) bool { return r.State == pipeline.Held && t.led(r) })
+}
+
+// led reports whether the change led to a run. What somebody asked for, a clock or another
+// system started has the same commit, but its gates are not reviewed here.
+func (t *Talk) led(r *pipeline.Run) bool {
+	for range t.Runs {
+		if r.Event.Cause == nil {
+			break
+		}
+		i := slices.IndexFunc(t.Runs, func(o *pipeline.Run) bool { return o.ID == r.Event.Cause.Run })
+		if i < 0 {
+			break
+		}
+		r = t.Runs[i]
+	}
+	return !slices.Contains([]string{pipeline.EventManual, pipeline.EventCron, pipeline.EventWebhook}, r.Event.Kind)
 }
 
 const (

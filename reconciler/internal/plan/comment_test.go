@@ -86,6 +86,28 @@ func TestCommentAfterTheMergeHoldsThePredictionAgainstWhatCame(t *testing.T) {
 	}
 }
 
+func TestCommentAsksForAReviewWhereOneWouldCount(t *testing.T) {
+	t.Parallel()
+	const asks = "review this pull request again"
+	for kind, want := range map[string]bool{
+		pipeline.EventPush: true, pipeline.EventManual: false, pipeline.EventCron: false, pipeline.EventWebhook: false,
+	} {
+		first := ended("release", pipeline.Held, "confirm waits")
+		first.Event.Kind = kind
+		c := talk(pipeline.ProposalMerged, first)
+		if got := c.Markdown(); strings.Contains(got, asks) != want || (c.Rank() == plan.RankAsked) != want {
+			t.Errorf("%s: rank %d, %q", kind, c.Rank(), got)
+		}
+		first.State = pipeline.Success
+		next := ended("next", pipeline.Held, "confirm waits")
+		next.Event = pipeline.Event{Kind: pipeline.EventAfter, Cause: &pipeline.Cause{Run: first.ID}}
+		c = talk(pipeline.ProposalMerged, next, first)
+		if got := c.Markdown(); strings.Contains(got, asks) != want {
+			t.Errorf("after a run by %s: %q", kind, got)
+		}
+	}
+}
+
 func TestChangeWithoutEffectIsSilent(t *testing.T) {
 	t.Parallel()
 	c := talk(pipeline.ProposalOpen)
