@@ -368,7 +368,7 @@ func (p *Proposals) peopleOf(ctx context.Context, r *pipeline.Run) (people []rev
 		}
 		people = append(people, who...)
 	}
-	if e.Pull != nil {
+	if e.Pull != nil && e.Pull.Author.ID != 0 {
 		by := e.Pull.Author
 		people = append(people, review.Person{Name: by.Login}, review.Person{Name: by.Identity()})
 	}

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
@@ -123,6 +125,16 @@ func TestPullRequestOfASourceStartsOneRunOfEachHead(t *testing.T) {
 	other.Target = "dev"
 	u.see(other)
 	w.counts("for a branch that no trigger names", "s2", 1)
+	if vs, err := w.db.Verdicts(t.Context(), "s2"); err != nil || len(vs) != 1 || vs[0].Outcome != pipeline.VerdictRun || vs[0].Run != r.ID {
+		t.Errorf("what ran is explained by %+v, %v", vs, err)
+	}
+	moved := pull("later", "s4")
+	moved.Number, moved.Target = 9, "dev"
+	u.see(moved)
+	w.counts("opened for another branch", "s4", 0)
+	moved.Target = "main"
+	u.see(moved)
+	w.counts("and for ours since", "s4", 1)
 	other = pull("twin", "s2")
 	other.Number = 8
 	u.see(pull("topic", "s3"), other)
@@ -164,7 +176,25 @@ func TestWhatIsProposedGetsNothingOfTheDefaultBranch(t *testing.T) {
 	w.set(&w.noSecrets, nil)
 	w.push("")
 	a := w.agent("one")
-	w.push(w.checking("c1", pipeline.Task{Name: "a"}, pipeline.Task{Name: "b", Needs: []pipeline.TaskName{"a"}, Secrets: []pipeline.SecretName{"key"}}))
+	c := w.checking("c1", pipeline.Task{Name: "a"}, pipeline.Task{Name: "b", Needs: []pipeline.TaskName{"a"}, Secrets: []pipeline.SecretName{"key"}})
+	w.repo.mu.Lock()
+	cfg := w.repo.configs[c]
+	next := cfg.Compositions[0]
+	next.Name, next.Digest, next.Tasks = "next", "sha256:next", next.Tasks[:1]
+	next.Triggers = []pipeline.Trigger{{After: &pipeline.AfterTrigger{Composition: "c", Result: "any"}}}
+	cfg.Compositions = append(cfg.Compositions, next)
+	w.repo.configs[c] = cfg
+	w.repo.mu.Unlock()
+	w.push(c)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.c.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
 	u := &upstream{world: w}
 	u.see()
 	u.see(pull("main", "s1")) // a trusted branch, as for a release
@@ -176,6 +206,53 @@ func TestWhatIsProposedGetsNothingOfTheDefaultBranch(t *testing.T) {
 	if r := w.await(pipeline.Error); r.Task("b").Epoch != 0 {
 		t.Errorf("the task with a secret was offered: %+v", r.Task("b"))
 	}
+	o = w.accept(a) // nor does what follows from it
+	if s := o.Spec; s.Composition != "next" || !s.Untrusted || s.Ref != mainRef {
+		t.Errorf("the agent is told %+v", s)
+	}
+	for _, r := range w.runsOf("s1") {
+		if r.Event.Pull == nil || r.Event.Pull.Number != 7 || r.Event.Proposal != "app/pull/7" {
+			t.Errorf("%s is for %+v", r.Composition, r.Event)
+		}
+	}
+}
+
+func TestWhoOpenedAPullRequestDoesNotApproveAGateOfItsRun(t *testing.T) {
+	t.Parallel()
+	a := newAssembly(t)
+	a.make(c1, c0, "ana", func(cfg *pipeline.Config) {
+		gate := coreTask("g")
+		gate.Gate = &pipeline.Gate{Approvers: []string{"ops"}, Count: 1, Expire: pipeline.Duration(time.Hour)}
+		cfg.Repositories = []pipeline.Repository{app}
+		cfg.Compositions[0].Tasks = []pipeline.Task{gate}
+		cfg.Compositions[0].Triggers = []pipeline.Trigger{{PullRequest: &pipeline.PullRequestTrigger{Repo: "app", Branches: []string{"main"}}}}
+	})
+	a.tips[mainRef] = c1
+	a.see()
+	a.f.mu.Lock()
+	a.f.parent[c3], a.f.author[c3] = c2, "ada"
+	a.f.mu.Unlock()
+	u := &upstream{world: a.world}
+	u.see()
+	u.see(pull("topic", c3)) // opened by eve, who is of ops
+	r := a.awaitRun("c", 2, func(r *pipeline.Run) bool { return r.State == pipeline.Held })
+	ref := loop.GateRef("c", r.Number, "g")
+	var head pipeline.CommitID
+	a.eventually("the gate is published", func() (bool, string) {
+		a.f.mu.Lock()
+		defer a.f.mu.Unlock()
+		head = pipeline.CommitID(a.f.refs[ref])
+		return head != "", string(ref)
+	})
+	a.review(head, "eve", "approve")
+	a.eventually("eve is told", func() (bool, string) {
+		a.f.mu.Lock()
+		defer a.f.mu.Unlock()
+		all := strings.Join(a.f.told, "\n")
+		return strings.Contains(all, "the review by eve does not count"), all
+	})
+	a.review(head, "bo", "approve")
+	a.awaitRun("c", 2, func(r *pipeline.Run) bool { return r.Task("g").State == pipeline.Success })
 }
 
 func TestNoHeadRunsThatIsNotWhereGitHasTheBranch(t *testing.T) {
