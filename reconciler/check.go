@@ -13,6 +13,7 @@ import (
 	"github.com/maestro-cd/maestro/internal/gitrepo"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/reconciler/internal/forge"
+	"github.com/maestro-cd/maestro/reconciler/internal/loop"
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
 
@@ -162,6 +163,11 @@ func checkSources(ctx context.Context, opt options, _ *client) (found []finding)
 			f := finding{what: "source", result: fmt.Sprintf("%s at %s", r.Name, r.URL)}
 			f.err = s.reachSource(ctx, r)
 			found = append(found, f)
+			if f.err == nil && loop.AsksForPulls(&cfg, r.Name) {
+				f.result = "pull requests of " + r.Name
+				f.err = s.reachPulls(ctx, r)
+				found = append(found, f)
+			}
 		}
 	})
 	return found

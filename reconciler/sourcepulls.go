@@ -28,14 +28,11 @@ func (p pullsOf) Fetch(ctx context.Context) (openPulls, error) { return p.github
 func (p pullsOf) WatchDirs() []string                          { return nil }
 func (p pullsOf) String() string                               { return p.github.Name() }
 
-// watchPulls watches the pull requests of a source repository until ctx ends. Elsewhere
-// than at GitHub there are none to see: refs that keep their heads say neither which
-// branch one is for, nor whether it is open, nor whether it comes from a fork.
+// watchPulls watches the pull requests of a source repository until ctx ends.
 func (x *sourceWatch) watchPulls(ctx context.Context, f forge.Forge, src *loop.Source) {
 	github := seesPulls(f)
 	if github == nil {
-		x.tell(ctx, &x.pullTrouble, fault.New(fault.Invalid,
-			"its pull requests cannot be seen: it is not at the GitHub that --forge github and --github-api name; a trigger push: repo: %q sees branches", x.Name))
+		x.tell(ctx, &x.pullTrouble, unseen(&x.Repository))
 		return
 	}
 	pulls := sources.New(sources.Config[openPulls]{
@@ -47,8 +44,29 @@ func (x *sourceWatch) watchPulls(ctx context.Context, f forge.Forge, src *loop.S
 	_ = pulls.Run(ctx) // it ends with ctx alone
 }
 
+// reachPulls looks once whether the pull requests of a source repository can be read.
+func (s *server) reachPulls(ctx context.Context, r *pipeline.Repository) error {
+	name := s.opt.onGitHub(r.URL)
+	if s.opt.forge != "github" || name == "" {
+		return unseen(r)
+	}
+	github, err := forge.NewGitHub(newGitHub(s.opt, name, s.log))
+	if err == nil {
+		_, err = github.Pulls(ctx)
+	}
+	return err
+}
+
 // seesPulls is the GitHub that a forge is, nil when it is none.
 func seesPulls(f any) *forge.GitHub {
 	github, _ := f.(*forge.GitHub)
 	return github
+}
+
+// unseen says that a source repository shows no pull requests: refs that keep their heads
+// elsewhere say neither which branch one is for, nor whether it is open, nor whether it
+// comes from a fork.
+func unseen(r *pipeline.Repository) error {
+	return fault.New(fault.Invalid,
+		"its pull requests cannot be seen: %s is not at the GitHub that --forge github and --github-api name; a trigger push: repo: %q sees branches", r.Name, r.Name)
 }

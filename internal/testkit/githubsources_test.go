@@ -54,10 +54,15 @@ func TestPullRequestsOfASourceRunUntilTheirNextHead(t *testing.T) {
 		fmt.Sprintf("repositories: app: credentials: secret: \"login\"\nsecrets: login: from: file: %q\n", secret), "app", app.Address(), "lib", lib.Bare,
 	)))
 	awaitSource(t, s, "app", "")
-	awaitSource(t, s, "lib", "its pull requests cannot be seen: it is not at the GitHub")
+	awaitSource(t, s, "lib", "its pull requests cannot be seen: lib is not at the GitHub")
 	testkit.Eventually(t, "its pull requests are looked at", func() (bool, string) {
 		return slices.Contains(g.Asked(), "GET /repos/octo/app/pulls"), ""
 	})
+
+	check := append([]string{"check", "--repo", g.Address(), "--data", t.TempDir(), "--allow-source", "/", "--allow-source", g.URL}, g.Flags(t)...)
+	if out, exit := testkit.Run(t, "reconciler", check...); exit != 1 || !strings.Contains(out, "pull requests of app") || !strings.Contains(out, "cannot be seen: lib") {
+		t.Errorf("check: exit %d\n%s", exit, out)
+	}
 
 	// It is opened, and its next head takes its place.
 	first := app.Push("topic", map[string]string{"src/a": "1"})
