@@ -126,4 +126,7 @@ type PullCheck struct {
 	Summary    string // Markdown
 	URL        string // of the whole, "" for none
 	Remarks    []Diagnostic
+	// Again tells a check that somebody asked to be run again from the one before; it is
+	// shown as another one.
+	Again string `json:",omitempty"`
 }

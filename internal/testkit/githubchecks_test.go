@@ -78,8 +78,21 @@ func TestAnAppShowsMistakesOnTheirLinesAndRunsAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Whose it is not to ask for does not get it, whoever signed the post.
+	again := func(answer string) testkit.CheckRun {
+		t.Helper()
+		var c testkit.CheckRun
+		testkit.Eventually(t, "a check run that says "+answer, func() (bool, string) {
+			c, _ = g.Check(head)
+			return c.Status == "completed" && strings.Contains(c.Summary, answer), fmt.Sprintf("%+v", c)
+		})
+		return c
+	}
+	first, _ := g.Check(head)
 	g.Rerequest("mallory", head)
 	g.AwaitComment(n, "mallory: not done: who asks may not write")
+	if c := again("mallory: not done: who asks may not write"); c.ID == first.ID || c.Conclusion != "failure" {
+		t.Errorf("after a press in vain GitHub shows %+v", c)
+	}
 	g.Rerequest("dan", head)
 	g.AwaitComment(n, "dan: not done: ")
 	if st := g.Status(head, "maestro/run/check"); st.State != "failure" {
@@ -91,6 +104,10 @@ func TestAnAppShowsMistakesOnTheirLinesAndRunsAgain(t *testing.T) {
 	c = g.AwaitCheck(head, "success", "all green")
 	if !strings.Contains(c.Summary, "`build`") {
 		t.Errorf("%s", c.Summary)
+	}
+	g.Rerequest("bo", head)
+	if then := again("bo: nothing of it failed; the plan is made anew"); then.ID == c.ID || then.Conclusion != "success" {
+		t.Errorf("after a press with nothing to do GitHub shows %+v", then)
 	}
 	if n := len(s.AwaitRuns(t, head, 2)); n != 2 { // each post came twice
 		t.Errorf("%d runs", n)

@@ -41,7 +41,7 @@ func (g *GitHub) ShowCheck(ctx context.Context, head pipeline.CommitID, c pipeli
 	if err != nil {
 		return fault.New(fault.Internal, "%s: %w", doing, err)
 	}
-	s.lines = string(pipeline.DigestOf(raw))
+	s.lines = string(pipeline.DigestOf(append(raw, c.Again...)))
 	if raw, err = json.Marshal(c); err != nil {
 		return fault.New(fault.Internal, "%s: %w", doing, err)
 	}
@@ -58,8 +58,8 @@ type showing struct {
 	head    pipeline.CommitID
 	check   pipeline.PullCheck
 	remarks []*github.CheckRunAnnotation
-	// lines is the digest of the remarks, whole that of everything: by them it is told
-	// what the forge shows.
+	// lines is the digest of the remarks and of Again, whole that of everything: by them it
+	// is told what the forge shows.
 	lines, whole string
 }
 

@@ -134,6 +134,10 @@ func TestCheckFollowsWhatItShows(t *testing.T) {
 	// What has ended is not taken up again: another one says that something runs again.
 	show(pipeline.PullCheck{Title: "again"}, "in_progress", "", 2)
 	show(pipeline.PullCheck{Title: "wrong", Done: true, Remarks: remarks(1)}, "completed", "failure", 3)
+	// So does one that somebody asked for and that comes to the same.
+	show(pipeline.PullCheck{Title: "wrong", Done: true, Remarks: remarks(1), Again: "rerun/1"}, "completed", "failure", 4)
+	show(pipeline.PullCheck{Title: "wrong", Done: true, Remarks: remarks(1), Again: "rerun/1"}, "completed", "failure", 4)
+	show(pipeline.PullCheck{Title: "less wrong", Done: true, Remarks: remarks(1), Again: "rerun/1"}, "completed", "failure", 4)
 }
 
 func TestCheckOfAnotherAppIsLeftAlone(t *testing.T) {

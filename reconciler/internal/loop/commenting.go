@@ -56,8 +56,10 @@ const (
 	// listsLag is how long one may lack what was just written.
 	sweepAfter = 10 * time.Minute
 	listsLag   = 10 * time.Second
-	// mostAnswers is how many answers a comment shows.
+	// mostAnswers is how many answers a comment shows, and mostLooked among how many the
+	// one to the button of the check is looked for.
 	mostAnswers = 5
+	mostLooked  = 100
 	// overAfter is how long a change that is over is looked after.
 	overAfter = 24 * time.Hour
 )
@@ -328,9 +330,14 @@ func (c *Commenter) talk(ctx context.Context, p *pipeline.Proposal) (*plan.Talk,
 	if t.Runs, err = runsOf(ctx, c.cfg.DB, p); err != nil {
 		return nil, err
 	}
-	answers, err := c.cfg.DB.RequestsOf(ctx, c.cfg.Name, CommandRef(p.Branch), mostAnswers)
-	for _, a := range answers {
-		t.Answers = append(t.Answers, a.Answer)
+	answers, err := c.cfg.DB.RequestsOf(ctx, c.cfg.Name, CommandRef(p.Branch), mostLooked)
+	for i, a := range answers {
+		if i < mostAnswers {
+			t.Answers = append(t.Answers, a.Answer)
+		}
+		if t.Again == "" && isPress(a.Object) && a.Target == p.Head {
+			t.Again, t.AgainAnswer = a.Object, a.Answer
+		}
 	}
 	return t, err
 }

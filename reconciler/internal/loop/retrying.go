@@ -29,6 +29,15 @@ const (
 	rerunAfter = 10 * time.Minute
 )
 
+// pressSpace begins what a button that was pressed is kept as. What was done by it follows,
+// each with a slash more.
+const pressSpace = "rerun/"
+
+func isPress(object string) bool {
+	body, ok := strings.CutPrefix(object, pressSpace)
+	return ok && !strings.Contains(body, "/")
+}
+
 // Rerun takes in that a button was pressed. It never blocks.
 func (w *Pulls) Rerun(r Rerun) {
 	w.mu.Lock()
@@ -46,7 +55,7 @@ func (w *Pulls) pressed(ctx context.Context) ([]Asked, error) {
 	w.mu.Unlock()
 	var out []Asked
 	for _, r := range list {
-		object := "rerun/" + string(r.Body)
+		object := pressSpace + string(r.Body)
 		_, err := w.cfg.DB.Request(ctx, w.cfg.Name, object)
 		number := w.numberOf(r.Head)
 		if err == nil || time.Since(r.at) > rerunAfter || number == 0 || r.By.Bot || r.By.ID == 0 {

@@ -15,7 +15,7 @@ const MostRemarks = 200
 // went. It says nothing of who has to approve.
 func (t *Talk) Check() pipeline.PullCheck {
 	p := t.Proposal
-	c := pipeline.PullCheck{Done: true, Good: true}
+	c := pipeline.PullCheck{Done: true, Good: true, Again: t.Again}
 	if t.URL != "" {
 		c.URL = t.URL + ProposalPath(p.Branch)
 	}
@@ -64,6 +64,9 @@ func (t *Talk) Check() pipeline.PullCheck {
 	}
 	if c.Summary == "" {
 		c.Summary = c.Title
+	}
+	if t.Again != "" {
+		c.Summary = prose(t.AgainAnswer) + "\n\n" + c.Summary
 	}
 	return c
 }

@@ -26,6 +26,9 @@ type Talk struct {
 	Runs []*pipeline.Run
 	// Answers to what people asked, the newest first.
 	Answers []string
+	// Again is what the last press of the button of the check is known by, "" when nobody
+	// pressed it, and AgainAnswer the answer to it.
+	Again, AgainAnswer string
 	// URL of the web view, "" leaves links out.
 	URL string
 }
