@@ -417,6 +417,16 @@ func TestTasksLinkTheRunsThatTheirResultsAreFrom(t *testing.T) {
 	}
 }
 
+func TestChangeSaysWhoIsAskedAsAnOwner(t *testing.T) {
+	t.Parallel()
+	_, body := get(t, handler(t, sample()), "/changes/feature/louder")
+	for _, want := range []string{"@octo/web or zoe for web/a, web/b and 2 more", "an owner <span class=\"muted\">the repository has no CODEOWNERS"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("no %q in\n%s", want, body)
+		}
+	}
+}
+
 func TestRunIsFoundByItsID(t *testing.T) {
 	t.Parallel()
 	res, _ := get(t, handler(t, sample()), "/run/"+string(runIDOf(128)))

@@ -286,7 +286,11 @@ func sampleProposals() []pipeline.Proposal {
 		Branch: "feature/louder", Target: "main", Head: shaBad, Base: shaLive, Fork: shaLive, Author: "Ana Lima", Subject: "say it louder",
 		State: pipeline.ProposalOpen, Approval: pipeline.ApprovalWaiting, Sentence: "needs 1 approval of ops", Digest: "sha256:5be1",
 		Plan: json.RawMessage(`{"digest":"sha256:5be1"}`), Text: "~ acceptance\n    ~ tasks.deploy.fields.image  \"tomcat:9\" -> \"tomcat:10\"\n", Markdown: "### plan",
-		Needs: []pipeline.Need{{Rule: "pools need ops", Approvers: []string{"ops"}, People: []string{"ana", "bo"}, Want: 1}},
+		Needs: []pipeline.Need{
+			{Rule: "pools need ops", Approvers: []string{"ops"}, People: []string{"ana", "bo"}, Want: 1},
+			{Rule: "pools need ops", Owners: []string{"@octo/web", "zoe"}, Paths: []string{"web/a", "web/b"}, More: 2, Want: 1},
+			{Rule: "pools need ops", Nobody: "the repository has no CODEOWNERS", Want: 1},
+		},
 		Reviews: []pipeline.Opinion{
 			{Review: pipeline.Review{By: "mallory", Approve: true, Comment: "please", At: ago(time.Hour)}, Why: "mallory is in none of the groups that are asked"},
 			{Review: pipeline.Review{By: "bo", At: ago(time.Minute)}, Signed: true, Counts: true},
