@@ -189,5 +189,9 @@ func (p *Proposals) why(ctx context.Context, c *pipeline.Proposal, of string) st
 		return "the change has no composition " + of
 	}
 	slices.Sort(said)
-	return of + ": " + strings.Join(slices.Compact(said), "; ")
+	said = slices.Compact(said)
+	if c.State == pipeline.ProposalOpen && c.Approval == pipeline.ApprovalWaiting {
+		said = append(said, "the change "+c.Sentence)
+	}
+	return of + ": " + strings.Join(said, "; ")
 }
