@@ -83,7 +83,7 @@ func TestLooksAtPullRequestsOfASourceCostWhatChanged(t *testing.T) {
 			l.changes[2*n]++
 			l.mu.Unlock()
 		}
-		time.Sleep(30 * time.Second)
+		time.Sleep(31 * time.Second) // the look at 30 has ended
 		cancel()
 		wg.Wait()
 		// Two pages a look, and a page for each change: docs/forges.md says so.
