@@ -15,7 +15,7 @@ import (
 
 func newSecrets() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "secrets", Short: "Check secrets, edit encrypted ones, or make a key", Args: cobra.NoArgs,
+		Use: "secrets", Short: "Check and audit secrets, edit encrypted ones, or make a key", Args: cobra.NoArgs,
 		Long: `Secrets are declared in folders secrets/ of the ops repository: where the reconciler
 reads each, from its environment, from a file, or from an encrypted file of the
 repository. Encrypted files are those of the program sops, for age keys: what these
@@ -25,7 +25,7 @@ Private keys are looked for as sops does: --secrets-key-file, SOPS_AGE_KEY,
 SOPS_AGE_KEY_FILE, and sops/age/keys.txt in your configuration folder.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newSecretsCheck(), newSecretsEdit(), newKeygen())
+	cmd.AddCommand(newSecretsCheck(), newSecretsAudit(), newSecretsEdit(), newKeygen())
 	return cmd
 }
 

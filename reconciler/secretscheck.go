@@ -73,12 +73,13 @@ type inspection struct {
 }
 
 type secretState struct {
-	Name   pipeline.SecretName `json:"name"`
-	From   string              `json:"from"`
-	State  string              `json:"state"` // ok, warning or problem
-	Text   string              `json:"text,omitempty"`
-	UsedBy []string            `json:"used_by"`
-	For    string              `json:"for"` // who may use it
+	Name     pipeline.SecretName `json:"name"`
+	Declared string              `json:"declared,omitempty"` // file:line:column
+	From     string              `json:"from"`
+	State    string              `json:"state"` // ok, warning or problem
+	Text     string              `json:"text,omitempty"`
+	UsedBy   []string            `json:"used_by"`
+	For      string              `json:"for"` // who may use it
 }
 
 type sealedState struct {
@@ -128,7 +129,7 @@ func (in *inspection) count(state string) string {
 }
 
 func (in *inspection) secret(d *pipeline.Secret) {
-	s := secretState{Name: d.Name, From: d.Source(), State: "ok", UsedBy: in.users(d.Name), For: in.rule(d.Name)}
+	s := secretState{Name: d.Name, Declared: d.Pos.String(), From: d.Source(), State: "ok", UsedBy: in.users(d.Name), For: in.rule(d.Name)}
 	_, err := in.values.Secret(d.Name)
 	if err != nil {
 		s.State, s.Text = "problem", err.Error()
@@ -324,23 +325,39 @@ func (in *inspection) diagnostics() {
 	}
 }
 
+func markOf(state string) string {
+	switch state {
+	case "ok":
+		return "✓"
+	case "warning":
+		return "!"
+	}
+	return "✗"
+}
+
+func (s *secretState) print(w io.Writer) {
+	fmt.Fprintf(w, "%s %s\n", markOf(s.State), s.Name)
+	if s.From != "" {
+		fmt.Fprintf(w, "    from  %s\n    for   %s\n", oneLine(s.From), oneLine(s.For))
+		fmt.Fprintf(w, "    used  %s\n", oneLine(cmp.Or(strings.Join(s.UsedBy, "; "), "by nothing")))
+	}
+	if s.Text != "" {
+		fmt.Fprintf(w, "    %s\n", oneLine(s.Text))
+	}
+}
+
 func (in *inspection) print(w io.Writer) {
-	marks := map[string]string{"ok": "✓", "warning": "!", "problem": "✗"}
 	for _, s := range in.Secrets {
-		fmt.Fprintf(w, "%s %s\n    from  %s\n", marks[s.State], s.Name, oneLine(s.From))
-		fmt.Fprintf(w, "    for   %s\n    used  %s\n", oneLine(s.For), oneLine(cmp.Or(strings.Join(s.UsedBy, "; "), "by nothing")))
-		if s.Text != "" {
-			fmt.Fprintf(w, "    %s\n", oneLine(s.Text))
-		}
+		s.print(w)
 	}
 	for _, f := range in.Files {
-		fmt.Fprintf(w, "%s %s\n    to    %s\n", marks[f.State], filepath.FromSlash(f.Path), oneLine(cmp.Or(strings.Join(f.Recipients, ", "), "nobody")))
+		fmt.Fprintf(w, "%s %s\n    to    %s\n", markOf(f.State), filepath.FromSlash(f.Path), oneLine(cmp.Or(strings.Join(f.Recipients, ", "), "nobody")))
 		if f.Text != "" {
 			fmt.Fprintf(w, "    %s\n", oneLine(f.Text))
 		}
 	}
 	for _, e := range in.Errors {
-		fmt.Fprintf(w, "%s %s\n", marks[e.State], oneLine(e.Text))
+		fmt.Fprintf(w, "%s %s\n", markOf(e.State), oneLine(e.Text))
 	}
 	fmt.Fprintf(w, "\n%s, %s: %s, %s\n", counted(len(in.Secrets), "secret"), counted(len(in.Files), "encrypted file"), counted(in.Problems, "problem"), counted(in.Warnings, "warning"))
 }

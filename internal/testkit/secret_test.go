@@ -2,6 +2,7 @@ package testkit_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,6 +10,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/internal/sops"
@@ -143,6 +146,32 @@ tasks: {
 	r = s.AwaitRuns(t, repo.Push("release/1", workflow("greedy", body("granted"))), 1)[0]
 	if got := strings.Join(m.lines(t), " "); got != "a value for releases" || r.State != pipeline.Success {
 		t.Errorf("the run of the branch is %s: %s; its task got %q", r.State, r.Task("take").Reason, got)
+	}
+	// The audit tells who had which.
+	var audit struct {
+		Secrets []struct {
+			Name, Declared, For string
+			Delivered           []struct{ Run, Task, Ref string }
+		}
+	}
+	out, exit := testkit.Run(t, "reconciler", "secrets", "audit", repo.Work, "--server", s.Web, "--json")
+	if err := json.Unmarshal([]byte(out), &audit); err != nil || exit != 0 {
+		t.Fatalf("exit %d, %v\n%s", exit, err, out)
+	}
+	got := map[string]string{}
+	for _, s := range audit.Secrets {
+		got[s.Name] = fmt.Sprintf("%s, %s: %v", s.Declared, s.For, s.Delivered)
+	}
+	want := map[string]string{
+		"by-env":  "secrets/all.cue:3:10, every composition, on the default branch: []",
+		"own":     "secrets/own.cue:3:10, every composition, on the default branch: []",
+		"granted": "secrets/all.cue:4:10, every composition, on main, release/* (secrets/all.cue:5:18): [{greedy#3 take refs/heads/release/1}]",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the audit (-want +got):\n%s", diff)
+	}
+	if out, exit := testkit.Run(t, "reconciler", "secrets", "audit", repo.Work, "--server", s.Web); exit != 0 || !strings.Contains(out, "to greedy#3 take on ") {
+		t.Errorf("exit %d\n%s", exit, out)
 	}
 	s.CheckNoLeak(t, canary, a)
 }
