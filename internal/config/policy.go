@@ -55,6 +55,11 @@ func (c *checker) policy() {
 		r := pipeline.SecretRule{}
 		_ = decode(v, &r)
 		r.Secret, r.Pos = pipeline.SecretName(name), pos
+		if r.Untrusted && len(r.Repositories) == 0 {
+			d := diag(codePolicy, pos, "policy: secrets %q: untrusted is about the source repositories that the rule names, and it names none", plain(name))
+			d.Help = "add repositories: [\"NAME\"], or remove it"
+			c.complain(d)
+		}
 		out.Secrets = append(out.Secrets, r)
 	})
 	c.eachRule(v, "pools", func(name string, v cue.Value, pos pipeline.Position) {

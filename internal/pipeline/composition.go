@@ -360,12 +360,14 @@ type OwnerRule struct {
 
 // SecretRule lists the compositions, as patterns, that may use a secret, the branches
 // whose runs may, and the source repositories whose runs may: nil for all, and those of
-// the ops repository itself in any case.
+// the ops repository itself in any case. Untrusted: of the repositories that are named,
+// runs of any branch may, and of pull requests but those of forks.
 type SecretRule struct {
 	Secret       SecretName `json:"secret"`
 	Compositions []string   `json:"compositions,omitempty"`
 	Branches     []string   `json:"branches,omitempty"`
 	Repositories []string   `json:"repositories,omitzero"`
+	Untrusted    bool       `json:"untrusted,omitempty"`
 	Pos          Position   `json:"pos"`
 }
 

@@ -217,6 +217,27 @@ func TestWhatIsProposedGetsNothingOfTheDefaultBranch(t *testing.T) {
 	}
 }
 
+func TestASecretReachesAPullRequestWhereARuleSaysSo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.set(&w.noSecrets, nil)
+	w.push("")
+	a := w.agent("one")
+	c := w.checking("c1", pipeline.Task{Name: "a", Secrets: []pipeline.SecretName{"key"}})
+	w.repo.mu.Lock()
+	cfg := w.repo.configs[c]
+	cfg.Policy.Secrets = []pipeline.SecretRule{{Secret: "key", Repositories: []string{"app"}, Untrusted: true}}
+	w.repo.configs[c] = cfg
+	w.repo.mu.Unlock()
+	w.push(c)
+	u := &upstream{world: w}
+	u.see()
+	u.see(pull("topic", "s1"))
+	if o := w.accept(a); !o.Spec.Untrusted || !slices.Equal(o.Spec.Secrets, []pipeline.SecretName{"key"}) {
+		t.Errorf("the agent is told %+v", o.Spec)
+	}
+}
+
 func TestWhoOpenedAPullRequestDoesNotApproveAGateOfItsRun(t *testing.T) {
 	t.Parallel()
 	a := newAssembly(t)

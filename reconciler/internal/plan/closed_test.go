@@ -96,6 +96,14 @@ func TestASecretIsForWhatItsRuleSays(t *testing.T) {
 		"repository":                    {&pipeline.SecretRule{Repositories: []string{"web"}}, "build", "web", main, ""},
 		"other repository":              {&pipeline.SecretRule{Repositories: []string{"web"}}, "build", "lib", main, "secret key is for no run of repository lib (p.cue:3:1)"},
 		"no repository":                 {&pipeline.SecretRule{Repositories: []string{}}, "build", "lib", main, "secret key is for no run of repository lib (p.cue:3:1)"},
+		"named, not trusted":            {&pipeline.SecretRule{Repositories: []string{"web"}, Untrusted: true}, "build", "web", elsewhere, ""},
+		"named, trusted":                {&pipeline.SecretRule{Repositories: []string{"web"}, Untrusted: true}, "build", "web", main, ""},
+		"others named, not trusted":     {&pipeline.SecretRule{Repositories: []string{"lib"}, Untrusted: true}, "build", "web", elsewhere, "secret key is for no run of repository web (p.cue:3:1)"},
+		"none named, not trusted":       {&pipeline.SecretRule{Untrusted: true}, "build", "web", elsewhere, "secret key is for branch main, not for x of repository web (p.cue:3:1)"},
+		"named, other composition":      {&pipeline.SecretRule{Compositions: []string{"rel*"}, Repositories: []string{"web"}, Untrusted: true}, "build", "web", elsewhere, "secret key is for rel* (p.cue:3:1)"},
+		"named, a fork":                 {&pipeline.SecretRule{Repositories: []string{"web"}, Untrusted: true}, "build", "web", pipeline.SourceRef("web", fork), "secret key is for branch main, not for a fork (p.cue:3:1)"},
+		"named, a tag":                  {&pipeline.SecretRule{Repositories: []string{"web"}, Untrusted: true}, "build", "web", pipeline.SourceRef("web", tag), "secret key is for branch main, not for tag v1 of repository web (p.cue:3:1)"},
+		"named, a branch of ours":       {&pipeline.SecretRule{Repositories: []string{"web"}, Untrusted: true}, "build", "", feature, "secret key is for branch main, not for feature/x (p.cue:3:1)"},
 		"this repository":               {&pipeline.SecretRule{Repositories: []string{}}, "build", "", main, ""},
 	} {
 		law := &pipeline.Policy{Secrets: []pipeline.SecretRule{{Secret: "other", Compositions: []string{"nobody"}}}}

@@ -278,6 +278,7 @@ func Withheld(law *pipeline.Policy, s pipeline.SecretName, c pipeline.Compositio
 		return fmt.Sprintf("secret %s is for %s%s", s, either(rule.Compositions), at)
 	case repo != "" && rule.Repositories != nil && !anyMatch(rule.Repositories, repo):
 		return fmt.Sprintf("secret %s is for no run of repository %s%s", s, repo, at)
+	case rule.Untrusted && ofSourceBranch(ref) && anyMatch(rule.Repositories, repo):
 	case !onBranch(branches, ref):
 		return fmt.Sprintf("secret %s is for branch %s, not for %s%s", s, either(branches), whole(ref), at)
 	}
@@ -290,6 +291,14 @@ func ruleOf(law *pipeline.Policy, s pipeline.SecretName) *pipeline.SecretRule {
 		return nil
 	}
 	return &law.Secrets[i]
+}
+
+// ofSourceBranch reports whether ref is a branch of a source repository that does not
+// stand for one of the ops repository.
+func ofSourceBranch(ref pipeline.Ref) bool {
+	rest, ok := strings.CutPrefix(string(ref), "refs/sources/")
+	_, rest, _ = strings.Cut(rest, "/")
+	return ok && strings.HasPrefix(rest, "heads/")
 }
 
 // onBranch reports whether ref is a branch that the patterns mean.
