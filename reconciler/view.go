@@ -127,8 +127,19 @@ func (v *view) repository(ctx context.Context) (web.Repository, error) {
 	if err != nil {
 		return r, err
 	}
-	r.Problem = problems[v.s.opt.repo]
 	unposted, err := v.s.db.Unposted(ctx)
+	if err != nil {
+		return r, err
+	}
+	unwritten, err := v.s.db.Unwritten(ctx, v.s.opt.repo)
+	r.Problem = problems[v.s.opt.repo]
+	switch {
+	case r.Problem != "":
+	case unposted[""] != "":
+		r.Problem = "its statuses cannot be written: " + unposted[""]
+	case unwritten != "":
+		r.Problem = "its pull requests cannot be commented on: " + unwritten
+	}
 	for _, d := range v.s.sources.inForce().Repositories {
 		s := web.SourceRepository{Name: d.Name, URL: d.URL, Problem: problems[loop.SourceKey(&d)]}
 		if why := unposted[d.Name]; why != "" && s.Problem == "" {

@@ -40,6 +40,13 @@ func (db *DB) Comments(ctx context.Context, repo string) ([]Comment, error) {
 	return list, db.read(err, "comments of %s", repo)
 }
 
+// Unwritten returns why one of the comments that are not done could not be written twice
+// in a row, "" when all could.
+func (db *DB) Unwritten(ctx context.Context, repo string) (why string, err error) {
+	err = db.file.reader.QueryRowContext(ctx, `SELECT coalesce(max(problem), '') FROM comments WHERE repo = ? AND done = 0 AND tries >= 2`, repo).Scan(&why)
+	return why, db.read(err, "comments of %s that are not written", repo)
+}
+
 // SaveComment keeps what is known of a comment.
 func (tx *Tx) SaveComment(repo string, c Comment) error {
 	at := int64(0)

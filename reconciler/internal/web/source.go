@@ -137,7 +137,8 @@ type Repository struct {
 	Live    pipeline.CommitID `json:"live,omitempty"`
 	Subject string            `json:"subject,omitempty"`
 	Author  string            `json:"author,omitempty"`
-	// Problem is a sentence when the repository cannot be read, else "".
+	// Problem is a sentence when the repository cannot be read, or not be told how things
+	// stand, else "".
 	Problem string `json:"problem,omitempty"`
 	// SeenAt is when the repository last answered.
 	SeenAt time.Time `json:"seen_at,omitzero"`
