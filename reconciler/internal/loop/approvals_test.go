@@ -108,3 +108,40 @@ func latest(t *testing.T, a *assembly) int {
 		n++
 	}
 }
+
+func TestTagsProposeNothingAndSayNothingOfWhatIsInForce(t *testing.T) {
+	t.Parallel()
+	a := newAssembly(t)
+	a.make(c1, c0, "eve", func(cfg *pipeline.Config) {
+		touched("one")(cfg)
+		cfg.Policy.Changes = nil
+	})
+	a.make(c2, c1, "eve", touched("two"))
+	for _, tip := range []pipeline.CommitID{c1, c2} {
+		a.tips[mainRef] = tip
+		a.see()
+		a.eventually("main was looked at", func() (bool, string) {
+			looked, err := a.db.LookedAt(t.Context(), repoName)
+			return looked["main"] == tip, fmt.Sprint(looked, err)
+		})
+	}
+	// One of a commit that nobody was asked about, and one that main does not have.
+	a.make(c3, c2, "eve", touched("three"))
+	a.tips["refs/tags/old"], a.tips["refs/tags/stray"] = c1, c3
+	a.propose("x", c3)
+	a.awaitProposal("x", "is planned", planned(c3))
+	a.see()
+	a.review(c3, "ana", "approve")
+	a.awaitProposal("x", "is approved", approval(c3, pipeline.ApprovalGiven))
+	looked, err := a.db.LookedAt(t.Context(), repoName)
+	if err != nil || looked[""] != c2 {
+		t.Errorf("in force is %q, %v", looked[""], err)
+	}
+	if p, err := a.db.Proposal(t.Context(), repoName, ""); err == nil {
+		t.Errorf("a tag is a change: %+v", p)
+	}
+	a.make(c4, c2, "eve", touched("four"))
+	a.tips[mainRef] = c4
+	a.see()
+	a.stray(c4, "1 commit came to main that no change held (444444444444); merged without approval: needs 1 approval of ops")
+}

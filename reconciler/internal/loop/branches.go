@@ -36,7 +36,7 @@ func (p *Proposals) branches(ctx context.Context, m *moment, open []store.Stored
 	n := 0
 	for _, ref := range order(m.Tips, p.cfg.Default) {
 		branch := ref.Branch()
-		if ref == p.cfg.Default {
+		if ref == p.cfg.Default || branch == "" { // a tag proposes nothing
 			continue
 		}
 		if n++; n > mostOpenProposals && known[branch] == nil {
