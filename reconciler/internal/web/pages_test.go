@@ -228,7 +228,7 @@ func hostile() *fakeSource {
 		}
 	}
 	for i := range f.verdicts {
-		f.verdicts[i].Sentence = attack
+		f.verdicts[i].Sentence, f.verdicts[i].Ref = attack, attack
 	}
 	for i := range f.agents {
 		f.agents[i].Name, f.agents[i].Build = attack, attack
