@@ -72,3 +72,10 @@ func (p *Proposals) Pulled() []*Discussed {
 	defer p.mu.Unlock()
 	return p.pulled
 }
+
+// Asked are the comments as they were told last.
+func (p *Proposals) Asked() []Asked {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked
+}

@@ -476,29 +476,30 @@ func (w *Pulls) asked(ctx context.Context) ([]Asked, error) {
 		return nil, err
 	}
 	var out []Asked
+	var errs []error
 	last, settled := w.since, true
 	for i := range list {
 		c := &list[i]
 		if c.UpdatedAt.After(last) && settled {
 			last = c.UpdatedAt
 		}
+		// One that cannot be dealt with holds up no other.
 		a, err := w.ask(ctx, c)
 		if err != nil {
-			return out, err
-		}
-		if a != nil {
-			settled = false // what is asked is read again until it is answered
+			errs = append(errs, err)
+		} else if a != nil {
 			out = append(out, *a)
 		}
+		settled = settled && err == nil && a == nil // or it is read again until it is answered
 	}
-	if !last.After(w.since.Add(overlapOfComments)) {
-		return out, nil // the same question again costs nothing
+	if last.After(w.since.Add(overlapOfComments)) { // the same question again costs nothing
+		err := w.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.SetForgeFact(commentsSince, last.Format(time.RFC3339)) })
+		if err == nil {
+			w.since = last
+		}
+		errs = append(errs, err)
 	}
-	err = w.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.SetForgeFact(commentsSince, last.Format(time.RFC3339)) })
-	if err == nil {
-		w.since = last
-	}
-	return out, err
+	return out, errors.Join(errs...)
 }
 
 // resume goes on where the last start ended; what was written before the first one is
@@ -543,8 +544,10 @@ func (w *Pulls) ask(ctx context.Context, c *pipeline.PullComment) (*Asked, error
 		if strings.Contains(done.Answer, refusing) {
 			sign = "confused"
 		}
-		if err := w.cfg.Forge.React(ctx, c.ID, sign); err != nil {
+		if err := w.cfg.Forge.React(ctx, c.ID, sign); fault.Is(err, fault.Unavailable) {
 			return nil, err
+		} else if err != nil { // a sign that is refused is not worth more: the answer is there to read
+			w.cfg.Log.Warn("comment answered without a sign", "pull", c.Pull, "comment", c.ID, "err", err)
 		}
 		return nil, w.cfg.DB.Write(ctx, func(tx *store.Tx) error { return tx.RequestTold(w.cfg.Name, done.Object) })
 	}

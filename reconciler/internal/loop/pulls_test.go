@@ -24,6 +24,10 @@ type board struct {
 	list []pipeline.Pull
 	read []int // whose reviews were asked for
 	away bool
+
+	comments []pipeline.PullComment
+	odd      string // a login that it cannot say anything of
+	signs    []int64
 }
 
 func (b *board) RepositoryID(context.Context) (int64, error) { return 7, nil }
@@ -53,7 +57,24 @@ func (b *board) People(context.Context, *pipeline.Pull) (pipeline.PullPeople, er
 }
 
 func (b *board) CommentsSince(context.Context, time.Time) ([]pipeline.PullComment, error) {
-	return nil, nil
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.comments), nil
+}
+
+func (b *board) MayWrite(_ context.Context, a pipeline.Account) (bool, error) {
+	if a.Login == b.odd {
+		return false, fault.New(fault.Invalid, "the token may not do this (HTTP 403)")
+	}
+	return true, nil
+}
+
+// React is refused.
+func (b *board) React(_ context.Context, id int64, _ string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.signs = append(b.signs, id)
+	return fault.New(fault.Invalid, "it refuses the request (HTTP 422)")
 }
 
 // change does something to what is there.
@@ -149,6 +170,57 @@ func TestNothingCountsThatWasSaidOfAnotherHead(t *testing.T) {
 		b.change(func() { b.away, b.read = false, nil })
 		pulls.Hint(0)
 		unread("and after a long one", 10, "its turn")
+		cancel()
+		wg.Wait()
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestACommentThatCannotBeDealtWithHoldsUpNoOther has one whose author cannot be asked
+// about, and one that was answered and takes no sign, before a third.
+func TestACommentThatCannotBeDealtWithHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	dir := memoryDir(t)
+	synctest.Test(t, func(t *testing.T) {
+		log := slog.New(slog.DiscardHandler)
+		db, err := store.Open(t.Context(), dir, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := &board{odd: "odd"}
+		for i, who := range []string{"ana", "odd", "bo"} {
+			b.comments = append(b.comments, pipeline.PullComment{
+				ID: int64(i + 1), Pull: 7, By: pipeline.Account{ID: int64(i + 10), Login: who}, Body: "/maestro help", At: time.Now(), UpdatedAt: time.Now(),
+			})
+		}
+		err = db.Write(t.Context(), func(tx *store.Tx) error {
+			return tx.AnswerRequest(repoName, store.AnsweredRequest{Ref: "refs/pull/7/comments", Object: "comment/1", Answer: "ana: help", At: time.Now()})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		runs := loop.New(loop.Config{DB: db, Log: log, Default: mainRef, Repo: repoName})
+		commits := loop.NewCommits(loop.CommitsConfig{DB: db, Runs: runs, Log: log, Name: repoName, Default: mainRef})
+		p := loop.NewProposals(loop.ProposalsConfig{DB: db, Commits: commits, Runs: runs, Log: log, Name: repoName, Default: mainRef, Pulls: true})
+		pulls := loop.NewPulls(loop.PullsConfig{
+			DB: db, Forge: b, Commits: commits, Proposals: p, Log: log, Name: repoName, Poll: time.Minute,
+			Bring: func(context.Context, []pipeline.Ref) (map[pipeline.Ref]pipeline.CommitID, error) { return nil, nil },
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = pulls.Run(ctx) })
+		time.Sleep(time.Hour) // the clock of the bubble
+		synctest.Wait()
+		if got := p.Asked(); len(got) != 1 || got[0].By.Login != "bo" {
+			t.Errorf("asked: %+v", got)
+		}
+		b.change(func() {
+			if len(b.signs) != 1 {
+				t.Errorf("signs were put on %v, want the first once", b.signs)
+			}
+		})
 		cancel()
 		wg.Wait()
 		if err := db.Close(); err != nil {
