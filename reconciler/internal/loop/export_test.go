@@ -79,3 +79,6 @@ func (p *Proposals) Asked() []Asked {
 	defer p.mu.Unlock()
 	return p.asked
 }
+
+// Denied is what has to be granted before a pull request can be read.
+func (d *Discussed) Denied() string { return d.denied }

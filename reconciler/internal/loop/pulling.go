@@ -354,7 +354,7 @@ func (p *Proposals) listen(ctx context.Context, m *moment, number int, in *revie
 		in.AuthorsUnknown, in.Nobody = true, d.People.Unknown
 	}
 	if d.Unread != "" {
-		in.Truncated, in.Unread = true, d.Unread
+		in.Truncated, in.Unread, in.Denied = true, d.Unread, d.denied
 	}
 	return nil
 }

@@ -114,6 +114,9 @@ type Discussed struct {
 	owning   []string
 	// Unread says why not all of that could be read, "" when it could.
 	Unread string
+	// denied is what somebody has to grant or mend before it can be read, "" when that was
+	// not the last answer.
+	denied string
 	// readAt is when it was read, zero when that was before its head moved; triedAt is when
 	// that was last attempted.
 	readAt, triedAt time.Time
@@ -371,9 +374,12 @@ func (w *Pulls) read(ctx context.Context, d *Discussed, cause *pipeline.Event) e
 	err := w.readAll(ctx, d, cause)
 	if err != nil {
 		d.Unread = err.Error()
+		if !fault.Is(err, fault.Unavailable) {
+			d.denied = d.Unread
+		}
 		return err
 	}
-	d.Unread, d.readAt, d.heard = "", d.triedAt, true
+	d.Unread, d.denied, d.readAt, d.heard = "", "", d.triedAt, true
 	return nil
 }
 

@@ -28,6 +28,7 @@ type board struct {
 	comments []pipeline.PullComment
 	odd      string // a login that it cannot say anything of
 	signs    []int64
+	silent   error // the answer to who reviewed
 }
 
 func (b *board) RepositoryID(context.Context) (int64, error) { return 7, nil }
@@ -49,7 +50,7 @@ func (b *board) Reviews(_ context.Context, number int) ([]pipeline.PullReview, e
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.read = append(b.read, number)
-	return nil, nil
+	return nil, b.silent
 }
 
 func (b *board) People(context.Context, *pipeline.Pull) (pipeline.PullPeople, error) {
@@ -201,16 +202,7 @@ func TestACommentThatCannotBeDealtWithHoldsUpNoOther(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		runs := loop.New(loop.Config{DB: db, Log: log, Default: mainRef, Repo: repoName})
-		commits := loop.NewCommits(loop.CommitsConfig{DB: db, Runs: runs, Log: log, Name: repoName, Default: mainRef})
-		p := loop.NewProposals(loop.ProposalsConfig{DB: db, Commits: commits, Runs: runs, Log: log, Name: repoName, Default: mainRef, Pulls: true})
-		pulls := loop.NewPulls(loop.PullsConfig{
-			DB: db, Forge: b, Commits: commits, Proposals: p, Log: log, Name: repoName, Poll: time.Minute,
-			Bring: func(context.Context, []pipeline.Ref) (map[pipeline.Ref]pipeline.CommitID, error) { return nil, nil },
-		})
-		ctx, cancel := context.WithCancel(t.Context())
-		var wg sync.WaitGroup
-		wg.Go(func() { _ = pulls.Run(ctx) })
+		p, _, stop := startLooking(t, db, b)
 		time.Sleep(time.Hour) // the clock of the bubble
 		synctest.Wait()
 		if got := p.Asked(); len(got) != 1 || got[0].By.Login != "bo" {
@@ -221,10 +213,59 @@ func TestACommentThatCannotBeDealtWithHoldsUpNoOther(t *testing.T) {
 				t.Errorf("signs were put on %v, want the first once", b.signs)
 			}
 		})
-		cancel()
-		wg.Wait()
+		stop()
 		if err := db.Close(); err != nil {
 			t.Error(err)
 		}
 	})
+}
+
+func TestWhatHasToBeGrantedIsToldOfAPullRequest(t *testing.T) {
+	t.Parallel()
+	dir := memoryDir(t)
+	synctest.Test(t, func(t *testing.T) {
+		db, err := store.Open(t.Context(), dir, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := &board{list: []pipeline.Pull{{Number: 7, Head: c1, Target: "main", UpdatedAt: time.Now()}}}
+		p, pulls, stop := startLooking(t, db, b)
+		for _, c := range []struct {
+			answer error
+			want   string
+		}{
+			{fault.New(fault.Unavailable, "HTTP 502"), ""},
+			{fault.New(fault.Invalid, "grant it"), "grant it"},
+			{fault.New(fault.Unavailable, "HTTP 502"), "grant it"}, // it is told until it is read
+			{nil, ""},
+		} {
+			b.change(func() { b.silent = c.answer })
+			pulls.Hint(7)
+			time.Sleep(5 * time.Minute)
+			synctest.Wait()
+			if got := p.Pulled(); len(got) != 1 || got[0].Denied() != c.want {
+				t.Errorf("after %v: %+v", c.answer, got)
+			}
+		}
+		stop()
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// startLooking starts to look at pull requests; stop ends it.
+func startLooking(t *testing.T, db *store.DB, b *board) (p *loop.Proposals, pulls *loop.Pulls, stop func()) {
+	log := slog.New(slog.DiscardHandler)
+	runs := loop.New(loop.Config{DB: db, Log: log, Default: mainRef, Repo: repoName})
+	commits := loop.NewCommits(loop.CommitsConfig{DB: db, Runs: runs, Log: log, Name: repoName, Default: mainRef})
+	p = loop.NewProposals(loop.ProposalsConfig{DB: db, Commits: commits, Runs: runs, Log: log, Name: repoName, Default: mainRef, Pulls: true})
+	pulls = loop.NewPulls(loop.PullsConfig{
+		DB: db, Forge: b, Commits: commits, Proposals: p, Log: log, Name: repoName, Poll: time.Minute,
+		Bring: func(context.Context, []pipeline.Ref) (map[pipeline.Ref]pipeline.CommitID, error) { return nil, nil },
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = pulls.Run(ctx) })
+	return p, pulls, func() { cancel(); wg.Wait() }
 }

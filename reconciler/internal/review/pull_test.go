@@ -102,6 +102,15 @@ func TestUnreadReviewsApproveNothing(t *testing.T) {
 	if d := review.Approved(in); d.Approval != pipeline.ApprovalWaiting || !strings.Contains(d.Opinions[0].Why, "HTTP 502") {
 		t.Errorf("%+v", d)
 	}
+	// What passes by itself is not told where nothing else is: every outage would.
+	in.Reviews = nil
+	if d := review.Approved(in); strings.Contains(d.Sentence, "HTTP 502") {
+		t.Errorf("%+v", d)
+	}
+	in.Denied = "grant it read access"
+	if d := review.Approved(in); d.Approval != pipeline.ApprovalWaiting || d.Sentence != "needs 1 approval of ops; no review counts until they can be read: grant it read access" {
+		t.Errorf("%+v", d)
+	}
 	in = ask(by("ana"))
 	in.AuthorsUnknown, in.Nobody = true, "it has 250 commits"
 	if d := review.Approved(in); d.Approval != pipeline.ApprovalWaiting || !strings.Contains(d.Opinions[0].Why, "it has 250 commits") {

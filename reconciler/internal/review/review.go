@@ -77,9 +77,11 @@ type Input struct {
 	Nobody         string
 	Reviews        []Review
 	// Truncated: there are reviews that could not be listed. Unread says why, "" when
-	// there are too many.
+	// there are too many. Denied is Unread where that lasts until somebody grants or
+	// mends something, "" where it may pass by itself.
 	Truncated bool
 	Unread    string
+	Denied    string
 	// Unsigned reviews count.
 	Unsigned bool
 	Now      time.Time
@@ -136,6 +138,9 @@ func Approved(in Input) Decision {
 		d.Approval, d.Sentence = pipeline.ApprovalRefused, refused(against[0])
 	case missing:
 		d.Approval, d.Sentence = pipeline.ApprovalWaiting, in.waiting(d.Needs)
+		if in.Denied != "" {
+			d.Sentence += "; no review counts until they can be read: " + in.Denied
+		}
 		for _, n := range d.Needs {
 			if n.Have < n.Want && d.Nobody == "" {
 				d.Nobody = in.nobody(&n)
