@@ -11,6 +11,7 @@ import (
 	"github.com/maestro-cd/maestro/reconciler/internal/forge"
 	"github.com/maestro-cd/maestro/reconciler/internal/hooks"
 	"github.com/maestro-cd/maestro/reconciler/internal/loop"
+	"github.com/maestro-cd/maestro/reconciler/internal/review"
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
 
@@ -94,6 +95,23 @@ func checkGitHub(ctx context.Context, opt options) []finding {
 	for _, l := range lacks {
 		found = append(found, finding{what: "forge", err: fault.New(fault.Invalid, "%s", l)})
 	}
+	return found
+}
+
+// checkTeams asks for each team that the policy at the tip names whether it is there.
+func checkTeams(ctx context.Context, opt options, _ *client) (found []finding) {
+	if opt.forge != "github" {
+		return nil
+	}
+	g, err := forge.NewGitHub(newGitHub(opt, opt.githubRepo, slog.New(slog.DiscardHandler)))
+	if err != nil {
+		return nil // it is said of the forge
+	}
+	_ = atTip(ctx, opt, func(cfg pipeline.Config, _ *secrets) { // its error is said of the configuration
+		for _, team := range review.Teams(cfg.Policy.Groups) {
+			found = append(found, finding{what: "team", result: team, err: g.TeamThere(ctx, team)})
+		}
+	})
 	return found
 }
 

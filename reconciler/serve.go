@@ -295,7 +295,7 @@ func check(cmd *cobra.Command, opt options, c *client, asJSON bool) error {
 	marks := map[string]string{"ok": "✓", "warning": "!", "problem": "✗"}
 	n := map[string]int{}
 	all := []findingJSON{}
-	for _, probe := range []func(context.Context, options, *client) []finding{checkData, checkBackups, checkGit, checkForge, checkRepository, checkSources, checkServer, checkAgents} {
+	for _, probe := range []func(context.Context, options, *client) []finding{checkData, checkBackups, checkGit, checkForge, checkRepository, checkTeams, checkSources, checkServer, checkAgents} {
 		for _, found := range probe(ctx, opt, c) {
 			f := found.json()
 			n[f.State]++

@@ -147,6 +147,7 @@ var (
 	statusRE   = regexp.MustCompile(`^/repos/octo/(ops|app)/statuses/([0-9a-f]{40})$`)
 	mayRE      = regexp.MustCompile(`^` + repoPath + `/collaborators/([^/]+)/permission$`)
 	memberRE   = regexp.MustCompile(`^/orgs/([^/]+)/teams/([^/]+)/memberships/([^/]+)$`)
+	teamRE     = regexp.MustCompile(`^/orgs/([^/]+)/teams/([^/]+)$`)
 )
 
 // route carries out one request. Called with mu.
@@ -178,6 +179,12 @@ func (g *GitHub) route(r *http.Request, path string, body []byte) reply {
 			return reply{http.StatusNotFound, nil}
 		}
 		return reply{http.StatusOK, obj{"state": "active", "role": "member"}}
+	}
+	if m := teamRE.FindStringSubmatch(path); m != nil {
+		if _, there := g.teams[m[1]+"/"+m[2]]; !there {
+			return reply{http.StatusNotFound, nil}
+		}
+		return reply{http.StatusOK, obj{"slug": m[2], "name": m[2]}}
 	}
 	if g.app != nil {
 		if out, ok := g.checkRoute(r, path, body); ok {

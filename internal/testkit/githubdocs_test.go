@@ -23,6 +23,7 @@ func TestGitHubGuideLeadsToAPlannedPullRequest(t *testing.T) {
 	real(t)
 	g := testkit.NewGitHub(t)
 	people(g)
+	g.Team("octo/platform")
 	r := openManual(t, "docs/github.md")
 	r.install()
 	r.env = append(r.env, "RECONCILER_GITHUB_API="+g.URL+"/api/v3/", "RECONCILER_GIT_USER=x-access-token", "RECONCILER_POLL=1h")
@@ -176,7 +177,20 @@ func TestGitHubGuideKnowsWhatCheckSays(t *testing.T) {
 			return nil
 		},
 		"it has no such repository or commit, or hides it from this token (HTTP 404)": refused(http.StatusNotFound, nil, `{"message": "Not Found"}`),
-		"the repository has moved (HTTP 301)":                                         refused(http.StatusMovedPermanently, map[string]string{"Location": "https://evil.example/"}, `{}`),
+		"that there is no team @octo/platform, or hides it": func(g *testkit.GitHub) []string {
+			g.Repo.Push("main", testkit.Files(testkit.Ops(), good(), map[string]string{"policy/team.cue": "package ops\n\npolicy: groups: teams: [\"@octo/platform\"]\n"}))
+			return nil
+		},
+		"read who pushes to": func(g *testkit.GitHub) []string {
+			g.Fail(func(_, path string) testkit.Fault {
+				if strings.HasSuffix(path, "/activity") {
+					return testkit.Fault{Status: http.StatusNotFound, Body: `{"message": "Not Found"}`}
+				}
+				return testkit.Fault{}
+			})
+			return nil
+		},
+		"the repository has moved (HTTP 301)": refused(http.StatusMovedPermanently, map[string]string{"Location": "https://evil.example/"}, `{}`),
 		"is there a login page or a proxy in between, or is this not the address of the API?": refused(http.StatusOK,
 			map[string]string{"Content-Type": "text/html"}, "<html>log in</html>"),
 		"check the network, it will be tried again": func(*testkit.GitHub) []string { return []string{"--github-api", "http://127.0.0.1:1/"} },

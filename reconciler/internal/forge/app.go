@@ -234,20 +234,52 @@ func (g *GitHub) Check(ctx context.Context) (who string, lacks []string, err err
 				lacks = append(lacks, fmt.Sprintf("grant the App %s: %s, %s", w.name, w.level, w.why))
 			}
 		}
-		return self.Login, lacks, nil
+		if len(lacks) > 0 {
+			return self.Login, lacks, nil // its tokens are not made
+		}
 	}
 	repo, _, err := g.client.Repositories.Get(ctx, g.cfg.Owner, g.cfg.Repo)
 	if err != nil {
 		return self.Login, nil, g.explain("read the repository", "read access to the repository", err)
 	}
-	if !repo.GetPermissions()["push"] {
+	if g.app == nil && !repo.GetPermissions()["push"] {
 		lacks = append(lacks, "grant the token write access to commit statuses, pull requests and issues, and read access to contents")
 	}
-	if _, err := g.Pulls(ctx); err != nil {
-		lacks = append(lacks, err.Error())
-	}
+	lacks = append(lacks, g.refused(ctx, repo.GetDefaultBranch(), self)...)
 	slices.Sort(lacks)
 	return self.Login, lacks, nil
+}
+
+// refused says of what reviews and comments are judged by what cannot be asked. A server
+// of one's own may be too old for some of it.
+func (g *GitHub) refused(ctx context.Context, branch string, self pipeline.Account) (lacks []string) {
+	_, pulls := g.Pulls(ctx)
+	_, comments := g.CommentsSince(ctx, time.Now())
+	_, pushed := g.activity(ctx, "read who pushes to "+branch, branch)
+	_, may := g.MayWrite(ctx, self)
+	for _, err := range []error{pulls, comments, pushed, may} {
+		if err != nil {
+			lacks = append(lacks, err.Error())
+		}
+	}
+	return lacks
+}
+
+// TeamThere asks whether a team is there, @ORG/TEAM: of one that GitHub hides it says of
+// everybody that they are no member.
+func (g *GitHub) TeamThere(ctx context.Context, team string) error {
+	m := teamRE.FindStringSubmatch(team)
+	if m == nil {
+		return fault.New(fault.Invalid, "%s is no team; name one as @ORGANIZATION/TEAM", team)
+	}
+	_, _, err := g.client.Teams.GetTeamBySlug(ctx, m[1], m[2])
+	if missing(err) {
+		return fault.New(fault.Invalid, "%s says that there is no team %s, or hides it: nobody is a member of it; mend the name in the policy, or grant %s", g.Name(), team, needsMembers)
+	}
+	if err != nil {
+		return g.explain("read the team "+team, needsMembers, err)
+	}
+	return nil
 }
 
 // Token returns what a request would carry now, for Git.

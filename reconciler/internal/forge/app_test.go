@@ -132,7 +132,12 @@ func TestCheckSaysWhatToGrant(t *testing.T) {
 		"the repository has moved":    {at: "/repos/octo/ops", fault: testkit.Fault{Status: 301, Body: `{"message": "Moved Permanently"}`, Header: map[string]string{"Location": "https://evil.example/"}}, want: "the repository has moved (HTTP 301), and the token is not sent after it"},
 		"the token may only read":     {spoil: func(g *testkit.GitHub) { g.Person(testkit.MaestroLogin, "read") }, want: "grant the token write access to commit statuses, pull requests and issues, and read access to contents"},
 		"the token sees no pull":      {at: "/pulls", fault: testkit.Fault{Status: 403, Body: `{"message": "Resource not accessible by personal access token"}`}, want: "grant it read access to pull requests"},
+		"comments are not shown":      {at: "/issues/comments", fault: testkit.Fault{Status: 403, Body: `{"message": "Resource not accessible by personal access token"}`}, want: "grant it write access to pull requests (and issues)"},
+		"the server is an old one":    {at: "/activity", fault: testkit.Fault{Status: 404, Body: `{"message": "Not Found"}`}, want: "read who pushes to x at github octo/ops: it has no such repository"},
+		"an old one, and an App":      {app: true, at: "/activity", fault: testkit.Fault{Status: 404, Body: `{"message": "Not Found"}`}, want: "read who pushes to x at github octo/ops"},
+		"nobody's rights are told":    {at: "/permission", fault: testkit.Fault{Status: 403, Body: `{"message": "Must have push access to view collaborator permission."}`}, want: "read what maestro-bot may do at github octo/ops: the token may not do this"},
 		"a login page is in between":  {at: "/user", fault: testkit.Fault{Status: 200, Body: "<html>", Header: map[string]string{"Content-Type": "text/html"}}, want: "is there a login page or a proxy in between"},
+		"it is the web site":          {at: "/user", fault: testkit.Fault{Status: 404, Body: "<html>", Header: map[string]string{"Content-Type": "text/html"}}, want: "is this not the address of the API?"},
 	} {
 		g := octo(t)
 		if c.app {
@@ -165,6 +170,21 @@ func TestCheckSaysWhatToGrant(t *testing.T) {
 		}
 		if !strings.Contains(all, c.want) || c.want == "" && all != "" || strings.Count(all, "\n") > 6 {
 			t.Errorf("%s: %q, want %q", name, all, c.want)
+		}
+	}
+}
+
+func TestATeamThatIsHiddenIsTold(t *testing.T) {
+	t.Parallel()
+	g := octo(t)
+	g.Team("octo/platform", "ana")
+	c := speaks(t, g, nil)
+	if err := c.TeamThere(t.Context(), "@octo/platform"); err != nil {
+		t.Error(err)
+	}
+	for team, want := range map[string]string{"@octo/other": "there is no team @octo/other, or hides it", "octo": "is no team"} {
+		if err := c.TeamThere(t.Context(), team); !fault.Is(err, fault.Invalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", team, err)
 		}
 	}
 }

@@ -339,6 +339,11 @@ func TestRefusalsSayWhatToGrant(t *testing.T) {
 		{"500", func(w http.ResponseWriter) { w.WriteHeader(500) }, fault.Unavailable, "500"},
 		{"502 page", func(w http.ResponseWriter) { page(w, 502, "text/html", "<html>unicorn") }, fault.Unavailable, "502"},
 		{"200 page", func(w http.ResponseWriter) { page(w, 201, "text/html", "<html>log in") }, fault.Unavailable, "login page"},
+		{"302 page", func(w http.ResponseWriter) {
+			w.Header().Set("Location", "/login")
+			page(w, 302, "text/html", "<html>log in")
+		}, fault.Unavailable, "login page"},
+		{"404 page", func(w http.ResponseWriter) { page(w, 404, "text/html", "<html>nothing here") }, fault.Unavailable, "not the address of the API"},
 		{"no type", func(w http.ResponseWriter) { page(w, 201, "", "{}") }, fault.Unavailable, "not JSON"},
 		{"cut short", func(w http.ResponseWriter) { page(w, 201, "application/json", `{"state": "succ`) }, fault.Unavailable, ""},
 		{"another status", func(w http.ResponseWriter) {

@@ -86,13 +86,26 @@ func (l *lane) carry(req *http.Request) (*http.Response, error) {
 	if res.StatusCode == http.StatusUnauthorized && l.denied != nil {
 		l.denied(t)
 	}
-	if ok := res.StatusCode >= 200 && res.StatusCode < 300; ok && res.StatusCode != http.StatusNoContent && !isJSON(res) {
+	if strange(res) {
 		_ = res.Body.Close()
 		return nil, fault.New(fault.Unavailable, "the answer is %q, not JSON; is there a login page or a proxy in between, or is this not the address of the API?",
 			fitText(res.Header.Get("Content-Type"), 60))
 	}
 	res.Body = &capped{ReadCloser: res.Body, left: maxAnswer}
 	return res, nil
+}
+
+// strange reports whether an answer that would say something of what was asked about does
+// not come from the API: that it is there, that it is not, or where it is.
+func strange(res *http.Response) bool {
+	switch code := res.StatusCode; {
+	case code == http.StatusNoContent, code == http.StatusNotModified, isJSON(res):
+		return false
+	case code >= 300 && code < 400, code == http.StatusNotFound:
+		return res.Header.Get("Content-Type") != ""
+	default:
+		return code >= 200 && code < 300
+	}
 }
 
 func isJSON(res *http.Response) bool {

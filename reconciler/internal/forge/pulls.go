@@ -30,6 +30,7 @@ const (
 	needsComments = "write access to pull requests (and issues) of the repository"
 	needsMembers  = "read access to the organization's members"
 	needsContents = "read access to contents of the repository"
+	needsPeople   = "write access to the repository, without which it does not say what people may do there"
 )
 
 // every reads all pages of a list, or none.
@@ -172,17 +173,9 @@ func (g *GitHub) People(ctx context.Context, p *pipeline.Pull) (pipeline.PullPeo
 
 // pusher is who made a branch point at a commit, nobody when that is not said.
 func (g *GitHub) pusher(ctx context.Context, branch string, head pipeline.CommitID) (pipeline.Account, error) {
-	var list []struct {
-		After string       `json:"after"`
-		Actor *github.User `json:"actor"`
-	}
-	req, err := g.client.NewRequest(http.MethodGet, fmt.Sprintf("repos/%s/%s/activity?per_page=%d&ref=%s",
-		g.cfg.Owner, g.cfg.Repo, perPage, url.QueryEscape("refs/heads/"+branch)), nil)
-	if err == nil {
-		_, err = g.client.Do(ctx, req, &list)
-	}
+	list, err := g.activity(ctx, "read who pushed "+head.Short(), branch)
 	if err != nil {
-		return pipeline.Account{}, g.explain("read who pushed "+head.Short(), needsContents, err)
+		return pipeline.Account{}, err
 	}
 	for _, a := range list {
 		if a.After == string(head) {
@@ -190,6 +183,25 @@ func (g *GitHub) pusher(ctx context.Context, branch string, head pipeline.Commit
 		}
 	}
 	return pipeline.Account{}, nil
+}
+
+// moved is what somebody did to a branch.
+type moved struct {
+	After string       `json:"after"`
+	Actor *github.User `json:"actor"`
+}
+
+// activity is what was done to a branch lately, the newest first.
+func (g *GitHub) activity(ctx context.Context, doing, branch string) (list []moved, err error) {
+	req, err := g.client.NewRequest(http.MethodGet, fmt.Sprintf("repos/%s/%s/activity?per_page=%d&ref=%s",
+		g.cfg.Owner, g.cfg.Repo, perPage, url.QueryEscape("refs/heads/"+branch)), nil)
+	if err == nil {
+		_, err = g.client.Do(ctx, req, &list)
+	}
+	if err != nil {
+		return nil, g.explain(doing, needsContents, err)
+	}
+	return list, nil
 }
 
 // MayWrite reports whether the account may push to the repository as it is.
@@ -202,7 +214,7 @@ func (g *GitHub) MayWrite(ctx context.Context, a pipeline.Account) (bool, error)
 		return false, nil
 	}
 	if err != nil {
-		return false, g.explain("read what "+a.Login+" may do", needsPulls, err)
+		return false, g.explain("read what "+a.Login+" may do", needsPeople, err)
 	}
 	may := l.GetPermission() == "admin" || l.GetPermission() == "write"
 	return may && l.GetUser().GetID() == a.ID, nil
