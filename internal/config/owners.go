@@ -85,14 +85,28 @@ func (r *repository) sayOwners(d pipeline.Diagnostic) {
 	r.cfg.Diagnostics = append(r.cfg.Diagnostics, d)
 }
 
-// findOwners reads the first CODEOWNERS that is there; file is "" when none is.
+// findOwners reads the first CODEOWNERS that is there; file is "" when none is. A folder
+// of that name is none.
 func findOwners(tree Tree) (file, text string, err error) {
 	for _, file := range codeowners.Places() {
-		text, err := readBlob(tree, file)
-		if errors.Is(err, fs.ErrNotExist) || fault.Is(err, fault.NotFound) {
+		in, err := fs.Stat(tree, path.Dir(file))
+		if absent(err) || fault.Is(err, fault.Invalid) || err == nil && !in.IsDir() {
 			continue
+		}
+		var is fs.FileInfo
+		if err == nil {
+			is, err = fs.Stat(tree, file)
+		}
+		if absent(err) || err == nil && is.IsDir() {
+			continue
+		}
+		var text []byte
+		if err == nil {
+			text, err = readBlob(tree, file)
 		}
 		return file, string(text), err
 	}
 	return "", "", nil
 }
+
+func absent(err error) bool { return errors.Is(err, fs.ErrNotExist) || fault.Is(err, fault.NotFound) }
