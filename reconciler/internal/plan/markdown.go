@@ -230,8 +230,9 @@ func (m *markdown) besides() {
 
 // ahead is what must happen for the change to go on.
 func (m *markdown) ahead() {
-	m.rows(len(m.Approvals), func(i int) {
-		a := &m.Approvals[i]
+	needed := m.needed()
+	m.rows(len(needed), func(i int) {
+		a := &needed[i]
 		people := ""
 		if len(a.People) > 0 && len(a.Owners) == 0 {
 			people = ": " + prose(strings.Join(a.People, ", "))
@@ -246,7 +247,7 @@ func (m *markdown) ahead() {
 		}
 		m.line("**Before the merge** only %s run, on the change itself.", strings.Join(names, ", "))
 	}
-	if len(m.Approvals)+len(m.Checks) > 0 {
+	if len(needed)+len(m.Checks) > 0 {
 		m.line("")
 	}
 }

@@ -62,6 +62,18 @@ func (a *Approval) keep() {
 	}
 }
 
+// needed are the approvals that have to be given. One by anybody is left out where an
+// owner has to give his: it is that one.
+func (p *Plan) needed() []Approval {
+	owned := func(a Approval) bool { return len(a.Owners) > 0 }
+	if !slices.ContainsFunc(p.Approvals, owned) {
+		return p.Approvals
+	}
+	return slices.DeleteFunc(slices.Clone(p.Approvals), func(a Approval) bool {
+		return len(a.Owners)+len(a.Approvers) == 0 && a.Nobody == "" && a.Count == 1 && !a.Echo
+	})
+}
+
 // Need is what the approval asks for, of a change that nobody has reviewed.
 func (a *Approval) Need() pipeline.Need {
 	n := pipeline.Need{Rule: a.Rule, Approvers: a.Approvers, People: a.People, Want: a.Count, Echo: a.Echo, Owners: a.Owners, Nobody: a.Nobody}

@@ -75,6 +75,21 @@ func TestEachSetOfOwnersIsAskedOnce(t *testing.T) {
 	}
 }
 
+func TestApprovalOfAnybodyIsThatOfAnOwner(t *testing.T) {
+	t.Parallel()
+	for want, in := range map[string]plan.Input{
+		"2 approvals needed": proposing(someOwners, pipeline.ChangeRule{}, "web/a", "db/x"),
+		"1 approval needed":  proposing(someOwners, pipeline.ChangeRule{}, "web/free/a"),
+		"3 approvals needed": proposing(someOwners, pipeline.ChangeRule{Approvers: []string{"ops"}}, "web/a", "db/x"),
+	} {
+		p := plan.Of(in)
+		said := p.Text(plan.TextOptions{})
+		if !strings.Contains(said, want) || fmt.Sprint(strings.Count(said, "Approval needed:")) != want[:1] || !strings.Contains(p.Markdown(plan.MarkdownOptions{}), want) {
+			t.Errorf("not %s:\n%s", want, said)
+		}
+	}
+}
+
 func TestOwnersAreThoseOfTheBaseAlone(t *testing.T) {
 	t.Parallel()
 	in := proposing(someOwners, pipeline.ChangeRule{}, "web/a")

@@ -163,8 +163,7 @@ func (t *text) verdicts() {
 
 func (t *text) end() {
 	t.line("Plan: %s; %s.", t.counts(), t.verdict())
-	for i := range t.Approvals {
-		a := &t.Approvals[i]
+	for _, a := range t.needed() {
 		t.line("Approval needed: %s (%s, %s).", safe(a.who()), safe(a.Rule), safe(a.because()))
 	}
 	if t.FleetAt.IsZero() {

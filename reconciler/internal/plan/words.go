@@ -21,7 +21,7 @@ func (p *Plan) verdict() string {
 		}
 	}
 	needed := ""
-	if n := len(p.Approvals); n > 0 {
+	if n := len(p.needed()); n > 0 {
 		needed = fmt.Sprintf(", %s needed", plural(n, "approval"))
 	}
 	runs := pipeline.CountRuns(len(p.Runs), len(p.Called()))
