@@ -1,12 +1,14 @@
 package loop_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/internal/wire"
 	"github.com/maestro-cd/maestro/reconciler/internal/loop"
 	"github.com/maestro-cd/maestro/reconciler/internal/review"
 )
@@ -144,4 +146,37 @@ func TestTagsProposeNothingAndSayNothingOfWhatIsInForce(t *testing.T) {
 	a.tips[mainRef] = c4
 	a.see()
 	a.stray(c4, "1 commit came to main that no change held (444444444444); merged without approval: needs 1 approval of ops")
+}
+
+func TestOvertakingARunOpensNoGateBesideIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	a := w.agent("one")
+	gate := coreTask("g")
+	gate.Gate = &pipeline.Gate{Count: 1, Expire: pipeline.Duration(time.Hour)}
+	held := pushed("held", gate, shellTask("deploy", "g"))
+	c := pushed("c", shellTask("a"))
+	c.Concurrency = &pipeline.Concurrency{Group: pipeline.Expr{Value: json.RawMessage(`"prod"`)}, Policy: pipeline.CancelRunning}
+	held.Concurrency = c.Concurrency
+	w.push(w.config("c1", held))
+	w.awaitRun("held", 1, in(pipeline.Held))
+	// One of another composition of its group overtakes what runs, and again; what waits for
+	// people neither goes on nor is anything of it offered.
+	alone := pushed("aside", gate, shellTask("deploy", "g"))
+	w.push(w.config("c2", c, alone))
+	w.awaitRun("held", 1, in(pipeline.Cancelled))
+	w.awaitRun("aside", 1, in(pipeline.Held))
+	o := w.accept(a)
+	w.push(w.config("c3", c))
+	expect[*wire.Cancel](w, a.ID)
+	w.runs.Message(a.ID, &wire.Result{Attempt: o.Attempt, Token: o.Token, Result: pipeline.Result{Outcome: pipeline.Cancelled}})
+	w.runs.Message(a.ID, success(w.accept(a), `{}`))
+	w.awaitRun("c", 2, in(pipeline.Success))
+	for name, want := range map[pipeline.CompositionName]pipeline.State{"held": pipeline.Cancelled, "aside": pipeline.Held} {
+		r := w.awaitRun(name, 1, in(want))
+		if d := r.Task("deploy"); d.Attempt != "" {
+			t.Errorf("%s: deploy was offered: %+v", name, d)
+		}
+	}
 }
