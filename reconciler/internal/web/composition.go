@@ -118,16 +118,14 @@ func (s *server) composition(r *http.Request) (view, error) {
 // triggersOf says in words what starts the composition.
 func triggersOf(c *pipeline.Composition) []triggerRow {
 	var rows []triggerRow
-	for _, t := range c.Triggers {
-		if t.Push == nil {
-			continue
+	for i := range c.Triggers {
+		t := &c.Triggers[i]
+		text := starts(t)
+		if repo := t.Repo(); repo != "" {
+			text += " of " + repo
 		}
-		text := "a push to " + strings.Join(t.Push.Branches, ", ")
-		if t.Push.Repo != "" {
-			text += " of " + t.Push.Repo
-		}
-		if len(t.Push.Paths) > 0 {
-			text += " that changes " + strings.Join(t.Push.Paths, ", ")
+		if paths := t.Paths(); len(paths) > 0 {
+			text += " that changes " + strings.Join(paths, ", ")
 		}
 		if p := string(t.Params.Value); p != "" && p != "{}" && p != "null" {
 			text += ", with " + p
@@ -135,6 +133,25 @@ func triggersOf(c *pipeline.Composition) []triggerRow {
 		rows = append(rows, triggerRow{text, t.Pos})
 	}
 	return rows
+}
+
+// starts is the event of a trigger.
+func starts(t *pipeline.Trigger) string {
+	switch {
+	case t.Push != nil:
+		return "a push to " + strings.Join(t.Push.Branches, ", ")
+	case t.PullRequest != nil:
+		return "a change that is proposed for " + strings.Join(t.PullRequest.Branches, ", ")
+	case t.Tag != nil:
+		return "a tag like " + strings.Join(t.Tag.Tags, ", ")
+	case t.Cron != nil:
+		return "the clock, " + t.Cron.Schedule + " " + t.Cron.Zone
+	case t.After != nil:
+		return "the end of a run of " + string(t.After.Composition) + ", " + t.After.Result
+	case t.Webhook != nil:
+		return "a post to /hooks/" + t.Webhook.ID
+	}
+	return "a request"
 }
 
 // gridOf lines runs up by task, in the order of the live file; tasks that are

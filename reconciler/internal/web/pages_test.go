@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -251,6 +252,29 @@ func hostile() *fakeSource {
 		l.text = []byte(attack + "\n\x1b]8;;" + jsURL + "\x07click\x1b]8;;\x07\n\x1b]0;title\x07\n" + attack)
 	}
 	return f
+}
+
+func TestPageOfACompositionSaysAllThatStartsIt(t *testing.T) {
+	t.Parallel()
+	src := sample()
+	i := slices.IndexFunc(src.live, func(c pipeline.Composition) bool { return c.Name == "acceptance" })
+	src.live[i].Triggers = append(src.live[i].Triggers, []pipeline.Trigger{
+		{PullRequest: &pipeline.PullRequestTrigger{Repo: "web", Branches: []string{"main"}, Paths: []string{"src/**"}}},
+		{Tag: &pipeline.TagTrigger{Tags: []string{"v*"}}, Params: pipeline.Expr{Value: []byte(`{"shards":2}`)}},
+		{Cron: &pipeline.CronTrigger{Schedule: "0 2 * * *", Zone: "UTC"}},
+		{After: &pipeline.AfterTrigger{Composition: "hello", Result: "any"}},
+		{Webhook: &pipeline.WebhookTrigger{ID: "ticket"}},
+		{Manual: &pipeline.ManualTrigger{}},
+	}...)
+	_, body := get(t, handler(t, src), "/c/acceptance")
+	for _, want := range []string{
+		"a push to main that changes app/**; a change that is proposed for main of web that changes src/**; a tag like v*, with {",
+		"; the clock, 0 2 * * * UTC; the end of a run of hello, any; a post to /hooks/ticket; a request</dd>",
+	} {
+		if !strings.Contains(body, want) {
+			t.Errorf("the page does not say %q", want)
+		}
+	}
 }
 
 func TestTextFromOutsideStaysText(t *testing.T) {
