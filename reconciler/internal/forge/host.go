@@ -21,6 +21,7 @@ type Host struct {
 	failed int           // requests in a row that had no proper answer
 	down   time.Time     // no request leaves before, zero while they answer
 	trial  chan struct{} // closed when the request has ended that finds out; nil for none
+	made   time.Time     // until when what was made is paid for, makeEvery for each
 }
 
 const (
@@ -30,6 +31,11 @@ const (
 	// longestDown is how long at most they are not asked: what is shown there follows
 	// within a minute of their return.
 	longestDown = 30 * time.Second
+	// makeEvery is how often on average something is made that people are told of, and
+	// madeAtOnce how much at a time after a rest: 80 in any minute, which is what GitHub
+	// allows. Few callers make something, so that none waits for long.
+	makeEvery  = time.Second
+	madeAtOnce = 20
 )
 
 // NewHost returns a Host that asked for silence until quiet, which may be long ago. hushed
@@ -48,6 +54,29 @@ func (h *Host) hush(until time.Time) {
 	h.mu.Unlock()
 	if more && h.hushed != nil {
 		h.hushed(until)
+	}
+}
+
+// turn waits until something may be made.
+func (h *Host) turn(ctx context.Context) error {
+	h.mu.Lock()
+	now := time.Now()
+	if rested := now.Add(-madeAtOnce * makeEvery); h.made.Before(rested) {
+		h.made = rested
+	}
+	h.made = h.made.Add(makeEvery)
+	wait := h.made.Sub(now)
+	h.mu.Unlock()
+	if wait <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 

@@ -42,7 +42,7 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	body := `{"id": 7}`
-	if req.Method == http.MethodPost {
+	if req.Method == http.MethodPost && !strings.HasSuffix(req.URL.Path, "/comments") {
 		text, _ := io.ReadAll(req.Body)
 		body = string(text)
 	}
@@ -187,6 +187,48 @@ func TestWhoeverGivesUpDoesNotBlameTheHost(t *testing.T) {
 		w.becomes(fine)
 		if err := g.Post(t.Context(), status("maestro", "success")); err != nil {
 			t.Errorf("after one that gave up: %v", err)
+		}
+	})
+}
+
+// TestNoMoreCommentsAreMadeThanGitHubTakes lets two make comments as fast as they can,
+// beside statuses.
+func TestNoMoreCommentsAreMadeThanGitHubTakes(t *testing.T) {
+	t.Parallel()
+	inFalseTime(t, func(t *testing.T) {
+		w := &wire{}
+		w.becomes(fine)
+		h := forge.NewHost(time.Time{}, nil)
+		var all sync.WaitGroup
+		for i := range 4 {
+			g := over(t, w, h)
+			all.Go(func() {
+				for range 20 {
+					if _, err := g.AddComment(t.Context(), i+1, "hm"); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		time.Sleep(59*time.Second + 500*time.Millisecond)
+		if asked, _ := w.so(); asked < 76 || asked > 80 {
+			t.Errorf("%d comments in a minute", asked)
+		}
+		all.Wait()
+		began := time.Now()
+		g := over(t, w, h)
+		for range 10 {
+			if err := g.Post(t.Context(), status("maestro", "success")); err != nil {
+				t.Error(err)
+			}
+		}
+		if took := time.Since(began); took > 11*time.Second {
+			t.Errorf("ten statuses of a second each took %s", took)
+		}
+		time.Sleep(20 * time.Second)
+		began = time.Now()
+		if _, err := g.AddComment(t.Context(), 1, "hm"); err != nil || time.Since(began) > 2*time.Second {
+			t.Errorf("a comment after some rest took %s: %v", time.Since(began), err)
 		}
 	})
 }

@@ -38,6 +38,13 @@ func (l *lane) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	if makes(req) {
+		err = l.host.turn(req.Context())
+	}
+	if err != nil {
+		l.host.leave(trial, notAsked)
+		return nil, err
+	}
 	res, err := l.carry(req)
 	at := l.host.leave(trial, answerOf(res, err))
 	switch {
@@ -50,6 +57,12 @@ func (l *lane) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	_ = res.Body.Close()
 	return nil, askLater(at, fmt.Sprintf("it answers HTTP %d; it will be tried again", res.StatusCode))
+}
+
+// makes reports whether a request makes something that people are told of: a comment, a
+// pull request, a check run or a sign, and no status.
+func makes(req *http.Request) bool {
+	return req.Method == http.MethodPost && !strings.Contains(req.URL.Path, "/statuses/")
 }
 
 // answerOf says what a request tells of the host.
