@@ -39,6 +39,7 @@ func (g *GitHub) post(event string, payload map[string]any) {
 	body := marshal(g.t, payload)
 	mac := hmac.New(sha256.New, []byte(g.secret))
 	mac.Write(body)
+	signature := "sha256=" + hex.EncodeToString(mac.Sum(nil))
 	g.ids++
 	to, delivery := g.hooked, fmt.Sprint("delivery-", g.ids)
 	send := func() {
@@ -50,7 +51,7 @@ func (g *GitHub) post(event string, payload map[string]any) {
 		req.Header.Set("Content-Type", "application/json")
 		req.Header.Set("X-GitHub-Event", event)
 		req.Header.Set("X-GitHub-Delivery", delivery)
-		req.Header.Set("X-Hub-Signature-256", "sha256="+hex.EncodeToString(mac.Sum(nil)))
+		req.Header.Set("X-Hub-Signature-256", signature)
 		res, err := http.DefaultClient.Do(req)
 		if err != nil {
 			return // the reconciler was stopped
