@@ -1,6 +1,7 @@
 package review_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -90,6 +91,32 @@ func TestReviewAtAForgeCountsForWhomThePolicyNames(t *testing.T) {
 		},
 	} {
 		if d := heard(c.standing, c.members, c.people, c.list...); d.Approval != c.want {
+			t.Errorf("%s: %+v", name, d)
+		}
+	}
+}
+
+func TestLoginsAreToldApartByEveryLetter(t *testing.T) {
+	t.Parallel()
+	kim := pipeline.Account{ID: 7, Login: "kims"}
+	for member, want := range map[string]bool{
+		"kims": true, "KIMS": true, "\u212aims": false, "kim\u017f": false, "k\u0456ms": false, "kims ": false, "": false, "id:7": true, "id:07": false, "7": false,
+	} {
+		got := review.Members([]pipeline.Group{{Name: "ops", Members: []string{member}}}, map[pipeline.Account]review.Standing{kim: {Writes: true, Known: 7}})
+		if named := slices.Contains(slices.DeleteFunc(got[0].Members, func(m string) bool { return m == member }), "id:7") || member == "id:7"; named != want {
+			t.Errorf("%q names kims: %v", member, got[0].Members)
+		}
+	}
+}
+
+func TestAnAccountThatIsGoneApprovesNothing(t *testing.T) {
+	t.Parallel()
+	for name, who := range map[string]pipeline.Account{"with its login": {Login: "ana"}, "without one": {}} {
+		one := review.OfPull(pipeline.PullReview{ID: 1, By: who, State: "APPROVED", Commit: head, At: now}, head, write)
+		one.Plan = plan
+		in := ask(one)
+		in.Rules = []review.Rule{{Name: "anybody", Count: 1}}
+		if d := review.Approved(in); d.Approval != pipeline.ApprovalWaiting || !strings.Contains(d.Opinions[0].Why, "is gone") {
 			t.Errorf("%s: %+v", name, d)
 		}
 	}
