@@ -10,13 +10,16 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -123,7 +126,8 @@ const maxArchive = 1 << 30
 
 func openBundles(data string, log *slog.Logger) (*bundles, error) {
 	b := &bundles{dir: filepath.Join(data, "plugins"), log: log, http: &http.Client{
-		Timeout: 10 * time.Minute,
+		Timeout:   10 * time.Minute,
+		Transport: archiveTransport(),
 		CheckRedirect: func(r *http.Request, via []*http.Request) error {
 			const most = 3
 			if len(via) > most {
@@ -145,6 +149,30 @@ func checkArchiveURL(u *url.URL) error {
 		return nil
 	}
 	return fault.New(fault.Invalid, "%s is not an https URL", u.Redacted())
+}
+
+// archiveTransport looks at addresses when a connection is made, so that no name and no
+// redirect leads past it.
+func archiveTransport() *http.Transport {
+	dialer := &net.Dialer{Timeout: 30 * time.Second, Control: refuseMetadata}
+	return &http.Transport{
+		Proxy: http.ProxyFromEnvironment, DialContext: dialer.DialContext, ForceAttemptHTTP2: true,
+		TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: 90 * time.Second, MaxIdleConns: 10,
+	}
+}
+
+// metadata are where clouds tell a machine its credentials, beside link-local addresses.
+var metadata = []netip.Addr{netip.MustParseAddr("fd00:ec2::254"), netip.MustParseAddr("100.100.100.200")}
+
+// refuseMetadata lets nothing be fetched from where no program can be, but a machine's
+// credentials. Other private addresses may well have programs.
+func refuseMetadata(_, address string, _ syscall.RawConn) error {
+	at, err := netip.ParseAddrPort(address)
+	ip := at.Addr().Unmap().WithZone("")
+	if err != nil || ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip.IsUnspecified() || slices.Contains(metadata, ip) {
+		return fault.New(fault.Invalid, "%s is no address of a program", address)
+	}
+	return nil
 }
 
 func (b *bundles) path(tree pipeline.Digest) string {
