@@ -33,6 +33,8 @@ func (g *GitHub) post(event string, payload map[string]any) {
 	if g.hooked == "" {
 		return
 	}
+	g.ids++
+	payload["sent"] = g.ids // no two things that happen are told in the same words
 	if payload["repository"] == nil {
 		payload["repository"] = map[string]any{"id": g.id, "full_name": "octo/ops"}
 	}
@@ -40,7 +42,6 @@ func (g *GitHub) post(event string, payload map[string]any) {
 	mac := hmac.New(sha256.New, []byte(g.secret))
 	mac.Write(body)
 	signature := "sha256=" + hex.EncodeToString(mac.Sum(nil))
-	g.ids++
 	to, delivery := g.hooked, fmt.Sprint("delivery-", g.ids)
 	send := func() {
 		req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, to, bytes.NewReader(body))

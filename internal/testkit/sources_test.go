@@ -463,7 +463,7 @@ func TestSourceOnGitHubGetsStatusesThere(t *testing.T) {
 	s := g.Serve(t, "--github-api", host.URL+"/api/v3/", "--allow-source", host.URL, "--github-webhook-secret-file", secret, "--poll", "1h")
 	hint := func(repository string) {
 		t.Helper()
-		body := fmt.Sprintf(`{"repository": {"id": 7, "full_name": %q}}`, repository)
+		body := fmt.Sprintf(`{"repository": {"id": 7, "full_name": %q}, "sent": %d}`, repository, time.Now().UnixNano())
 		mac := hmac.New(sha256.New, []byte("robot:password-of-robot"))
 		mac.Write([]byte(body))
 		req, err := http.NewRequest(http.MethodPost, s.Intake+"/github", strings.NewReader(body))

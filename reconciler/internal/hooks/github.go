@@ -169,24 +169,30 @@ func (g *GitHub) genuine(h http.Header, body []byte) bool {
 	return signed(only, secret, body) && secret != g.nobody
 }
 
-// first reports whether a delivery is seen for the first time, as far as is remembered.
+// first reports whether a delivery is seen for the first time, as far as is remembered:
+// neither under its name, which nothing proves, nor with the same words, which somebody may
+// have kept.
 func (g *GitHub) first(h http.Header, body []byte) bool {
-	delivery, err := nameOf(h, body)
+	words := string(pipeline.DigestOf(body))
+	name, err := nameOf(h, body)
 	if err != nil {
-		delivery = string(pipeline.DigestOf(body))
+		name = words
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.seen[delivery] {
-		return false
+	again := g.seen[name] || g.seen[words]
+	for _, k := range []string{name, words} {
+		if g.seen[k] {
+			continue
+		}
+		if len(g.order) >= mostDeliveries {
+			delete(g.seen, g.order[0])
+			g.order = g.order[1:]
+		}
+		g.seen[k] = true
+		g.order = append(g.order, k)
 	}
-	if len(g.order) >= mostDeliveries {
-		delete(g.seen, g.order[0])
-		g.order = g.order[1:]
-	}
-	g.seen[delivery] = true
-	g.order = append(g.order, delivery)
-	return true
+	return !again
 }
 
 type checkRun struct {

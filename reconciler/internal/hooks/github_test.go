@@ -126,6 +126,12 @@ func TestForgedPostsOfGitHubAreNoHints(t *testing.T) {
 	if len(h.got) != 1 || h.got[0] != (hooks.Hint{Event: "pull_request", Pull: 7}) {
 		t.Errorf("%d hints", len(h.got))
 	}
+	for i := range 1000 { // the name of a delivery is not signed
+		h.post("pull_request", fmt.Sprint("another-", i), body, good)
+	}
+	if len(h.got) != 1 {
+		t.Errorf("%d hints of one post under many names", len(h.got))
+	}
 	other := `{"repository": {"full_name": "evil/ops"}}`
 	if code := h.post("push", "x", other, signedByGitHub(other)); code != http.StatusAccepted || len(h.got) != 1 {
 		t.Errorf("of another repository: %d, %d hints", code, len(h.got))
@@ -201,11 +207,11 @@ func TestTheButtonOfACheckRunIsOfOurAppAlone(t *testing.T) {
 		"of a whole bundle": {42, "check_suite", body(42, "rerequested"), false},
 	} {
 		h := newHints("octo/ops")
-		h.GitHub = hooks.NewGitHub(hooks.GitHubConfig{
-			Secret: func() (string, error) { return githubSecret, nil }, Repository: "octo/ops", App: c.app, Log: slog.New(slog.DiscardHandler),
-			Hint: func(one hooks.Hint) { h.got = append(h.got, one) },
-		})
-		for _, delivery := range []string{"one", "two"} {
+		for _, delivery := range []string{"one", "two"} { // of a start each
+			h.GitHub = hooks.NewGitHub(hooks.GitHubConfig{
+				Secret: func() (string, error) { return githubSecret, nil }, Repository: "octo/ops", App: c.app, Log: slog.New(slog.DiscardHandler),
+				Hint: func(one hooks.Hint) { h.got = append(h.got, one) },
+			})
 			if code := h.post(c.event, delivery, c.body, signedByGitHub(c.body)); code != http.StatusAccepted || len(h.got) == 0 {
 				t.Fatalf("%s: %d, %v", name, code, h.got)
 			}
