@@ -55,7 +55,7 @@ func span(ctx context.Context, repo *gitrepo.Repo, base, head pipeline.CommitID)
 		return loop.Span{Commits: 1, People: people(c)}, err
 	}
 	s, err := repo.Between(ctx, base, head)
-	out := loop.Span{Commits: len(s.Commits), Truncated: s.Truncated, Fork: s.Fork}
+	out := loop.Span{Commits: len(s.Commits), Truncated: s.Truncated, Fork: s.Fork, Others: s.Others}
 	for _, c := range s.Commits {
 		out.People = append(out.People, people(c)...)
 		out.List = append(out.List, loop.Commit{ID: c.ID, Merges: len(c.Parents) > 1})

@@ -15,8 +15,11 @@ type Span struct {
 	// when base contains head. With clocks that are wrong by much, some that base
 	// has may be among them.
 	Commits []CommitInfo
-	// Fork is the newest commit that both have, "" when they have none in common.
-	Fork pipeline.CommitID
+	// Fork is a commit that both have and that no other such commit leads to, "" when
+	// they have none in common. Others are all those besides: there are some where each
+	// history was merged into the other.
+	Fork   pipeline.CommitID
+	Others []pipeline.CommitID
 	// Truncated: the histories were too long to follow, and the rest is not
 	// known.
 	Truncated bool
@@ -49,12 +52,26 @@ func (r *Repo) Between(ctx context.Context, base, head pipeline.CommitID) (Span,
 	}
 	s := Span{Truncated: truncated}
 	slices.SortStableFunc(w.order, func(a, b *visit) int { return b.info.When.Compare(a.info.When) })
+	var shared []*visit
+	older := map[pipeline.CommitID]bool{} // parents of what both have; dates may be invented
 	for _, v := range w.order {
-		switch {
-		case v.marks == fromHead:
+		switch v.marks {
+		case fromHead:
 			s.Commits = append(s.Commits, v.info)
-		case v.marks == fromHead|fromBase && s.Fork == "":
+		case fromHead | fromBase:
+			shared = append(shared, v)
+			for _, p := range v.info.Parents {
+				older[p] = true
+			}
+		}
+	}
+	for _, v := range shared {
+		switch {
+		case older[v.info.ID]:
+		case s.Fork == "":
 			s.Fork = v.info.ID
+		default:
+			s.Others = append(s.Others, v.info.ID)
 		}
 	}
 	return s, nil

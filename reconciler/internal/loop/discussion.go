@@ -14,8 +14,10 @@ type Span struct {
 	// Commits of it; none when the other contains it. Truncated: there are more.
 	Commits   int
 	Truncated bool
-	// Fork is the newest commit that both have, "" for none.
-	Fork pipeline.CommitID
+	// Fork and Others are the commits that both have and that no other such commit leads
+	// to, "" for none. There are others where each was merged into the other.
+	Fork   pipeline.CommitID
+	Others []pipeline.CommitID
 	// People wrote or committed them.
 	People []review.Person
 	// List are those that could be listed, newest first.

@@ -69,3 +69,23 @@ func TestNobodyApprovesWhileTheOwnersAreNotKnown(t *testing.T) {
 		return len(p.Reviews) == 1 && p.Approval == pipeline.ApprovalWaiting && strings.Contains(p.Sentence, "on the default branch the repository has no CODEOWNERS")
 	})
 }
+
+func TestAPathThatAMergeTookBackWaitsForItsOwner(t *testing.T) {
+	t.Parallel()
+	a := newAssembly(t)
+	a.make(c1, c0, "eve", owned("ana"))
+	a.tips[mainRef] = c1
+	a.see()
+	// Main and the branch were merged into each other. The branch has "a" as one of the
+	// commits that both have, and not as the other, which is what main has.
+	a.make(c2, c1, "eve", owned("ana"))
+	a.f.mu.Lock()
+	a.f.tree[c1], a.f.tree[c2] = "before", "before"
+	a.f.others = map[pipeline.CommitID][]pipeline.CommitID{c2: {c0}}
+	a.f.mu.Unlock()
+	a.propose("mine", c2)
+	p := a.awaitProposal("mine", "is planned", planned(c2))
+	if len(p.Needs) != 2 || p.Approval != pipeline.ApprovalWaiting {
+		t.Errorf("nobody is asked for what the merge brings: %+v", p)
+	}
+}

@@ -25,7 +25,7 @@ func (p *Proposals) plan(ctx context.Context, m *moment, known *store.StoredProp
 	if err != nil {
 		return nil, err
 	}
-	paths, complete, err := p.cfg.Discussion.ChangedPaths(ctx, span.Fork, head)
+	paths, complete, err := p.changed(ctx, head, span)
 	if err != nil {
 		return nil, err
 	}
@@ -34,7 +34,7 @@ func (p *Proposals) plan(ctx context.Context, m *moment, known *store.StoredProp
 		return nil, err
 	}
 	merged := &cfg
-	if span.Fork != "" && span.Fork != m.live.Commit {
+	if span.Fork != "" && span.Fork != m.live.Commit && len(span.Others) == 0 {
 		fork, err := p.cfg.Commits.evaluate(ctx, span.Fork)
 		if err != nil {
 			return nil, err
@@ -93,6 +93,22 @@ func (p *Proposals) plan(ctx context.Context, m *moment, known *store.StoredProp
 	p.cfg.Log.Info("change planned", "branch", o.name, "head", head, "base", m.live.Commit, "digest", next.Digest,
 		"on_merge", len(next.Predicted), "started", runs)
 	return next, p.restate(ctx, head)
+}
+
+// changed lists the paths that merging head may change: those in which it differs from
+// any commit that it comes from. What is as in one of them alone is not what a merge
+// leaves alone.
+func (p *Proposals) changed(ctx context.Context, head pipeline.CommitID, span Span) (paths []string, complete bool, err error) {
+	complete = !span.Truncated
+	for _, fork := range append([]pipeline.CommitID{span.Fork}, span.Others...) {
+		some, all, err := p.cfg.Discussion.ChangedPaths(ctx, fork, head)
+		if err != nil {
+			return nil, false, err
+		}
+		paths, complete = append(paths, some...), complete && all
+	}
+	slices.Sort(paths)
+	return slices.Compact(paths), complete, nil
 }
 
 // describe puts into the change what people read of its plan.
