@@ -212,6 +212,7 @@ func openManual(t *testing.T, name string) *manual {
 		"MAKEFLAGS=BIN=" + bin, "PATH=" + bin + string(os.PathListSeparator) + os.Getenv("PATH"),
 		"GIT_CONFIG_NOSYSTEM=1", "GIT_AUTHOR_NAME=Ada", "GIT_AUTHOR_EMAIL=ada@example.com", "GIT_COMMITTER_NAME=Ada", "GIT_COMMITTER_EMAIL=ada@example.com",
 		"RECONCILER_LISTEN=127.0.0.1:0", "RECONCILER_INTAKE=127.0.0.1:0", "RECONCILER_POLL=1s",
+		"AGENTD_DATA=" + filepath.Join(r.home, "agentd"), // root's is one for all of the machine
 	}
 	return r
 }
