@@ -36,8 +36,9 @@ func (f *Facts) propose(s *pipeline.Status) {
 	case merged:
 		// Squashed or rebased, it could be proposed once more, and is not green until that
 		// has a plan.
-		raise(s, statusPending)
-		s.Description = cut("pending until its branch is deleted; " + s.Description)
+		if raise(s, statusPending); s.State == statusPending {
+			s.Description = cut("pending until its branch is deleted; " + s.Description)
+		}
 	default:
 		raise(s, statusPending)
 		f.join(s, "there is no plan yet")
