@@ -128,12 +128,28 @@ func whyRun(ctx context.Context, w io.Writer, c *client, args []string, asJSON b
 		return writeJSON(w, a)
 	}
 	fmt.Fprintf(w, "%s is %s: %s\n", a.Run, a.State, oneLine(a.Sentence))
-	fmt.Fprintf(w, "  started by %s of %s %q by %s, %s (%s)\n", oneLine(trigger), codeOf(&r.Run),
-		oneLine(r.Event.Subject), oneLine(r.Event.Author), r.CreatedAt.UTC().Format(time.RFC3339), ago(r.CreatedAt))
+	fmt.Fprintf(w, "  %s of %s, %s (%s)\n", startedBy(&r.Event, trigger), whose(&r.Run), r.CreatedAt.UTC().Format(time.RFC3339), ago(r.CreatedAt))
 	for _, t := range a.Tasks {
 		fmt.Fprintf(w, "  %-20s %-10s %s\n", t.Task, t.State, oneLine(t.Sentence))
 	}
 	return nil
+}
+
+// startedBy says what began a run. Of what somebody asked for the trigger says it all.
+func startedBy(e *pipeline.Event, trigger string) string {
+	if e.Kind == pipeline.EventManual {
+		return oneLine(trigger)
+	}
+	return "started by " + oneLine(trigger)
+}
+
+// whose names the commit that a run is about, with its subject and author where the event
+// has them: that of a request names who asked, and no subject.
+func whose(r *pipeline.Run) string {
+	if r.Event.Subject == "" {
+		return codeOf(r)
+	}
+	return fmt.Sprintf("%s %q by %s", codeOf(r), oneLine(r.Event.Subject), oneLine(r.Event.Author))
 }
 
 // trigger says what started a run: the sentence of the verdict that did, or, of a run

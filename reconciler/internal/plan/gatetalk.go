@@ -93,6 +93,9 @@ func (g *GateTalk) link(m *markdown) string {
 func (g *GateTalk) about(m *markdown) {
 	e := &g.Run.Event
 	what := prose(e.Kind)
+	if e.Kind == pipeline.EventManual {
+		what = "a request"
+	}
 	if ref := cmp.Or(e.Ref.Branch(), string(e.Ref)); ref != "" {
 		what += " of " + code(ref)
 	}
@@ -101,8 +104,11 @@ func (g *GateTalk) about(m *markdown) {
 	}
 	head := g.Run.Head().Commit
 	m.line("Started by %s at %s", what, code(head.Short()))
-	if e.Subject != "" || e.Author != "" {
+	switch {
+	case e.Subject != "":
 		m.line("(%s by %s)", code(e.Subject), code(e.Author))
+	case e.Author != "": // of what somebody asked for
+		m.line("by %s", code(e.Author))
 	}
 	if c := e.Cause; c != nil {
 		m.line("after %s %d", code(string(c.Composition)), c.Number)

@@ -94,3 +94,12 @@ func TestTextOfAGateIsNeverTooLong(t *testing.T) {
 		t.Errorf("%d bytes", n)
 	}
 }
+
+func TestGateOfWhatSomebodyAskedForSaysWho(t *testing.T) {
+	t.Parallel()
+	g := gateTalk("go?")
+	g.Run.Event = pipeline.Event{Kind: pipeline.EventManual, Ref: "refs/heads/main", Author: "ana"}
+	if text := g.Markdown(); !strings.Contains(text, "Started by a request of `main` at `111111111111`\nby `ana`\n") {
+		t.Error(text)
+	}
+}
