@@ -42,6 +42,8 @@ func TestForkRunsOnceSomebodyWhoMayLooksAtItsHead(t *testing.T) {
 	o.says(name, pipeline.ApprovalWaiting, "needs 1 approval of ops")
 	o.AwaitStatus(head, "maestro", "pending", "needs 1 approval of ops")
 
+	o.AwaitComment(n, "comments `/maestro ok-to-test "+head.Short())
+
 	// Nobody but who may write says that it may run, and only of the head as it is.
 	refusals := map[int64]string{
 		o.Comment("mallory", n, "/maestro ok-to-test "+string(head)):        "confused",

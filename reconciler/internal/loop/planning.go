@@ -80,7 +80,7 @@ func (p *Proposals) plan(ctx context.Context, m *moment, known *store.StoredProp
 	for i := range onMerge.Approvals { // for people; the digest does not depend on it
 		onMerge.Approvals[i].People = review.Others(onMerge.Approvals[i].People, span.People)
 	}
-	if err := describe(next, &onMerge, checks.Runs, p.cfg.URL); err != nil {
+	if err := describe(next, &onMerge, &checks, o.closed, p.cfg.URL); err != nil {
 		return nil, err
 	}
 	if o.first && !o.opened || sameHead && !o.opened || o.closed {
@@ -111,8 +111,9 @@ func (p *Proposals) changed(ctx context.Context, head pipeline.CommitID, span Sp
 	return slices.Compact(paths), complete, nil
 }
 
-// describe puts into the change what people read of its plan.
-func describe(c *store.StoredProposal, on *plan.Plan, checks []plan.Run, url string) error {
+// describe puts into the change what people read of its plan. closed: nobody has said yet
+// that its checks may run.
+func describe(c *store.StoredProposal, on, checks *plan.Plan, closed bool, url string) error {
 	for _, r := range on.Runs {
 		c.Predicted = append(c.Predicted, r.Name)
 	}
@@ -124,7 +125,13 @@ func describe(c *store.StoredProposal, on *plan.Plan, checks []plan.Run, url str
 	}
 	c.Plan = raw
 	c.Text = on.Text(plan.TextOptions{})
-	o := plan.MarkdownOptions{Onto: c.Target, Checks: checks}
+	o := plan.MarkdownOptions{Onto: c.Target, Checks: checks.Runs, Closed: closed}
+	for _, v := range checks.Verdicts {
+		// A mistake in a file is told already.
+		if v.Outcome == pipeline.VerdictRejected && v.Repo == "" && !pipeline.HasErrors(c.Diagnostics) {
+			o.Refused = append(o.Refused, v)
+		}
+	}
 	if url != "" {
 		o.URL = url + plan.ProposalPath(c.Branch)
 	}

@@ -183,7 +183,11 @@ func (t *Talk) merged(m *markdown) {
 // reviews says who approved, and of the others why they do not count.
 func (t *Talk) reviews(m *markdown) {
 	p := t.Proposal
-	m.line("**Reviews:** %s.", prose(p.Sentence))
+	gate := ""
+	if t.waits() {
+		gate = " A gate of its runs waits too, and hears reviews that are given after it was reached."
+	}
+	m.line("**Reviews:** %s.%s", prose(p.Sentence), gate)
 	m.line("")
 	m.owners(p.Needs)
 	m.opinions(p.Reviews)

@@ -108,6 +108,20 @@ func TestCommentAsksForAReviewWhereOneWouldCount(t *testing.T) {
 	}
 }
 
+func TestCommentSaysThatAGateBeforeTheMergeWaitsForAReview(t *testing.T) {
+	t.Parallel()
+	const says = "A gate of its runs waits too"
+	held := ended("check", pipeline.Held, "ok waits")
+	held.Event.Kind = pipeline.EventPullRequest
+	if got := talk(pipeline.ProposalOpen, held).Markdown(); !strings.Contains(got, says) {
+		t.Errorf("%q", got)
+	}
+	held.State = pipeline.Running
+	if got := talk(pipeline.ProposalOpen, held).Markdown(); strings.Contains(got, says) {
+		t.Errorf("without a gate: %q", got)
+	}
+}
+
 func TestChangeWithoutEffectIsSilent(t *testing.T) {
 	t.Parallel()
 	c := talk(pipeline.ProposalOpen)
@@ -127,5 +141,27 @@ func TestChangeWithoutEffectIsSilent(t *testing.T) {
 		if change(); c.Silent() {
 			t.Errorf("%s: it is silent", name)
 		}
+	}
+}
+
+func TestCommentSaysWhatRunsBeforeTheMergeAndWhatForksWaitFor(t *testing.T) {
+	t.Parallel()
+	p := plan.Plan{Head: "1111111111111111111111111111111111111111"}
+	o := plan.MarkdownOptions{
+		Checks:  []plan.Run{{Name: "check"}, {Name: "lint"}},
+		Refused: []pipeline.Verdict{{Composition: "deploy", Sentence: "there is no pool for untrusted work"}},
+	}
+	const but, waits = "nothing runs on the change itself but", "/maestro ok-to-test 111111111111"
+	got := p.Markdown(o)
+	if !strings.Contains(got, but) || strings.Contains(got, waits) || !strings.Contains(got, "does not run on the change itself: there is no pool for untrusted work.") {
+		t.Errorf("%q", got)
+	}
+	o.Closed = true
+	if got := p.Markdown(o); !strings.Contains(got, but) || !strings.Contains(got, waits) {
+		t.Errorf("of a fork: %q", got)
+	}
+	o.Checks = nil
+	if got := p.Markdown(o); strings.Contains(got, waits) {
+		t.Errorf("where nothing would run: %q", got)
 	}
 }

@@ -16,6 +16,10 @@ type MarkdownOptions struct {
 	Onto string
 	// Checks are the runs that start on the change itself, before it is merged.
 	Checks []Run
+	// Refused are of what cannot start on it. Closed: it comes from a fork, and nothing
+	// starts before somebody has looked at it.
+	Refused []pipeline.Verdict
+	Closed  bool
 	// URL of the whole plan, "" when there is none.
 	URL string
 }
@@ -245,11 +249,23 @@ func (m *markdown) ahead() {
 		for i := range m.Checks {
 			names = append(names, code(string(m.Checks[i].Name)))
 		}
-		m.line("**Before the merge** only %s run, on the change itself.", strings.Join(names, ", "))
+		m.line("**Before the merge** nothing runs on the change itself but %s.%s", strings.Join(names, ", "), m.onceSeen())
 	}
-	if len(needed)+len(m.Checks) > 0 {
+	m.rows(len(m.Refused), func(i int) {
+		v := &m.Refused[i]
+		m.line("**Before the merge** %s does not run on the change itself: %s.", code(string(v.Composition)), prose(v.Sentence))
+	}, "%s")
+	if len(needed)+len(m.Checks)+len(m.Refused) > 0 {
 		m.line("")
 	}
+}
+
+// onceSeen says what a fork waits for.
+func (m *markdown) onceSeen() string {
+	if !m.Closed {
+		return ""
+	}
+	return " It comes from a fork: that waits for somebody who may write, has looked at it, and comments " + code("/maestro ok-to-test "+m.Head.Short()) + "."
 }
 
 func (m *markdown) changes() {
