@@ -196,6 +196,7 @@ type fakeRepository struct {
 	configs map[pipeline.CommitID]pipeline.Config
 	fail    error
 	lost    pipeline.CommitID // cannot be read
+	same    pipeline.CommitID // from which nothing differs
 }
 
 func (r *fakeRepository) Evaluate(_ context.Context, id pipeline.CommitID) (pipeline.Config, error) {
@@ -211,7 +212,12 @@ func (*fakeRepository) Describe(context.Context, pipeline.CommitID) (author, sub
 	return "Ada", "change", nil
 }
 
-func (*fakeRepository) ChangedPaths(context.Context, pipeline.CommitID, pipeline.CommitID) ([]string, bool, error) {
+func (r *fakeRepository) ChangedPaths(_ context.Context, base, _ pipeline.CommitID) ([]string, bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if base == r.same && base != "" {
+		return nil, true, nil
+	}
 	return []string{"a"}, true, nil
 }
 

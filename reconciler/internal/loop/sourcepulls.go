@@ -121,7 +121,10 @@ func (c *Commits) pulled(ctx context.Context, s *Source, p *pipeline.Pull) error
 		if err != nil {
 			return err
 		}
-		in.Event.Base, fork = at[target], span.Fork
+		in.Event.Base = at[target]
+		if len(span.Others) == 0 { // else all that there is may have changed
+			fork = span.Fork
+		}
 	}
 	return c.ofSource(ctx, s, in, fork, func(tx *store.Tx) error {
 		return tx.ObserveRef(pullsKey(&s.Repository), pullSeen(p), p.Head)

@@ -32,6 +32,8 @@ type upstream struct {
 	world *world
 	at    map[pipeline.Ref]pipeline.CommitID
 	asked []pipeline.Ref
+	// others are as Span has them.
+	others []pipeline.CommitID
 }
 
 // pull is number 7 of a branch for main.
@@ -49,7 +51,7 @@ func (u *upstream) look(open ...pipeline.Pull) error {
 			return out, nil
 		},
 		Between: func(_ context.Context, base, head pipeline.CommitID) (loop.Span, error) {
-			return loop.Span{Commits: 1, Fork: base}, nil
+			return loop.Span{Commits: 1, Fork: base, Others: u.others}, nil
 		},
 	}, open)
 }
@@ -77,6 +79,22 @@ func (w *world) counts(when string, want ...any) {
 			w.t.Errorf("%s: %s has %d runs, want %d", when, want[i], got, want[i+1])
 		}
 	}
+}
+
+func TestPathsOfAPullRequestOfASourceAreNotHiddenByAMerge(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	w.push(w.checking("c1", pipeline.Task{Name: "a"}))
+	w.repo.mu.Lock()
+	w.repo.same = "m1"
+	w.repo.mu.Unlock()
+	u := &upstream{world: w}
+	u.see()
+	u.see(pull("topic", "s1"))
+	u.others = []pipeline.CommitID{"m0"}
+	u.see(pull("topic", "s2"))
+	w.counts("a head like main, and one that was merged both ways", "s1", 0, "s2", 1)
 }
 
 func TestPullRequestOfASourceStartsOneRunOfEachHead(t *testing.T) {
