@@ -31,6 +31,9 @@ const (
 	// longestDown is how long at most they are not asked: what is shown there follows
 	// within a minute of their return.
 	longestDown = 30 * time.Second
+	// longestQuiet is how long silence is kept at most: limits are by the hour, and what
+	// asks for more, or a clock that was wrong, must not keep all waiting for ever.
+	longestQuiet = time.Hour
 	// makeEvery is how often on average something is made that people are told of, and
 	// madeAtOnce how much at a time after a rest: 80 in any minute, which is what GitHub
 	// allows. Few callers make something, so that none waits for long.
@@ -38,9 +41,13 @@ const (
 	madeAtOnce = 20
 )
 
-// NewHost returns a Host that asked for silence until quiet, which may be long ago. hushed
+// NewHost returns a Host that asked for silence until quiet, which may be long ago; what
+// cannot be so late is not believed. hushed
 // is told each time that it asks for more, from any goroutine; it may be nil.
 func NewHost(quiet time.Time, hushed func(until time.Time)) *Host {
+	if quiet.After(time.Now().Add(longestQuiet)) {
+		quiet = time.Time{}
+	}
 	return &Host{quiet: quiet, hushed: hushed}
 }
 

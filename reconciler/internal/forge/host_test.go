@@ -295,3 +295,47 @@ func TestStatusesFollowAnOutageWithinAMinute(t *testing.T) {
 		}
 	})
 }
+
+func TestNobodyIsSilencedForLongerThanAnHour(t *testing.T) {
+	t.Parallel()
+	f := newFake(t)
+	soon := func() time.Time { return time.Now().Add(time.Hour + time.Second) }
+	for name, header := range map[string][2]string{
+		"seconds":           {"Retry-After", "2000000000"},
+		"too many seconds":  {"Retry-After", "9000000000"},
+		"a date":            {"Retry-After", "Fri, 31 Dec 2199 23:59:59 GMT"},
+		"a limit that ends": {"X-RateLimit-Reset", "7258118399"},
+	} {
+		for _, code := range []int{http.StatusForbidden, http.StatusTooManyRequests} {
+			var told time.Time
+			h := forge.NewHost(time.Time{}, func(until time.Time) { told = until })
+			g, err := forge.NewGitHub(forge.GitHubConfig{Owner: "octo", Repo: "ops", BaseURL: f.URL + "/api/v3", Host: h, Token: func() string { return token }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.say(func(w http.ResponseWriter, _ *http.Request) bool {
+				w.Header().Set("X-RateLimit-Limit", "5000")
+				w.Header().Set("X-RateLimit-Remaining", "0")
+				w.Header().Set(header[0], header[1])
+				problem(w, code, "You have exceeded a secondary rate limit.")
+				return true
+			})
+			for range 2 { // the second is held back
+				err = g.Post(t.Context(), status("maestro", "success"))
+				if at, ok := forge.NextAt(err); !fault.Is(err, fault.Unavailable) || ok && at.After(soon()) || told.After(soon()) {
+					t.Errorf("%s, HTTP %d: silent until %s, told until %s: %v", name, code, at, told, err)
+				}
+			}
+		}
+	}
+	f.say(nil)
+	g, err := forge.NewGitHub(forge.GitHubConfig{
+		Owner: "octo", Repo: "ops", BaseURL: f.URL + "/api/v3", Host: forge.NewHost(time.Now().AddDate(70, 0, 0), nil), Token: func() string { return token },
+	})
+	if err == nil {
+		err = g.Post(t.Context(), status("maestro", "success"))
+	}
+	if err != nil {
+		t.Errorf("what a clock that was wrong left: %v", err)
+	}
+}

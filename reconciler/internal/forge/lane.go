@@ -96,6 +96,7 @@ func (l *lane) carry(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	res.Header = soon(res.Header)
 	if res.StatusCode == http.StatusUnauthorized && l.denied != nil {
 		l.denied(t)
 	}
@@ -140,15 +141,35 @@ func (c *capped) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// soon is a header that asks for no longer silence than longestQuiet.
+func soon(h http.Header) http.Header {
+	h = h.Clone()
+	latest := time.Now().Add(longestQuiet)
+	if v := h.Get("Retry-After"); v != "" {
+		if at, ok := retryAfter(v); !ok {
+			h.Del("Retry-After")
+		} else if at.After(latest) {
+			h.Set("Retry-After", strconv.Itoa(int(longestQuiet.Seconds())))
+		}
+	}
+	if n, err := strconv.ParseInt(h.Get("X-RateLimit-Reset"), 10, 64); err == nil && n > latest.Unix() {
+		h.Set("X-RateLimit-Reset", strconv.FormatInt(latest.Unix(), 10))
+	}
+	return h
+}
+
+func retryAfter(v string) (time.Time, bool) {
+	if n, err := strconv.ParseInt(v, 10, 32); err == nil && n >= 0 {
+		return time.Now().Add(time.Duration(n) * time.Second), true
+	}
+	at, err := http.ParseTime(v)
+	return at, err == nil
+}
+
 // askedLater reads from an answer when to ask again.
 func askedLater(res *http.Response) (time.Time, bool) {
-	if v := res.Header.Get("Retry-After"); v != "" {
-		if n, err := strconv.ParseInt(v, 10, 32); err == nil && n >= 0 {
-			return time.Now().Add(time.Duration(n) * time.Second), true
-		}
-		if at, err := http.ParseTime(v); err == nil {
-			return at, true
-		}
+	if at, ok := retryAfter(res.Header.Get("Retry-After")); ok {
+		return at, true
 	}
 	if res.Header.Get("X-RateLimit-Remaining") == "0" {
 		if n, err := strconv.ParseInt(res.Header.Get("X-RateLimit-Reset"), 10, 64); err == nil && n > 0 {
