@@ -36,6 +36,8 @@ func (u *UI) funcs(sprite template.HTML) template.FuncMap {
 		"minus":   func(a, b int) int { return a - b },
 		"percent": func(thousandths int) string { return strconv.FormatFloat(float64(thousandths)/10, 'f', -1, 64) + "%" },
 		"dict":    dict,
+		// pull tells a pull request, which is reviewed at its forge, from a branch.
+		"pull": func(change string) bool { return strings.HasPrefix(change, "pull/") },
 	}
 }
 

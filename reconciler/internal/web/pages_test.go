@@ -441,6 +441,21 @@ func TestTasksLinkTheRunsThatTheirResultsAreFrom(t *testing.T) {
 	}
 }
 
+func TestAPullRequestIsReviewedAtTheForge(t *testing.T) {
+	t.Parallel()
+	f := sample()
+	one := f.proposals[0]
+	one.Branch = pipeline.PullName(7)
+	f.proposals = append(f.proposals, one)
+	h := handler(t, f)
+	for path, want := range map[string]bool{"/changes/feature/louder": true, "/changes/pull/7": false} {
+		_, body := get(t, h, path)
+		if got := strings.Contains(body, "reconciler review"); got != want || strings.Contains(body, "Review the pull request") == want {
+			t.Errorf("%s: commands of git %v, want %v", path, got, want)
+		}
+	}
+}
+
 func TestChangeSaysWhoIsAskedAsAnOwner(t *testing.T) {
 	t.Parallel()
 	_, body := get(t, handler(t, sample()), "/changes/feature/louder")
