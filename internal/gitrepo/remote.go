@@ -269,7 +269,7 @@ func (g guard) judge(res *http.Response) error {
 	case code == http.StatusUnauthorized && !g.authenticated:
 		return fault.New(fault.Invalid, "the server wants a login (%s); configure a token that may read the repository", status)
 	case code == http.StatusUnauthorized || code == http.StatusForbidden:
-		return fault.New(fault.Invalid, "the server refuses the credentials (%s); configure a valid token with read access, and write access where statuses are kept as notes", status)
+		return fault.New(fault.Invalid, "the server refuses the credentials (%s); configure a valid token with read access, and write access where something is pushed: notes, and the branches of gates", status)
 	case code == http.StatusNotFound || code == http.StatusGone:
 		return fault.New(fault.NotFound, "the server has no such repository, or does not show it to these credentials (%s); check the address and the token's access", status)
 	case code == http.StatusTooManyRequests || code >= 500:
