@@ -126,15 +126,16 @@ func opinionOf(p *pipeline.Proposal, head, user string) *pipeline.Opinion {
 	return nil
 }
 
-// gateJudged is judged for a gate, whose sentence tells what the review has come to.
-func (v *voice) gateJudged(ctx context.Context, c *client, before *shownTask, run, task, user string) error {
+// gateJudged is judged for a gate as it was before, whose sentence tells what the review
+// has come to.
+func (v *voice) gateJudged(ctx context.Context, c *client, before *shownTask, run, user string) error {
 	if v.dry || v.wait <= 0 || before == nil {
 		return nil
 	}
 	var t *shownTask
 	done, err := until(ctx, v.wait, func() (bool, error) {
 		var err error
-		t, err = gateTask(ctx, c, run, task)
+		t, err = gateTask(ctx, c, run, string(before.Name)) // it may hold nothing any more
 		return err == nil && t != nil && (t.Reason != before.Reason || t.State != before.State), err
 	})
 	switch {

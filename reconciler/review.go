@@ -63,7 +63,7 @@ server makes of it is printed; a review that does not count is exit code 1.`,
 				return err
 			}
 			if isGate {
-				return v.gateJudged(ctx, &c, before, run, task, user)
+				return v.gateJudged(ctx, &c, before, run, user)
 			}
 			return v.judged(ctx, &c, args[0], head, user, earlier)
 		},

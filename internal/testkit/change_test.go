@@ -242,7 +242,7 @@ func TestGatesAndRequestsGoThroughGit(t *testing.T) {
 	bo := clone(t, repo, "bo", "")
 	testkit.Eventually(t, "ana cannot approve what she asked for, and bo refuses", func() (bool, string) {
 		out, exit := testkit.RunIn(t, bo, nil, "reconciler", "review", "release#2", "--refuse", "-m", "too early", "--server", s.Web)
-		return exit == 0, out
+		return exit == 0 && strings.Contains(out, "it counts: confirm is failure: refused by bo: too early"), out
 	})
 	for _, r := range s.AwaitRuns(t, commit, 2) {
 		if r.Number == 2 && (r.State != pipeline.Failure || !strings.Contains(r.Task("confirm").Reason, "refused by bo: too early") || string(r.Params) != `{"version":"1.4 beta"}`) {
