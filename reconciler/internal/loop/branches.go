@@ -96,7 +96,7 @@ func (p *Proposals) branch(ctx context.Context, m *moment, known *store.StoredPr
 			return p.nothing(ctx, m, known, branch, head)
 		}
 		at = settled{head: head, tip: m.tip, live: m.live.Commit, people: span.People, unknown: span.Truncated}
-		if known == nil || known.Head != head || known.Base != m.live.Commit || known.Fork != span.Fork || known.Digest == "" {
+		if known == nil || known.Head != head || known.Base != m.live.Commit || span.movedFrom(known.Fork) || known.Digest == "" {
 			o := offer{
 				name: branch, ref: pipeline.Ref("refs/heads/" + branch), head: head, target: p.cfg.Default.Branch(), tip: m.tip, first: first,
 			}

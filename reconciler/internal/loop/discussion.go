@@ -24,6 +24,9 @@ type Span struct {
 	List []Commit
 }
 
+// movedFrom reports whether a plan that was made with a fork may be of another span.
+func (s *Span) movedFrom(fork pipeline.CommitID) bool { return s.Fork != fork || len(s.Others) > 0 }
+
 // Commit is one of a Span. Merges: it has several parents.
 type Commit struct {
 	ID     pipeline.CommitID

@@ -81,7 +81,7 @@ func TestAPathThatAMergeTookBackWaitsForItsOwner(t *testing.T) {
 	a.make(c2, c1, "eve", owned("ana"))
 	a.f.mu.Lock()
 	a.f.tree[c1], a.f.tree[c2] = "before", "before"
-	a.f.others = map[pipeline.CommitID][]pipeline.CommitID{c2: {c0}}
+	a.f.others = map[[2]pipeline.CommitID][]pipeline.CommitID{{c1, c2}: {c0}}
 	a.f.mu.Unlock()
 	a.propose("mine", c2)
 	p := a.awaitProposal("mine", "is planned", planned(c2))

@@ -28,8 +28,8 @@ type forum struct {
 	mu         sync.Mutex
 	parent     map[pipeline.CommitID]pipeline.CommitID
 	second     map[pipeline.CommitID]pipeline.CommitID
-	others     map[pipeline.CommitID][]pipeline.CommitID // as Span has them
-	tree       map[pipeline.CommitID]string              // the commit itself unless it is here
+	others     map[[2]pipeline.CommitID][]pipeline.CommitID // as Span has them, by base and head
+	tree       map[pipeline.CommitID]string                 // the commit itself unless it is here
 	author     map[pipeline.CommitID]string
 	statements map[string]loop.Statement
 	plans      map[pipeline.CommitID]string
@@ -76,7 +76,7 @@ func (f *forum) Between(_ context.Context, base, head pipeline.CommitID) (loop.S
 		return loop.Span{}, fault.New(fault.Unavailable, "the server is away")
 	}
 	before := f.ancestors(base)
-	s := loop.Span{Others: f.others[head]}
+	s := loop.Span{Others: f.others[[2]pipeline.CommitID{base, head}]}
 	for _, id := range f.ancestors(head) {
 		if slices.Contains(before, id) {
 			s.Fork = cmp.Or(s.Fork, id)

@@ -188,7 +188,7 @@ func (p *Proposals) pull(ctx context.Context, m *moment, known *store.StoredProp
 			return err
 		}
 		again := known == nil || known.Head != o.head || known.Base != m.live.Commit || known.Target != o.target || known.Digest == "" ||
-			known.Fork != span.Fork // the branch may be looked at later than what is in force
+			span.movedFrom(known.Fork) // the branch may be looked at later than what is in force
 		if again || p.replan[o.name] || o.opened && !at.opened {
 			if known, err = p.plan(ctx, m, known, o, span); err != nil {
 				return err
