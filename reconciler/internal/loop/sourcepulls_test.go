@@ -176,7 +176,7 @@ func TestForkOfASourceStartsNothingAndIsNotFetched(t *testing.T) {
 	if len(u.asked) != 0 {
 		t.Errorf("%v were fetched", u.asked)
 	}
-	const want = "failure: c: not run: app/pull/7 comes from a fork; push its head to a branch of app to run it"
+	const want = "failure: c: not run: app/pull/7 comes from a fork; propose its head from a branch of app to run it"
 	if s := w.statusesOf("app", "f1"); s["maestro"] != want || len(s) != 1 {
 		t.Errorf("its statuses are %v", s)
 	}

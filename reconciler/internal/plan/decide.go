@@ -492,7 +492,7 @@ func (d *decision) meetPull(t *pipeline.PullRequestTrigger) meeting {
 	}
 	m := miss(fires, "change %s for %s", e.Proposal, e.Target)
 	if e.Repo != "" && e.Ref.Fork() { // nobody can be asked whether it may
-		m.refused = fmt.Sprintf("not run: %s comes from a fork; push its head to a branch of %s to run it", e.Proposal, e.Repo)
+		m.refused = fmt.Sprintf("not run: %s comes from a fork; propose its head from a branch of %s to run it", e.Proposal, e.Repo)
 	}
 	return m
 }

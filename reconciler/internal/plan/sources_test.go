@@ -102,7 +102,7 @@ func TestPullRequestsOfARepositoryFireItsOwnTriggersOnly(t *testing.T) {
 		}, "here run: change pull/7 for main; of-app skipped: watches repository app; of-src skipped: watches repository app"},
 		{"a fork", func(in *plan.Input) {
 			in.Event.Ref, in.Paths = "refs/pull/7/head", []string{"doc/a"}
-		}, none + "of-app rejected: not run: app/pull/7 comes from a fork; push its head to a branch of app to run it; " +
+		}, none + "of-app rejected: not run: app/pull/7 comes from a fork; propose its head from a branch of app to run it; " +
 			"of-src skipped: no changed path matches src/**"},
 	} {
 		keys, verdicts := proposed(t, cfg, tc.change)
