@@ -1,6 +1,7 @@
 package loop_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -109,15 +110,19 @@ func TestAPushOfItsOwnIsHeldAgainstThePolicyThatWasInForce(t *testing.T) {
 	a.tips[mainRef] = c1
 	a.see()
 	a.stray(c1, "1 commit came to main that no change held (111111111111); merged without approval: needs 1 approval of ops")
-	a.make(c2, c1, "eve", touched("two")) // nobody is asked any more
+	a.make(c2, c1, "eve", touched("two")) // it brings the rule back, for which nobody has to be asked
 	a.tips[mainRef] = c2
 	a.see()
 	a.status(c2, "pending", "0 of 1 run")
+	a.eventually("what came is judged", func() (bool, string) {
+		looked, err := a.db.LookedAt(t.Context(), repoName)
+		return looked["main"] == c2, fmt.Sprint(looked, err)
+	})
 	a.reopen()
 	a.status(c1, "failure", "merged without the approval it needed; ")
 	a.make(c3, c2, "eve", touched("three"))
 	a.make(c4, c3, "eve", touched("four"))
 	a.tips[mainRef] = c4
 	a.see()
-	a.status(c4, "pending", "0 of 1 run")
+	a.stray(c4, "2 commits came to main that no change held (444444444444, 333333333333); merged without approval: needs 1 approval of ops")
 }
