@@ -204,15 +204,8 @@ func TestWhatIsProposedGetsNothingOfTheDefaultBranch(t *testing.T) {
 	w.repo.configs[c] = cfg
 	w.repo.mu.Unlock()
 	w.push(c)
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- w.c.Run(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}()
+	w.follow()
+	w.await0(t)
 	u := &upstream{world: w}
 	u.see()
 	u.see(pull("main", "s1")) // a trusted branch, as for a release
