@@ -80,6 +80,12 @@ func DigestOf(b []byte) Digest {
 	return Digest("sha256:" + hex.EncodeToString(sum[:]))
 }
 
+// Short is the first 12 digits, enough to recognise a digest.
+func (d Digest) Short() string {
+	_, digits, _ := strings.Cut(string(d), ":")
+	return digits[:min(12, len(digits))]
+}
+
 // Short is the first 12 characters, enough to recognise a commit.
 func (c CommitID) Short() string { return string(c[:min(12, len(c))]) }
 

@@ -65,6 +65,9 @@ type Proposal struct {
 	// Needs is what the policy in force asks for.
 	Needs   []Need    `json:"needs,omitempty"`
 	Reviews []Opinion `json:"reviews,omitempty"`
+	// Decisions were made about it, at any of its heads: the latest MostDecisions, the
+	// oldest first.
+	Decisions []Decision `json:"decisions,omitempty"`
 	// Predicted are the compositions of the runs that merging it starts, sorted. The
 	// runs that these make in turn are not counted: Called are their compositions.
 	Predicted   []CompositionName `json:"predicted,omitempty"`
@@ -183,6 +186,44 @@ func EitherOf(people []string) string {
 		return fmt.Sprintf("%s or one of %d others", strings.Join(people[:most], ", "), left)
 	}
 	return strings.Join(people, " or ")
+}
+
+// MostDecisions bounds the decisions that are kept of a change.
+const MostDecisions = 50
+
+// Decision is what the reviews of a change came to at one moment, so that it can be
+// found out later what an approval was made of.
+type Decision struct {
+	At   time.Time `json:"at"`
+	Head CommitID  `json:"head"`
+	// Plan is the digest of the plan that was decided about.
+	Plan     Digest   `json:"plan,omitempty"`
+	Approval Approval `json:"approval"`
+	Sentence string   `json:"sentence"`
+	// Rules are those that asked, with what they had: "NAME: 1 of 2".
+	Rules []string `json:"rules,omitempty"`
+	// By are those whose reviews counted, with the numbers of their accounts where the
+	// forge has such: "ana (id:583231)".
+	By []string `json:"by,omitempty"`
+	// Inputs names all that was looked at: rules, groups, who had a hand in it, and
+	// every review with its text. The same inputs have the same digest.
+	Inputs Digest `json:"inputs"`
+}
+
+// Same reports whether it says the same as another one, whenever that was.
+func (d Decision) Same(o Decision) bool {
+	return d.Head == o.Head && d.Plan == o.Plan && d.Approval == o.Approval && d.Sentence == o.Sentence &&
+		slices.Equal(d.Rules, o.Rules) && slices.Equal(d.By, o.By)
+}
+
+// Decide appends a decision, unless the last one says the same. It reports whether it did.
+func (p *Proposal) Decide(d Decision) bool {
+	if n := len(p.Decisions); n > 0 && p.Decisions[n-1].Same(d) {
+		return false
+	}
+	all := append(slices.Clone(p.Decisions), d)
+	p.Decisions = all[max(0, len(all)-MostDecisions):]
+	return true
 }
 
 // Opinion is a review that somebody gave, with whether it counts.

@@ -58,7 +58,7 @@ func (p *Proposals) plan(ctx context.Context, m *moment, known *store.StoredProp
 	}}
 	sameHead := known != nil && known.Head == head
 	if known != nil {
-		next.OpenedAt = known.OpenedAt
+		next.OpenedAt, next.Decisions = known.OpenedAt, known.Decisions
 	}
 	if sameHead {
 		next.HeadAt, next.Noted = known.HeadAt, known.Noted

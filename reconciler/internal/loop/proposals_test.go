@@ -439,6 +439,21 @@ func TestApprovalIsVoidForEverAfterAnotherHead(t *testing.T) {
 	if p.Sentence != "approved by bo" {
 		t.Errorf("%+v", p)
 	}
+	// What was decided at each head stays, with what it was made of.
+	var decided []string
+	inputs := map[pipeline.Digest]bool{}
+	for _, d := range p.Decisions {
+		decided = append(decided, fmt.Sprintf("%s %s %s %v %v", d.Head.Short()[:1], d.Approval, d.Sentence, d.Rules, d.By))
+		inputs[d.Inputs] = true
+	}
+	want := []string{
+		"1 waiting needs 1 approval of ops [all: 0 of 1] []", "1 approved approved by ana [all: 1 of 1] [ana]",
+		"2 waiting needs 1 approval of ops [all: 0 of 1] []", "1 waiting needs 1 approval of ops [all: 0 of 1] []",
+		"1 approved approved by bo [all: 1 of 1] [bo]",
+	}
+	if !slices.Equal(decided, want) || len(inputs) != len(want) {
+		t.Errorf("decisions %q with %d different inputs, want %q", decided, len(inputs), want)
+	}
 }
 
 func TestApprovalIsVoidForEverAfterAnotherPlan(t *testing.T) {

@@ -103,8 +103,12 @@ func (p *Proposals) judge(ctx context.Context, m *moment, c *store.StoredProposa
 	m.before(d.Until)
 	next := c.Proposal
 	next.Approval, next.Sentence, next.Needs, next.Reviews = d.Approval, d.Sentence, d.Needs, d.Opinions
-	if next.Approval == c.Approval && next.Sentence == c.Sentence &&
-		reflect.DeepEqual(next.Needs, c.Needs) && slices.Equal(next.Reviews, c.Reviews) {
+	made, err := in.Made(d)
+	if err != nil {
+		return fmt.Errorf("decide about %s: %w", c.Branch, err)
+	}
+	if !next.Decide(made) && reflect.DeepEqual(next.Needs, c.Needs) && slices.Equal(next.Reviews, c.Reviews) &&
+		next.Approval == c.Approval && next.Sentence == c.Sentence {
 		return nil
 	}
 	p.cfg.Log.Info("change reviewed", "branch", c.Branch, "head", c.Head, "approval", d.Approval, "reviews", len(d.Opinions), "sentence", d.Sentence)

@@ -86,17 +86,12 @@ func (m *markdown) head() {
 	if m.Base != "" {
 		parts[1] += " onto " + code(strings.TrimPrefix(m.Onto+"@"+m.Base.Short(), "@"))
 	}
-	parts = append(parts, "plan "+code(shortDigest(m.Digest)))
+	parts = append(parts, "plan "+code(m.Digest.Short()))
 	if !m.FleetAt.IsZero() {
 		parts = append(parts, "agents as of "+m.FleetAt.UTC().Format("15:04Z"))
 	}
 	m.line("%s", strings.Join(parts, " · "))
 	m.line("")
-}
-
-func shortDigest(d pipeline.Digest) string {
-	_, hex, _ := strings.Cut(string(d), ":")
-	return hex[:min(12, len(hex))]
 }
 
 func (m *markdown) errors() {
@@ -242,7 +237,7 @@ func (m *markdown) ahead() {
 			people = ": " + prose(strings.Join(a.People, ", "))
 		}
 		m.line("**To go ahead:** approval by %s%s (rule %s, %s). It counts for plan %s.",
-			prose(a.who()), people, code(a.Rule), prose(a.because()), code(shortDigest(m.Digest)))
+			prose(a.who()), people, code(a.Rule), prose(a.because()), code(m.Digest.Short()))
 	}, "%s")
 	if len(m.Checks) > 0 {
 		var names []string

@@ -68,7 +68,7 @@ type Input struct {
 	Groups []pipeline.Group
 	// AtForge: people have accounts, of whose reviewers Standing tells.
 	AtForge  bool
-	Standing map[pipeline.Account]Standing
+	Standing map[pipeline.Account]Standing `json:"-"`
 	// Authors wrote or asked for what is reviewed: none of them may approve it.
 	// AuthorsUnknown: they could not all be listed.
 	// Nobody says why, "" when the history is too long.

@@ -65,7 +65,7 @@ func (db *DB) OpenProposals(ctx context.Context, repo string) ([]StoredProposal,
 }
 
 // proposalBrief is a body without what only its own page shows.
-const proposalBrief = `json_remove(body, '$.plan', '$.text', '$.markdown')`
+const proposalBrief = `json_remove(body, '$.plan', '$.text', '$.markdown', '$.decisions')`
 
 // Proposals returns the proposed changes, open ones first, the latest change first,
 // at most limit; without their plans.

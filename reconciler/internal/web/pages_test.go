@@ -466,6 +466,17 @@ func TestChangeSaysWhoIsAskedAsAnOwner(t *testing.T) {
 	}
 }
 
+func TestChangeShowsWhatEachDecisionWasMadeOf(t *testing.T) {
+	t.Parallel()
+	h := handler(t, sample())
+	_, body := get(t, h, "/changes/feature/louder")
+	for _, want := range []string{"approved by &lt;bo&gt;", "pools need ops: 1 of 1", "bo (id:583231)", `title="sha256:0123456789abcdef">0123456789ab<`, "<code>5be0</code>"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("no %q in\n%s", want, body)
+		}
+	}
+}
+
 func TestRunIsFoundByItsID(t *testing.T) {
 	t.Parallel()
 	res, _ := get(t, handler(t, sample()), "/run/"+string(runIDOf(128)))

@@ -295,6 +295,10 @@ func sampleProposals() []pipeline.Proposal {
 			{Review: pipeline.Review{By: "mallory", Approve: true, Comment: "please", At: ago(time.Hour)}, Why: "mallory is in none of the groups that are asked"},
 			{Review: pipeline.Review{By: "bo", At: ago(time.Minute)}, Signed: true, Counts: true},
 		},
+		Decisions: []pipeline.Decision{
+			{At: ago(2 * time.Hour), Head: shaLive, Plan: "sha256:5be0", Approval: pipeline.ApprovalGiven, Sentence: "approved by <bo>", Rules: []string{"pools need ops: 1 of 1"}, By: []string{"bo (id:583231)"}, Inputs: "sha256:0123456789abcdef"},
+			{At: ago(time.Hour), Head: shaBad, Plan: "sha256:5be1", Approval: pipeline.ApprovalWaiting, Sentence: "needs 1 approval of ops", Rules: []string{"pools need ops: 0 of 1"}, Inputs: "sha256:fedcba9876543210"},
+		},
 		Predicted: []pipeline.CompositionName{"acceptance", "hello"}, Diagnostics: sampleCommits()[1].Diagnostics,
 		OpenedAt: ago(2 * time.Hour), HeadAt: ago(time.Hour), PlannedAt: ago(time.Hour), ChangedAt: ago(time.Minute),
 	}

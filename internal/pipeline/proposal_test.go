@@ -1,0 +1,27 @@
+package pipeline_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/maestro-cd/maestro/internal/pipeline"
+)
+
+func TestDecisionsAreKeptWhenTheyDifferAndInBounds(t *testing.T) {
+	t.Parallel()
+	var p pipeline.Proposal
+	for i := range 3 * pipeline.MostDecisions {
+		d := pipeline.Decision{At: time.Unix(int64(i), 0), Head: pipeline.CommitID(fmt.Sprint(i / 2)), Approval: pipeline.ApprovalWaiting}
+		before := p.Decisions
+		if p.Decide(d) != (i%2 == 0) {
+			t.Fatalf("decision %d", i)
+		}
+		if n := len(before); n > 0 && !before[0].Same(pipeline.Decision{Head: before[0].Head, Approval: pipeline.ApprovalWaiting}) {
+			t.Fatalf("what others hold was changed: %+v", before[0])
+		}
+	}
+	if n := len(p.Decisions); n != pipeline.MostDecisions || p.Decisions[n-1].Head != "74" || p.Decisions[n-1].At.Unix() != 148 {
+		t.Errorf("%d, the last %+v", n, p.Decisions[n-1])
+	}
+}
