@@ -44,6 +44,9 @@ func (e *LaterError) Error() string { return e.Err.Error() }
 // Unwrap returns what the forge said.
 func (e *LaterError) Unwrap() error { return e.Err }
 
+// Later is when to ask again.
+func (e *LaterError) Later() time.Time { return e.At }
+
 // NextAt returns the time before which the forge must not be asked again, if err
 // carries one.
 func NextAt(err error) (time.Time, bool) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -97,6 +98,7 @@ type Pulls struct {
 	turns    turns
 	left     bool // some were not read that have to be
 	failures int
+	alone    map[int]trouble  // by number, of those that cannot be read while others can
 	since    time.Time        // comments until then are answered
 	lookedAt time.Time        // when the last look began that told all
 	owning   map[int][]string // teams that own what pull requests change
@@ -155,7 +157,7 @@ func NewPulls(cfg PullsConfig) *Pulls {
 	if cfg.Problem == nil {
 		cfg.Problem = func(context.Context, error) {}
 	}
-	return &Pulls{cfg: cfg, hint: make(chan struct{}, 1), hinted: map[int]bool{}, known: map[int]*Discussed{}}
+	return &Pulls{cfg: cfg, hint: make(chan struct{}, 1), hinted: map[int]bool{}, known: map[int]*Discussed{}, alone: map[int]trouble{}}
 }
 
 // Hint makes the next look come at once, and read what is said of a pull request; 0
@@ -189,7 +191,7 @@ func (w *Pulls) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		w.cfg.Problem(ctx, err)
+		w.cfg.Problem(ctx, errors.Join(err, w.troubles()))
 		if err == nil {
 			w.failures = 0
 			timer.Reset(w.rest())
@@ -206,6 +208,9 @@ func (w *Pulls) rest() time.Duration {
 	rest := w.cfg.Poll
 	if w.left {
 		rest = min(rest, catchUp)
+	}
+	for _, t := range w.alone {
+		rest = min(rest, max(time.Until(t.due), min(time.Duration(len(w.alone))*time.Second, catchUp)))
 	}
 	for _, d := range w.known {
 		if time.Since(d.UpdatedAt) < justNow {
@@ -321,28 +326,34 @@ func (w *Pulls) list(ctx context.Context) ([]pipeline.Pull, error) {
 			continue
 		}
 		there[n] = true
-		p, err := w.cfg.Forge.Pull(ctx, n)
+		p, err := w.one(ctx, n)
 		if fault.Is(err, fault.NotFound) {
-			p, err = pipeline.Pull{Number: n, Head: open[i].Head, Target: open[i].Target, Closed: true}, nil
+			p, err = &pipeline.Pull{Number: n, Head: open[i].Head, Target: open[i].Target, Closed: true}, nil
 		}
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, p)
+		if p != nil {
+			list = append(list, *p)
+		}
 	}
 	for n := range w.cfg.Proposals.awaitedPulls() { // merged, and a run of it is held
 		if there[n] {
 			continue
 		}
-		p, err := w.cfg.Forge.Pull(ctx, n)
+		there[n] = true
+		p, err := w.one(ctx, n)
 		if fault.Is(err, fault.NotFound) {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, p)
+		if p != nil {
+			list = append(list, *p)
+		}
 	}
+	maps.DeleteFunc(w.alone, func(n int, _ trouble) bool { return !there[n] })
 	return list, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -29,6 +30,7 @@ type board struct {
 	odd      string // a login that it cannot say anything of
 	signs    []int64
 	silent   error // the answer to who reviewed
+	broken   map[int]bool
 }
 
 func (b *board) RepositoryID(context.Context) (int64, error) { return 7, nil }
@@ -50,7 +52,20 @@ func (b *board) Reviews(_ context.Context, number int) ([]pipeline.PullReview, e
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.read = append(b.read, number)
+	if b.broken[number] {
+		return nil, fault.New(fault.Unavailable, "it answers HTTP 500")
+	}
 	return nil, b.silent
+}
+
+// Pull tells of one that is not listed.
+func (b *board) Pull(_ context.Context, number int) (pipeline.Pull, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.broken[number] {
+		return pipeline.Pull{}, fault.New(fault.Unavailable, "it answers HTTP 500")
+	}
+	return pipeline.Pull{Number: number, Head: c1, Target: "main"}, nil
 }
 
 func (b *board) People(context.Context, *pipeline.Pull) (pipeline.PullPeople, error) {
@@ -256,16 +271,106 @@ func TestWhatHasToBeGrantedIsToldOfAPullRequest(t *testing.T) {
 
 // startLooking starts to look at pull requests; stop ends it.
 func startLooking(t *testing.T, db *store.DB, b *board) (p *loop.Proposals, pulls *loop.Pulls, stop func()) {
+	return startLookingTold(t, db, b, func(error) {})
+}
+
+// startLookingTold tells problem what the trouble is.
+func startLookingTold(t *testing.T, db *store.DB, b *board, problem func(error)) (p *loop.Proposals, pulls *loop.Pulls, stop func()) {
 	log := slog.New(slog.DiscardHandler)
 	runs := loop.New(loop.Config{DB: db, Log: log, Default: mainRef, Repo: repoName})
 	commits := loop.NewCommits(loop.CommitsConfig{DB: db, Runs: runs, Log: log, Name: repoName, Default: mainRef})
 	p = loop.NewProposals(loop.ProposalsConfig{DB: db, Commits: commits, Runs: runs, Log: log, Name: repoName, Default: mainRef, Pulls: true})
 	pulls = loop.NewPulls(loop.PullsConfig{
 		DB: db, Forge: b, Commits: commits, Proposals: p, Log: log, Name: repoName, Poll: time.Minute,
-		Bring: func(context.Context, []pipeline.Ref) (map[pipeline.Ref]pipeline.CommitID, error) { return nil, nil },
+		Problem: func(_ context.Context, err error) { problem(err) },
+		Bring:   func(context.Context, []pipeline.Ref) (map[pipeline.Ref]pipeline.CommitID, error) { return nil, nil },
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = pulls.Run(ctx) })
 	return p, pulls, func() { cancel(); wg.Wait() }
+}
+
+// TestAPullRequestThatCannotBeReadHoldsUpNoOther has one of which the forge says nothing
+// but errors, listed or not.
+func TestAPullRequestThatCannotBeReadHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	dir := memoryDir(t)
+	synctest.Test(t, func(t *testing.T) {
+		db, err := store.Open(t.Context(), dir, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := &board{broken: map[int]bool{7: true}}
+		for n := 7; n < 10; n++ {
+			b.list = append(b.list, pipeline.Pull{Number: n, Head: pipeline.CommitID(fmt.Sprintf("%040d", n)), Target: "main", UpdatedAt: time.Now()})
+		}
+		err = db.Write(t.Context(), func(tx *store.Tx) error {
+			p := pipeline.Proposal{Branch: pipeline.PullName(8), Head: b.list[1].Head, Target: "main", State: pipeline.ProposalOpen, ChangedAt: time.Now()}
+			return tx.SaveProposal(repoName, &p)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var trouble error
+		p, pulls, stop := startLookingTold(t, db, b, func(err error) { trouble = err })
+		told := func(what string, want map[int]string) {
+			t.Helper()
+			synctest.Wait()
+			got := map[int]string{}
+			for _, d := range p.Pulled() {
+				got[d.Number] = d.Unread
+			}
+			if !maps.Equal(got, want) {
+				t.Errorf("%s: unread %v, want %v", what, got, want)
+			}
+			if broken := strings.Contains(fmt.Sprint(want), "500"); (trouble != nil) != broken {
+				t.Errorf("%s: the trouble of the repository is %v", what, trouble)
+			}
+		}
+		const why = "it answers HTTP 500"
+		told("the first look", map[int]string{7: why, 8: "", 9: ""})
+		time.Sleep(time.Hour)
+		b.change(func() { b.read = nil })
+		told("an hour later", map[int]string{7: why, 8: "", 9: ""})
+		time.Sleep(time.Hour)
+		b.change(func() {
+			if n := count(b.read, 7); n < 30 || n > 60 {
+				t.Errorf("it was asked about %d times in an hour, want once a minute", n)
+			}
+			if n := count(b.read, 9); n < 12 {
+				t.Errorf("another one was read %d times in an hour", n)
+			}
+			b.list[2].UpdatedAt, b.read = time.Now(), nil
+		})
+		time.Sleep(time.Minute + time.Second) // the poll
+		b.change(func() {
+			if !slices.Contains(b.read, 9) {
+				t.Error("what changed of another one was not read at the next look")
+			}
+			delete(b.broken, 7)
+		})
+		pulls.Hint(7)
+		told("when it is mended and hinted at", map[int]string{7: "", 8: "", 9: ""})
+
+		b.change(func() { b.list = slices.Delete(b.list, 1, 2); b.broken[8] = true })
+		pulls.Hint(8)
+		told("one that is not listed any more", map[int]string{7: "", 8: why, 9: ""})
+		b.change(func() { delete(b.broken, 8) })
+		time.Sleep(2 * time.Minute)
+		told("and can be asked about again", map[int]string{7: "", 8: "", 9: ""})
+		stop()
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func count(list []int, of int) (n int) {
+	for _, i := range list {
+		if i == of {
+			n++
+		}
+	}
+	return n
 }

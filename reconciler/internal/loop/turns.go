@@ -79,7 +79,7 @@ func inTurn(a, b *Discussed) int {
 const notYet = "its turn to be read has not come"
 
 // readSome takes in the list, and reads those pull requests whose turn it is. The error
-// is of one that could not be read.
+// is of a forge that could not be asked about any.
 func (w *Pulls) readSome(ctx context.Context, list []pipeline.Pull) error {
 	w.mu.Lock()
 	hinted := w.hinted
@@ -94,6 +94,8 @@ func (w *Pulls) readSome(ctx context.Context, list []pipeline.Pull) error {
 		why, isAwaited := awaited[p.Number]
 		switch {
 		case isDoor(&p) && why.cause == nil, p.Closed && !isAwaited:
+		case w.waits(p.Number, now, hinted):
+			d.Unread, d.doubted = w.alone[p.Number].err.Error(), false
 		case hinted[p.Number]:
 			told = append(told, d)
 		case d.due(now, isAwaited), !slices.Equal(d.owning, w.owning[p.Number]):
@@ -111,11 +113,17 @@ func (w *Pulls) readSome(ctx context.Context, list []pipeline.Pull) error {
 	w.putOff(soon[first:], hinted)
 	var g errgroup.Group
 	g.SetLimit(readersOfPulls)
-	for _, d := range slices.Concat(soon[:first], others[:then]) {
+	read := slices.Concat(soon[:first], others[:then])
+	became := make([]error, len(read))
+	for i, d := range read {
 		cause := awaited[d.Number].cause
-		g.Go(func() error { return w.read(ctx, d, cause) })
+		g.Go(func() error { became[i] = w.read(ctx, d, cause); return nil })
 	}
-	err := g.Wait()
+	_ = g.Wait() // became has them all
+	var err error
+	for i, d := range read {
+		err = cmp.Or(err, w.became(d.Number, became[i]))
+	}
 	w.known = next
 	return err
 }

@@ -1,0 +1,98 @@
+package loop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/maestro-cd/maestro/internal/fault"
+	"github.com/maestro-cd/maestro/internal/pipeline"
+)
+
+// trouble is that one pull request cannot be read although others may.
+type trouble struct {
+	err   error
+	tries int
+	due   time.Time // not to be asked about earlier, unless a hint is about it
+	// missing: it is not even known how it is, let alone what is said of it.
+	missing bool
+}
+
+// longestAlone is how long at most a pull request that cannot be read is left alone: what
+// is granted or mended there shows within that time.
+const longestAlone = time.Minute
+
+// ofAll reports whether an error is of a forge that nobody may ask before some time,
+// because it does not answer or its rate limit is used up.
+func ofAll(err error) bool {
+	var l interface{ Later() time.Time }
+	return errors.As(err, &l)
+}
+
+// became takes in what became of asking about one pull request. What is about that one
+// alone holds it up and no other; the rest is returned.
+func (w *Pulls) became(number int, err error) error {
+	if err == nil {
+		delete(w.alone, number)
+		return nil
+	}
+	if ofAll(err) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	t := w.alone[number]
+	t.err, t.tries, t.missing = err, t.tries+1, false
+	t.due = time.Now().Add(min(time.Second<<min(t.tries-1, 6), longestAlone))
+	w.alone[number] = t
+	w.cfg.Log.Warn("pull request cannot be read", "pull", number, "err", err, "tries", t.tries)
+	return nil
+}
+
+// waits reports whether a pull request could not be read and is not to be asked about yet.
+func (w *Pulls) waits(number int, now time.Time, hinted map[int]bool) bool {
+	t := w.alone[number]
+	return t.missing || now.Before(t.due) && !hinted[number]
+}
+
+// one asks how one pull request is that the list does not have, or returns what was known
+// of it while that cannot be said, nil for nothing.
+func (w *Pulls) one(ctx context.Context, number int) (*pipeline.Pull, error) {
+	w.mu.Lock()
+	hinted := w.hinted[number]
+	w.mu.Unlock()
+	t := w.alone[number]
+	if !t.missing || hinted || !time.Now().Before(t.due) {
+		p, err := w.cfg.Forge.Pull(ctx, number)
+		if err == nil || fault.Is(err, fault.NotFound) {
+			if t.missing {
+				delete(w.alone, number)
+			}
+			return &p, err
+		}
+		if err := w.became(number, err); err != nil {
+			return nil, err
+		}
+		t = w.alone[number]
+		t.missing = true
+		w.alone[number] = t
+	}
+	if old := w.known[number]; old != nil {
+		return &old.Pull, nil
+	}
+	return nil, nil
+}
+
+// troubles is why pull requests cannot be read, nil when all can.
+func (w *Pulls) troubles() error {
+	numbers := slices.Sorted(maps.Keys(w.alone))
+	if len(numbers) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("pull request %d: %w", numbers[0], w.alone[numbers[0]].err)
+	if more := len(numbers) - 1; more > 0 {
+		err = fmt.Errorf("%w; and %d more cannot be read", err, more)
+	}
+	return err
+}
