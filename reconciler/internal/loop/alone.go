@@ -21,6 +21,12 @@ type trouble struct {
 	missing bool
 }
 
+// became takes in what became of a try. The pause before the next one grows.
+func (t *trouble) became(err error) {
+	t.err, t.tries = err, t.tries+1
+	t.due = time.Now().Add(min(time.Second<<min(t.tries-1, 6), longestAlone))
+}
+
 // longestAlone is how long at most a pull request that cannot be read is left alone: what
 // is granted or mended there shows within that time.
 const longestAlone = time.Minute
@@ -43,8 +49,8 @@ func (w *Pulls) became(number int, err error) error {
 		return err
 	}
 	t := w.alone[number]
-	t.err, t.tries, t.missing = err, t.tries+1, false
-	t.due = time.Now().Add(min(time.Second<<min(t.tries-1, 6), longestAlone))
+	t.missing = false
+	t.became(err)
 	w.alone[number] = t
 	w.cfg.Log.Warn("pull request cannot be read", "pull", number, "err", err, "tries", t.tries)
 	return nil

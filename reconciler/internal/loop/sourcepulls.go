@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
@@ -32,7 +33,8 @@ const mostClosedPulls = 1000
 // ObservePulls is ObserveSource for all the open pull requests of a source repository:
 // one that was opened, or whose head or target is another one than was ever seen, starts
 // runs of what is in force. The first look is a baseline. What could not be done it
-// returns, and does at the next call.
+// returns, and does at the next call; a *LeftError is of single pull requests, each of
+// which is tried at the first call that comes after a pause of its own.
 func (c *Commits) ObservePulls(ctx context.Context, s *Source, open []pipeline.Pull) error {
 	key := pullsKey(&s.Repository)
 	seen, err := c.cfg.DB.ObservedRefs(ctx, key)
@@ -51,15 +53,63 @@ func (c *Commits) ObservePulls(ctx context.Context, s *Source, open []pipeline.P
 			return tx.ObserveRef(key, baseline, "seen")
 		})
 	}
-	errs := []error{c.forgetPulls(ctx, key, seen, open)}
+	if err := c.forgetPulls(ctx, key, seen, open); err != nil {
+		return err
+	}
+	alone := map[pulled]trouble{}
 	for i := range open {
 		if p := &open[i]; seen[pullSeen(p)] != p.Head && ctx.Err() == nil {
-			if err := c.pulled(ctx, s, p); err != nil {
-				errs = append(errs, fmt.Errorf("pull request %d at %s: %w", p.Number, p.Head.Short(), err))
+			k := pulled{pullSeen(p), p.Head}
+			t := s.alone[k]
+			if !time.Now().Before(t.due) {
+				t.became(c.pulled(ctx, s, p))
+				if t.err != nil && ctx.Err() == nil {
+					c.cfg.Log.Warn("pull request of a source not taken in", "source", s.Name, "pull", p.Number, "head", p.Head, "err", t.err, "tries", t.tries)
+				}
+			}
+			if t.err != nil {
+				alone[k] = t
 			}
 		}
 	}
-	return errors.Join(errs...)
+	s.alone = alone
+	return leftOf(alone)
+}
+
+// pulled is a pull request of a source repository at a head.
+type pulled struct {
+	seen pipeline.Ref
+	head pipeline.CommitID
+}
+
+// LeftError is of some pull requests that could not be taken in while the others were.
+type LeftError struct {
+	err error
+	due time.Time
+}
+
+func (e *LeftError) Error() string { return e.err.Error() }
+
+// Unwrap returns why they could not.
+func (e *LeftError) Unwrap() error { return e.err }
+
+// RetryAt is when the first of them is due.
+func (e *LeftError) RetryAt() time.Time { return e.due }
+
+func leftOf(alone map[pulled]trouble) error {
+	var out *LeftError
+	var errs []error
+	for k, t := range alone {
+		errs = append(errs, fmt.Errorf("%s at %s: %w", k.seen, k.head.Short(), t.err))
+		if out == nil || t.due.Before(out.due) {
+			out = &LeftError{due: t.due}
+		}
+	}
+	if out == nil {
+		return nil
+	}
+	out.err = errors.Join(errs...)
+	return out
 }
 
 // pullSeen is what a pull request is kept as: with another target it is another event.

@@ -3,6 +3,7 @@ package loop_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -32,6 +33,7 @@ type upstream struct {
 	world *world
 	at    map[pipeline.Ref]pipeline.CommitID
 	asked []pipeline.Ref
+	same  *loop.Source // that remembers what it was told; nil for another one each time
 	// others are as Span has them.
 	others []pipeline.CommitID
 }
@@ -42,7 +44,14 @@ func pull(branch string, head pipeline.CommitID) pipeline.Pull {
 }
 
 func (u *upstream) look(open ...pipeline.Pull) error {
-	return u.world.c.ObservePulls(u.world.t.Context(), &loop.Source{
+	return u.world.c.ObservePulls(u.world.t.Context(), u.source(), open)
+}
+
+func (u *upstream) source() *loop.Source {
+	if u.same != nil {
+		return u.same
+	}
+	return &loop.Source{
 		Repository: app, History: u.world.repo,
 		Bring: func(_ context.Context, refs []pipeline.Ref) (map[pipeline.Ref]pipeline.CommitID, error) {
 			u.asked = append(u.asked, refs...)
@@ -53,7 +62,7 @@ func (u *upstream) look(open ...pipeline.Pull) error {
 		Between: func(_ context.Context, base, head pipeline.CommitID) (loop.Span, error) {
 			return loop.Span{Commits: 1, Fork: base, Others: u.others}, nil
 		},
-	}, open)
+	}
 }
 
 // see is look where nothing goes wrong, with the branches as the forge says.
@@ -303,6 +312,37 @@ func TestNoHeadRunsThatIsNotWhereGitHasTheBranch(t *testing.T) {
 	w.counts("while they do not agree", "s1", 0, "s0", 0, "s9", 1)
 	u.see(pull("topic", "s1"), other)
 	w.counts("once they do", "s1", 1, "s9", 1)
+}
+
+// TestAPullRequestOfASourceThatGitNeverAgreesOnWaitsAlone has looks that follow each other
+// at once.
+func TestAPullRequestOfASourceThatGitNeverAgreesOnWaitsAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.push("")
+	w.push(w.checking("c1", pipeline.Task{Name: "a"}))
+	u := &upstream{world: w}
+	u.same = u.source()
+	u.see()
+	u.at["refs/heads/fine"] = "s9"
+	var left interface{ RetryAt() time.Time }
+	for range 20 {
+		if err := u.look(pull("topic", "s1")); !errors.As(err, &left) {
+			t.Fatalf("one that does not agree: %v", err)
+		}
+	}
+	// Busy machines may take seconds for that; without pauses it was asked about 20 times.
+	if len(u.asked) > 2*8 {
+		t.Errorf("git was asked for %v", u.asked)
+	}
+	other := pull("fine", "s9")
+	other.Number = 8
+	if err := u.look(pull("topic", "s1"), other); !errors.As(err, &left) {
+		t.Errorf("with another one beside it: %v", err)
+	}
+	w.counts("beside it", "s1", 0, "s9", 1)
+	u.see(pull("topic", "s2"), other)
+	w.counts("at another head it is tried at once", "s2", 1)
 }
 
 func TestPullRequestsThatNobodyAskedForAreSeenForTheFirstTime(t *testing.T) {

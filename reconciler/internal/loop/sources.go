@@ -28,6 +28,9 @@ type Source struct {
 	// Between tells what head has that base has not. Only ObservePulls uses them.
 	Bring   func(ctx context.Context, refs []pipeline.Ref) (map[pipeline.Ref]pipeline.CommitID, error)
 	Between func(ctx context.Context, base, head pipeline.CommitID) (Span, error)
+
+	// Owned by ObservePulls.
+	alone map[pulled]trouble
 }
 
 // ObserveSource is Observe for a source repository: what moved there starts runs of

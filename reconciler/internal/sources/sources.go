@@ -43,7 +43,8 @@ type Config[T State[T]] struct {
 	// what it last took without an error, and every Resync. It is never called
 	// twice at a time. After an error it is called again: at once for
 	// ErrMore and fault.Conflict, otherwise after a pause that grows from 1 s to 5 min, or
-	// when something moves.
+	// when something moves. An error that has a method RetryAt() time.Time is of a part
+	// alone: it is called again then, and every Poll until it takes all.
 	Observe func(ctx context.Context, now T) error
 	// Problem is called when the repository cannot be read, with an error whose
 	// text is for people, again when the text changes, and with nil as soon as
@@ -163,6 +164,11 @@ func (s *Source[T]) pass(ctx context.Context) time.Duration {
 		if errors.Is(err, ErrMore) {
 			s.failures = 0
 			return 0
+		}
+		var part interface{ RetryAt() time.Time }
+		if errors.As(err, &part) {
+			s.failures = 0
+			return min(s.cfg.Poll, max(time.Until(part.RetryAt()), firstPause))
 		}
 		s.failures++
 		if fault.Is(err, fault.Conflict) && s.failures <= conflicts {

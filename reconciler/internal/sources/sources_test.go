@@ -209,6 +209,31 @@ func TestRefsThatCouldNotBeTakenInComeAgain(t *testing.T) {
 	})
 }
 
+// part is an error about a part of what was observed.
+type part struct{ at time.Time }
+
+func (p part) Error() string      { return "one of them is odd" }
+func (p part) RetryAt() time.Time { return p.at }
+
+func TestAPartThatIsLeftSlowsNoLooks(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, b *bench) {
+		b.answering(fmt.Errorf("wrapped: %w", part{time.Now().Add(time.Hour)}))
+		b.repo.set(1, nil)
+		b.src.Hint()
+		after(10*time.Minute + time.Second)
+		if n := len(b.seen()); n != 1+21 {
+			t.Errorf("observed %d times in 10 minutes, want each poll", n-1)
+		}
+		b.answering(fmt.Errorf("wrapped: %w", part{time.Now().Add(35 * time.Second)}))
+		after(30 * time.Second)
+		n := len(b.seen())
+		after(6 * time.Second)
+		if len(b.seen()) <= n {
+			t.Error("it was not observed when the part was due")
+		}
+	})
+}
+
 func TestConflictIsTriedAgainAtOnceButNotForEver(t *testing.T) {
 	inBubble(t, nil, func(t *testing.T, b *bench) {
 		b.answering(fault.New(fault.Conflict, "moved"))
