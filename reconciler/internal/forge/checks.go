@@ -52,6 +52,27 @@ func (g *GitHub) ShowCheck(ctx context.Context, head pipeline.CommitID, c pipeli
 	return nil
 }
 
+// EndCheck ends the check run that a commit shows as under way, if there is one: as
+// neutral, because nothing was found wrong. Doing it again is harmless.
+func (g *GitHub) EndCheck(ctx context.Context, head pipeline.CommitID, title, summary string) error {
+	doing := "end the check run of " + head.Short()
+	if g.app == nil || !commitRE.MatchString(string(head)) {
+		return fault.New(fault.Invalid, "%s: that takes a GitHub App and a commit id", doing)
+	}
+	s := &showing{GitHub: g, head: head, check: pipeline.PullCheck{Title: title, Summary: summary}}
+	r, err := s.shown(ctx)
+	if err == nil && r != nil && r.GetStatus() != "completed" {
+		status, conclusion := "completed", "neutral"
+		_, _, err = g.client.Checks.UpdateCheckRun(ctx, g.cfg.Owner, g.cfg.Repo, r.GetID(), github.UpdateCheckRunOptions{
+			Name: CheckName, ExternalID: r.ExternalID, Output: s.output(nil), Status: &status, Conclusion: &conclusion, CompletedAt: &github.Timestamp{Time: time.Now().UTC()},
+		})
+	}
+	if err != nil {
+		return g.explain(doing, needsChecks, err)
+	}
+	return nil
+}
+
 // showing is one ShowCheck under way.
 type showing struct {
 	*GitHub
@@ -63,19 +84,27 @@ type showing struct {
 	lines, whole string
 }
 
-func (s *showing) show(ctx context.Context) error {
+// shown is the newest check run of ours that the commit shows, nil for none.
+func (s *showing) shown(ctx context.Context) (*github.CheckRun, error) {
 	name, filter := CheckName, "latest"
 	list, _, err := s.client.Checks.ListCheckRunsForRef(ctx, s.cfg.Owner, s.cfg.Repo, string(s.head), &github.ListCheckRunsOptions{
 		CheckName: &name, Filter: &filter, AppID: &s.app.app.ID, ListOptions: github.ListOptions{PerPage: perPage},
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	there := slices.DeleteFunc(list.CheckRuns, func(r *github.CheckRun) bool { return r.GetApp().GetID() != s.app.app.ID || r.GetName() != CheckName })
 	slices.SortFunc(there, func(a, b *github.CheckRun) int { return cmp.Compare(b.GetID(), a.GetID()) })
-	var now *github.CheckRun
-	if len(there) > 0 {
-		now = there[0]
+	if len(there) == 0 {
+		return nil, nil
+	}
+	return there[0], nil
+}
+
+func (s *showing) show(ctx context.Context) error {
+	now, err := s.shown(ctx)
+	if err != nil {
+		return err
 	}
 	done := now.GetOutput().GetAnnotationsCount()
 	switch {

@@ -140,6 +140,42 @@ func TestCheckFollowsWhatItShows(t *testing.T) {
 	show(pipeline.PullCheck{Title: "less wrong", Done: true, Remarks: remarks(1), Again: "rerun/1"}, "completed", "failure", 4)
 }
 
+func TestCheckThatNobodyFollowsIsEndedAndTakenUpByAnother(t *testing.T) {
+	t.Parallel()
+	g := octo(t)
+	head := g.Push("eve", "x", "main", nil)
+	g.UseApp(powers())
+	c := asApp(t, g, nil)
+	end := func() {
+		t.Helper()
+		if err := c.EndCheck(t.Context(), head, "another head took its place", "s"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	end()
+	if writes(g) != 0 {
+		t.Error("a commit that shows nothing was made to show something")
+	}
+	want := pipeline.PullCheck{Title: "1 of 2 done", Remarks: remarks(1)}
+	if err := c.ShowCheck(t.Context(), head, want); err != nil {
+		t.Fatal(err)
+	}
+	end()
+	end()
+	if got, n := g.Check(head); n != 1 || writes(g) != 2 || got.Status != "completed" || got.Conclusion != "neutral" || got.Title != "another head took its place" || len(got.Annotations) != 1 {
+		t.Errorf("%+v, %d in all, %d writes", got, n, writes(g))
+	}
+	if err := c.ShowCheck(t.Context(), head, want); err != nil {
+		t.Fatal(err)
+	}
+	if got, n := g.Check(head); n != 2 || got.Status != "in_progress" {
+		t.Errorf("when its head is back: %+v, %d in all", got, n)
+	}
+	if c := speaks(t, g, nil); !fault.Is(c.EndCheck(t.Context(), head, "t", "s"), fault.Invalid) {
+		t.Error("a token ends no check runs")
+	}
+}
+
 func TestCheckOfAnotherAppIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	g := octo(t)

@@ -44,7 +44,12 @@ type Commenter struct {
 	swept  map[string]time.Time // when others of our own were last looked for
 	doubt  map[string]time.Time // when to look for them again
 	checks map[string]checked   // by change
-	seq    pipeline.Seq         // of the last change that was looked at
+	// going are the heads that were made to show a check that is under way, with their
+	// changes, nil before they are read; ending is when those are tried again that could not
+	// be ended.
+	going  map[pipeline.CommitID]string
+	ending map[pipeline.CommitID]trouble
+	seq    pipeline.Seq // of the last change that was looked at
 }
 
 const (
@@ -68,7 +73,7 @@ const markerKey = "marker-key"
 
 // NewCommenter returns a Commenter that does nothing until Run.
 func NewCommenter(cfg CommenterConfig) *Commenter {
-	return &Commenter{cfg: cfg, edited: map[string]time.Time{}, swept: map[string]time.Time{}, doubt: map[string]time.Time{}, checks: map[string]checked{}}
+	return &Commenter{cfg: cfg, edited: map[string]time.Time{}, swept: map[string]time.Time{}, doubt: map[string]time.Time{}, checks: map[string]checked{}, ending: map[pipeline.CommitID]trouble{}}
 }
 
 // Run writes comments until ctx ends, and returns nil then.
@@ -178,7 +183,11 @@ func (c *Commenter) pass(ctx context.Context) (time.Duration, error) {
 		}
 		each(&p, k)
 	}
-	return next, errors.Join(errs...)
+	wait, err := c.endChecks(ctx, open)
+	if wait > 0 {
+		next = min(next, wait)
+	}
+	return next, errors.Join(append(errs, err)...)
 }
 
 // one brings one comment up to date. wait is when to look at it again, 0 for never.

@@ -62,6 +62,9 @@ type Forge interface {
 	// what it comes to; doing it again is harmless.
 	Checks() bool
 	ShowCheck(ctx context.Context, head pipeline.CommitID, c pipeline.PullCheck) error
+	// EndCheck ends what a commit shows as under way, if it does; doing it again is
+	// harmless.
+	EndCheck(ctx context.Context, head pipeline.CommitID, title, summary string) error
 }
 
 // PullsConfig configures Pulls. All fields but Problem are required.
