@@ -23,19 +23,38 @@ type trouble struct {
 
 // became takes in what became of a try. The pause before the next one grows.
 func (t *trouble) became(err error) {
-	t.err, t.tries = err, t.tries+1
-	t.due = time.Now().Add(min(time.Second<<min(t.tries-1, 6), longestAlone))
+	t.err = err
+	t.tries, t.due = again(err, t.tries, longestAlone)
+}
+
+// again is when to try again what failed after so many tries before, and how many are to
+// be counted: the pause grows, but not by tries that a forge let nobody make.
+func again(err error, tries int, longest time.Duration) (counted int, due time.Time) {
+	now := time.Now()
+	if at, ok := later(err); ok {
+		if tries < 2 {
+			tries++ // enough to be told of
+		}
+		if first := now.Add(time.Second); at.Before(first) {
+			at = first
+		}
+		return tries, at
+	}
+	return tries + 1, now.Add(min(time.Second<<min(tries, 8), longest))
 }
 
 // longestAlone is how long at most a pull request that cannot be read is left alone: what
 // is granted or mended there shows within that time.
 const longestAlone = time.Minute
 
-// ofAll reports whether an error is of a forge that nobody may ask before some time,
-// because it does not answer or its rate limit is used up.
-func ofAll(err error) bool {
+// later is when a forge may be asked again that nobody may ask before, because it does not
+// answer or its rate limit is used up; not ok for an error of another kind.
+func later(err error) (at time.Time, ok bool) {
 	var l interface{ Later() time.Time }
-	return errors.As(err, &l)
+	if !errors.As(err, &l) {
+		return time.Time{}, false
+	}
+	return l.Later(), true
 }
 
 // became takes in what became of asking about one pull request. What is about that one
@@ -45,7 +64,7 @@ func (w *Pulls) became(number int, err error) error {
 		delete(w.alone, number)
 		return nil
 	}
-	if ofAll(err) || errors.Is(err, context.Canceled) {
+	if _, all := later(err); all || errors.Is(err, context.Canceled) {
 		return err
 	}
 	t := w.alone[number]

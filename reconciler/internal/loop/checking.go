@@ -52,8 +52,7 @@ func (c *Commenter) check(ctx context.Context, p *pipeline.Proposal, t *plan.Tal
 		}
 	}
 	if err := c.cfg.Forge.ShowCheck(ctx, p.Head, want); err != nil {
-		k.tries++
-		k.due = time.Now().Add(min(time.Second<<min(k.tries-1, 8), 5*time.Minute))
+		k.tries, k.due = again(err, k.tries, longestUnwritten)
 		c.checks[p.Branch] = k
 		return time.Until(k.due), err
 	}

@@ -65,6 +65,8 @@ const (
 	// one to the button of the check is looked for.
 	mostAnswers = 5
 	mostLooked  = 100
+	// longestUnwritten is the longest pause of what is refused.
+	longestUnwritten = 5 * time.Minute
 	// overAfter is how long a change that is over is looked after.
 	overAfter = 24 * time.Hour
 )
@@ -221,9 +223,9 @@ func (c *Commenter) one(ctx context.Context, p *pipeline.Proposal, k store.Comme
 	}
 	if err := c.write(ctx, p, &k, text, rank); err != nil {
 		// The forge may have done it and the answer was lost: look before the next try.
-		k.Digest, k.Number, k.Tries, k.Problem = "", 0, k.Tries+1, err.Error()
+		k.Digest, k.Number, k.Problem = "", 0, err.Error()
 		c.doubt[k.Branch] = time.Now().Add(listsLag)
-		k.NextAt = time.Now().Add(min(time.Second<<min(k.Tries-1, 8), 5*time.Minute))
+		k.Tries, k.NextAt = again(err, k.Tries, longestUnwritten)
 		return time.Until(k.NextAt), errors.Join(err, c.save(context.WithoutCancel(ctx), k))
 	}
 	c.edited[k.Branch] = time.Now()

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
 	"github.com/maestro-cd/maestro/reconciler/internal/loop"
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
@@ -22,7 +23,7 @@ type wall struct {
 	mu       sync.Mutex
 	comments []pipeline.PullComment
 	checks   []string
-	failing  error // the answer to everything
+	silent   bool // it lets nobody ask
 	asked    int
 }
 
@@ -30,8 +31,17 @@ type wall struct {
 func (w *wall) ask() (func(), error) {
 	w.mu.Lock()
 	w.asked++
-	return w.mu.Unlock, w.failing
+	if w.silent {
+		return w.mu.Unlock, fault.New(fault.Unavailable, "wrapped: %w", silence{time.Now().Add(30 * time.Second)})
+	}
+	return w.mu.Unlock, nil
 }
+
+// silence is the error of a host that does not answer.
+type silence struct{ at time.Time }
+
+func (s silence) Error() string    { return "it does not answer" }
+func (s silence) Later() time.Time { return s.at }
 
 func (w *wall) Self(context.Context) (pipeline.Account, error) {
 	done, err := w.ask()
@@ -91,10 +101,10 @@ func (w *wall) so() (checks string, asked int) {
 	return strings.Join(w.checks, "; "), w.asked
 }
 
-func (w *wall) fail(err error) {
+func (w *wall) hush(silent bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.failing = err
+	w.silent = silent
 }
 
 // writing plays a Commenter in a bubble.
@@ -161,6 +171,28 @@ func (w *writing) shows(want string) {
 	if got, _ := w.wall.so(); got != want {
 		w.t.Errorf("checks are %q, want %q", got, want)
 	}
+}
+
+func TestCommentAndCheckFollowAnOutageWithinAMinute(t *testing.T) {
+	t.Parallel()
+	commenting(t, func(w *writing) {
+		w.wall.hush(true)
+		w.during(func() {
+			w.pull(c1, pipeline.ProposalOpen)
+			time.Sleep(2*time.Hour + 7*time.Second)
+			if why, err := w.db.Unwritten(w.t.Context(), repoName); err != nil || !strings.Contains(why, "does not answer") {
+				t.Errorf("while nothing can be written it is said that %q, %v", why, err)
+			}
+			if _, asked := w.wall.so(); asked > 500 {
+				t.Errorf("it was asked %d times in two hours", asked)
+			}
+			w.wall.hush(false)
+			w.shows("1111111 false")
+			if n := len(w.wall.comments); n != 1 {
+				t.Errorf("%d comments a minute after the outage, want one", n)
+			}
+		})
+	})
 }
 
 func TestNoCheckStaysUnderWayThatNobodyFollows(t *testing.T) {
