@@ -31,6 +31,7 @@ type board struct {
 	signs    []int64
 	silent   error // the answer to who reviewed
 	broken   map[int]bool
+	checks   []pipeline.PullCheck
 }
 
 func (b *board) RepositoryID(context.Context) (int64, error) { return 7, nil }
@@ -56,6 +57,18 @@ func (b *board) Reviews(_ context.Context, number int) ([]pipeline.PullReview, e
 		return nil, fault.New(fault.Unavailable, "it answers HTTP 500")
 	}
 	return nil, b.silent
+}
+
+func (b *board) Checks() bool { return true }
+
+func (b *board) ShowCheck(_ context.Context, _ pipeline.CommitID, c pipeline.PullCheck) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.checks = append(b.checks, c)
+	if len(b.checks) == 1 {
+		return fault.New(fault.Unavailable, "it answers HTTP 502")
+	}
+	return nil
 }
 
 // Pull tells of one that is not listed.
@@ -262,6 +275,43 @@ func TestWhatHasToBeGrantedIsToldOfAPullRequest(t *testing.T) {
 				t.Errorf("after %v: %+v", c.answer, got)
 			}
 		}
+		stop()
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestTheButtonOfAPullRequestThatIsOverIsAnsweredOnce(t *testing.T) {
+	t.Parallel()
+	dir := memoryDir(t)
+	synctest.Test(t, func(t *testing.T) {
+		db, err := store.Open(t.Context(), dir, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = db.Write(t.Context(), func(tx *store.Tx) error {
+			return tx.SaveProposal(repoName, &pipeline.Proposal{
+				Branch: pipeline.PullName(7), Head: c1, Target: "main", State: pipeline.ProposalClosed, Digest: "sha256:plan", ChangedAt: time.Now(),
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := &board{}
+		_, pulls, stop := startLooking(t, db, b)
+		synctest.Wait()
+		ana := pipeline.Account{ID: 5, Login: "ana"}
+		pulls.Rerun(loop.Rerun{Head: c1, By: ana, Body: "sha256:press"})
+		pulls.Rerun(loop.Rerun{Head: c2, By: ana, Body: "sha256:other"}) // of which nothing is known
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		b.change(func() {
+			// The first answer is lost.
+			if len(b.checks) != 2 || !b.checks[1].Done || b.checks[1].Again != "rerun/sha256:press" || !strings.HasPrefix(b.checks[1].Summary, "ana: not done: the pull request is not open") {
+				t.Errorf("checks: %+v", b.checks)
+			}
+		})
 		stop()
 		if err := db.Close(); err != nil {
 			t.Error(err)

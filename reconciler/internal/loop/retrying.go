@@ -9,6 +9,7 @@ import (
 
 	"github.com/maestro-cd/maestro/internal/fault"
 	"github.com/maestro-cd/maestro/internal/pipeline"
+	"github.com/maestro-cd/maestro/reconciler/internal/plan"
 	"github.com/maestro-cd/maestro/reconciler/internal/review"
 	"github.com/maestro-cd/maestro/reconciler/internal/store"
 )
@@ -48,7 +49,8 @@ func (w *Pulls) Rerun(r Rerun) {
 	w.Hint(0)
 }
 
-// pressed returns the buttons that are not answered, as what a comment would ask.
+// pressed returns the buttons that are not answered, as what a comment would ask. Those of
+// pull requests that are over it answers: their comments and checks nobody follows.
 func (w *Pulls) pressed(ctx context.Context) ([]Asked, error) {
 	w.mu.Lock()
 	list := slices.Clone(w.reruns)
@@ -58,7 +60,18 @@ func (w *Pulls) pressed(ctx context.Context) ([]Asked, error) {
 		object := pressSpace + string(r.Body)
 		_, err := w.cfg.DB.Request(ctx, w.cfg.Name, object)
 		number := w.numberOf(r.Head)
-		if err == nil || time.Since(r.at) > rerunAfter || number == 0 || r.By.Bot || r.By.ID == 0 {
+		done := err == nil || time.Since(r.at) > rerunAfter || r.By.Bot || r.By.ID == 0
+		if !done && number == 0 {
+			err := w.pressedLate(ctx, object, &r)
+			if err != nil {
+				w.cfg.Log.Warn("button of a pull request that is over not answered", "head", r.Head, "err", err)
+			}
+			done = !fault.Is(err, fault.Unavailable)
+			if !done {
+				continue // until a look to come
+			}
+		}
+		if done {
 			w.mu.Lock()
 			w.reruns = slices.DeleteFunc(w.reruns, func(o Rerun) bool { return o == r })
 			w.mu.Unlock()
@@ -77,6 +90,35 @@ func (w *Pulls) pressed(ctx context.Context) ([]Asked, error) {
 		})
 	}
 	return out, nil
+}
+
+// pressedLate answers the button of a head whose pull request is over by another check, if
+// there was one.
+func (w *Pulls) pressedLate(ctx context.Context, object string, r *Rerun) error {
+	list, err := w.cfg.DB.ProposalsOf(ctx, r.Head)
+	i := slices.IndexFunc(list, func(p pipeline.Proposal) bool { return p.Head == r.Head && pipeline.PullNumber(p.Branch) > 0 })
+	if err != nil || i < 0 || !w.cfg.Forge.Checks() {
+		return err
+	}
+	p, err := w.cfg.DB.Proposal(ctx, w.cfg.Name, list[i].Branch)
+	if err != nil {
+		return err
+	}
+	if p.State == pipeline.ProposalOpen {
+		return fault.New(fault.Unavailable, "%s is not listed, and not known to be over", p.Branch)
+	}
+	t := &plan.Talk{Proposal: &p, Again: object, AgainAnswer: r.By.Login + refusing + "the pull request is not open"}
+	asProposed := p
+	asProposed.Merge = nil // the runs of its head, whatever came of the merge
+	if t.Runs, err = runsOf(ctx, w.cfg.DB, &asProposed); err != nil {
+		return err
+	}
+	c := t.Check()
+	w.cfg.Log.Info("button of a pull request that is over answered", "pull", p.Branch, "head", p.Head, "user", r.By.Login)
+	if err := w.cfg.Forge.ShowCheck(ctx, p.Head, c); err != nil || c.Done {
+		return err
+	}
+	return w.cfg.Forge.EndCheck(ctx, p.Head, c.Title, c.Summary)
 }
 
 // numberOf is an open pull request with the head, 0 for none.
