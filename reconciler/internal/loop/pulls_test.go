@@ -363,7 +363,7 @@ func TestAPullRequestThatCannotBeReadHoldsUpNoOther(t *testing.T) {
 			t.Fatal(err)
 		}
 		var trouble error
-		p, pulls, stop := startLookingTold(t, db, b, func(err error) { trouble = err })
+		p, pulls, stop := startLookingTold(t, db, b, func(err error) { b.change(func() { trouble = err }) })
 		told := func(what string, want map[int]string) {
 			t.Helper()
 			synctest.Wait()
@@ -374,9 +374,11 @@ func TestAPullRequestThatCannotBeReadHoldsUpNoOther(t *testing.T) {
 			if !maps.Equal(got, want) {
 				t.Errorf("%s: unread %v, want %v", what, got, want)
 			}
-			if broken := strings.Contains(fmt.Sprint(want), "500"); (trouble != nil) != broken {
-				t.Errorf("%s: the trouble of the repository is %v", what, trouble)
-			}
+			b.change(func() {
+				if broken := strings.Contains(fmt.Sprint(want), "500"); (trouble != nil) != broken {
+					t.Errorf("%s: the trouble of the repository is %v", what, trouble)
+				}
+			})
 		}
 		const why = "it answers HTTP 500"
 		told("the first look", map[int]string{7: why, 8: "", 9: ""})
