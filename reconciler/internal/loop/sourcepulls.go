@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -99,7 +100,11 @@ func (e *LeftError) RetryAt() time.Time { return e.due }
 func leftOf(alone map[pulled]trouble) error {
 	var out *LeftError
 	var errs []error
-	for k, t := range alone {
+	inOrder := func(a, b pulled) int {
+		return cmp.Or(cmp.Compare(a.seen, b.seen), cmp.Compare(a.head, b.head))
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(alone), inOrder) {
+		t := alone[k]
 		errs = append(errs, fmt.Errorf("%s at %s: %w", k.seen, k.head.Short(), t.err))
 		if out == nil || t.due.Before(out.due) {
 			out = &LeftError{due: t.due}
