@@ -210,20 +210,24 @@ type Decision struct {
 	Inputs Digest `json:"inputs"`
 }
 
-// Same reports whether it says the same as another one, whenever that was.
-func (d Decision) Same(o Decision) bool {
+// Same reports whether it says the same as another one, whenever that was and whatever
+// it was made of.
+func (d *Decision) Same(o *Decision) bool {
 	return d.Head == o.Head && d.Plan == o.Plan && d.Approval == o.Approval && d.Sentence == o.Sentence &&
 		slices.Equal(d.Rules, o.Rules) && slices.Equal(d.By, o.By)
 }
 
-// Decide appends a decision, unless the last one says the same. It reports whether it did.
-func (p *Proposal) Decide(d Decision) bool {
-	if n := len(p.Decisions); n > 0 && p.Decisions[n-1].Same(d) {
-		return false
-	}
+// Decided reports whether the last decision says the same as d.
+func (p *Proposal) Decided(d *Decision) bool {
+	n := len(p.Decisions)
+	return n > 0 && p.Decisions[n-1].Same(d)
+}
+
+// Decide appends a decision, and drops the oldest beyond MostDecisions. What others hold
+// of them does not change.
+func (p *Proposal) Decide(d Decision) {
 	all := append(slices.Clone(p.Decisions), d)
 	p.Decisions = all[max(0, len(all)-MostDecisions):]
-	return true
 }
 
 // Opinion is a review that somebody gave, with whether it counts.

@@ -103,13 +103,16 @@ func (p *Proposals) judge(ctx context.Context, m *moment, c *store.StoredProposa
 	m.before(d.Until)
 	next := c.Proposal
 	next.Approval, next.Sentence, next.Needs, next.Reviews = d.Approval, d.Sentence, d.Needs, d.Opinions
-	made, err := in.Made(d)
-	if err != nil {
-		return fmt.Errorf("decide about %s: %w", c.Branch, err)
-	}
-	if !next.Decide(made) && reflect.DeepEqual(next.Needs, c.Needs) && slices.Equal(next.Reviews, c.Reviews) &&
-		next.Approval == c.Approval && next.Sentence == c.Sentence {
+	made := in.Made(&d)
+	if next.Decided(&made) && next.Approval == c.Approval && next.Sentence == c.Sentence &&
+		reflect.DeepEqual(next.Needs, c.Needs) && slices.Equal(next.Reviews, c.Reviews) {
 		return nil
+	}
+	if !next.Decided(&made) {
+		if made.Inputs, err = in.Digest(); err != nil {
+			return fmt.Errorf("decide about %s: %w", c.Branch, err)
+		}
+		next.Decide(made)
 	}
 	p.cfg.Log.Info("change reviewed", "branch", c.Branch, "head", c.Head, "approval", d.Approval, "reviews", len(d.Opinions), "sentence", d.Sentence)
 	c.Proposal = next

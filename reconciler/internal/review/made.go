@@ -10,15 +10,10 @@ import (
 	"github.com/maestro-cd/maestro/internal/pipeline"
 )
 
-// Made is what is kept of a decision that was made of this input.
-func (in *Input) Made(d Decision) (pipeline.Decision, error) {
-	inputs, err := in.digest()
-	if err != nil {
-		return pipeline.Decision{}, err
-	}
-	out := pipeline.Decision{
-		At: in.Now, Head: in.Head, Plan: in.Plan, Approval: d.Approval, Sentence: d.Sentence, Inputs: inputs,
-	}
+// Made is what is kept of a decision that was made of this input, but for the digest of
+// the input, which takes longer: see Digest.
+func (in *Input) Made(d *Decision) pipeline.Decision {
+	out := pipeline.Decision{At: in.Now, Head: in.Head, Plan: in.Plan, Approval: d.Approval, Sentence: d.Sentence}
 	for _, n := range d.Needs {
 		out.Rules = append(out.Rules, fmt.Sprintf("%s: %d of %d", n.Rule, n.Have, n.Want))
 	}
@@ -27,10 +22,11 @@ func (in *Input) Made(d Decision) (pipeline.Decision, error) {
 			out.By = append(out.By, in.fullName(o))
 		}
 	}
-	return out, nil
+	return out
 }
 
-// fullName is who gave a review, with the number of the account if there is one.
+// fullName is who gave a review, with what proves it: the number of an account, or
+// another name that a key has.
 func (in *Input) fullName(o pipeline.Opinion) string {
 	for i := range in.Reviews {
 		r := &in.Reviews[i]
@@ -46,8 +42,8 @@ func (in *Input) fullName(o pipeline.Opinion) string {
 	return o.By
 }
 
-// digest names the input but for the time.
-func (in *Input) digest() (pipeline.Digest, error) {
+// Digest names the input but for the time.
+func (in *Input) Digest() (pipeline.Digest, error) {
 	type person struct {
 		Account  pipeline.Account
 		Standing Standing

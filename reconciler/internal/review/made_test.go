@@ -13,7 +13,7 @@ func TestDigestOfADecisionNamesAllThatItWasMadeOf(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	ana, bo := pipeline.Account{ID: 7, Login: "ana"}, pipeline.Account{ID: 8, Login: "bo"}
-	make := func(change func(*review.Input)) pipeline.Decision {
+	decide := func(change func(*review.Input)) pipeline.Decision {
 		t.Helper()
 		in := review.Input{
 			Head: "1111111111111111111111111111111111111111", Plan: "sha256:0123456789ab", AtForge: true, Now: now,
@@ -26,17 +26,19 @@ func TestDigestOfADecisionNamesAllThatItWasMadeOf(t *testing.T) {
 			}},
 		}
 		change(&in)
-		d, err := in.Made(review.Approved(in))
-		if err != nil {
+		d := review.Approved(in)
+		made := in.Made(&d)
+		var err error
+		if made.Inputs, err = in.Digest(); err != nil {
 			t.Fatal(err)
 		}
-		return d
+		return made
 	}
-	first := make(func(*review.Input) {})
+	first := decide(func(*review.Input) {})
 	if first.Approval != pipeline.ApprovalGiven || len(first.By) != 1 || first.By[0] != "ana (id:7)" || len(first.Rules) != 1 || first.Rules[0] != "all: 1 of 1" {
 		t.Errorf("%+v", first)
 	}
-	if later := make(func(in *review.Input) { in.Now = now.Add(time.Hour) }); later.Inputs != first.Inputs || !later.Same(first) || later.At.Equal(first.At) {
+	if later := decide(func(in *review.Input) { in.Now = now.Add(time.Hour) }); later.Inputs != first.Inputs || !later.Same(&first) || later.At.Equal(first.At) {
 		t.Errorf("an hour later it is %+v", later)
 	}
 	for what, change := range map[string]func(*review.Input){
@@ -47,7 +49,7 @@ func TestDigestOfADecisionNamesAllThatItWasMadeOf(t *testing.T) {
 		"rule":     func(in *review.Input) { in.Rules[0].Echo = true },
 		"plan":     func(in *review.Input) { in.Plan = "sha256:ba9876543210" },
 	} {
-		if d := make(change); d.Inputs == first.Inputs {
+		if d := decide(change); d.Inputs == first.Inputs {
 			t.Errorf("with another %s its inputs are the same", what)
 		}
 	}
